@@ -1,0 +1,122 @@
+"""Every error that a user can cause. Each message names the thing, the fact and the remedy, in one sentence.
+
+TandemError                  commands print it and exit with 1
+├── ImageError               one image; a row with status `error`, HTTP 400
+│   ├── NotAnImage           not a format that is accepted, HTTP 415
+│   ├── ImageTooLarge        over a limit on bytes or pixels, HTTP 413
+│   └── UnreadableImage      of an accepted format, but empty, truncated or corrupt
+├── ArtifactError            the files of a model
+│   ├── DamagedArtifact      a file is missing, malformed, or not what its digest says
+│   ├── SelfTestFailed       the golden set gives other scores
+│   └── ExportRefused        the graph can't be made, or differs from the network it was made from
+├── EngineError              what runs a model
+│   ├── EngineUnavailable    the engine, device or precision that was asked for can't be had
+│   └── OutOfDeviceMemory    the device's memory does not hold one batch
+├── RegistryError            references and the registry
+│   ├── InvalidReference     a reference that can't be read
+│   ├── ModelNotFound        nothing has that name, version, alias or digest
+│   ├── ModelNotNamed        no model was named, and there isn't exactly one
+│   └── RegistryUnwritable   a write to a registry that can't be written
+├── DataError                an input: a folder, a data set, a run
+├── OutputError              an output: unwritable, or holding something else
+└── ServiceError             a service that was called as a client
+"""
+
+from __future__ import annotations
+
+
+class TandemError(Exception):
+    """The base of all errors that a user can cause."""
+
+
+class ImageError(TandemError):
+    """An image that can't be classified.
+
+    Attributes:
+        reason: the kind of failure in one word, stable across releases: for columns, metrics and tests.
+    """
+
+    reason = "image_error"
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
+
+
+class NotAnImage(ImageError):
+    """Bytes that are not of an accepted format."""
+
+    reason = "not_an_image"
+
+
+class ImageTooLarge(ImageError):
+    """An image over a limit on bytes or pixels."""
+
+    reason = "too_large"
+
+
+class UnreadableImage(ImageError):
+    """An image of an accepted format that is empty, truncated or corrupt."""
+
+    reason = "unreadable"
+
+
+class ArtifactError(TandemError):
+    """The files of a model can't be used or made."""
+
+
+class DamagedArtifact(ArtifactError):
+    """A file of an artifact is missing, malformed, or not what its digest says."""
+
+
+class SelfTestFailed(ArtifactError):
+    """The golden set gives other scores than it should."""
+
+
+class ExportRefused(ArtifactError):
+    """A graph can't be made, or differs from the network that it was made from."""
+
+
+class EngineError(TandemError):
+    """A model can't be run."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine, device or precision that was asked for can't be had on this machine."""
+
+
+class OutOfDeviceMemory(EngineError):
+    """The device's memory does not hold one batch."""
+
+
+class RegistryError(TandemError):
+    """A reference can't be resolved, or a registry can't be used."""
+
+
+class InvalidReference(RegistryError):
+    """A reference that can't be read."""
+
+
+class ModelNotFound(RegistryError):
+    """Nothing in the registry has that name, version, alias or digest."""
+
+
+class ModelNotNamed(RegistryError):
+    """No model was named, and the registry doesn't hold exactly one."""
+
+
+class RegistryUnwritable(RegistryError):
+    """A write to a registry that can't be written: read-only, or its disk is full."""
+
+
+class DataError(TandemError):
+    """An input that can't be used: a folder, a data set, a run."""
+
+
+class OutputError(TandemError):
+    """An output that can't be written, or that holds something else."""
+
+
+class ServiceError(TandemError):
+    """A service that can't be reached, or that answers what a Tandem service wouldn't."""
