@@ -1,0 +1,120 @@
+"""Fixtures that every test shares: a really trained model in a registry, and the real `tandem` command."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TANDEM = str(Path(sys.executable).with_name("tandem"))
+
+
+class Tandem(Protocol):
+    """Runs the real `tandem` command."""
+
+    def __call__(
+        self,
+        *args: str | Path,
+        check: bool = True,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 240,
+    ) -> subprocess.CompletedProcess[str]:
+        """Return the ended process; with `check`, a failure shows what it printed."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests away from the user's own registry, options and telemetry."""
+    for name in [name for name in os.environ if name.startswith("TANDEM_") and not name.startswith("TANDEM_TEST_")]:
+        del os.environ[name]
+    os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+
+
+@pytest.fixture(scope="session")
+def tandem() -> Tandem:
+    """Return a function that runs the installed `tandem` in a process of its own."""
+
+    def run(
+        *args: str | Path,
+        check: bool = True,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 240,
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [TANDEM, *map(str, args)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **(env or {})},
+            cwd=cwd or ROOT,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+        if check and done.returncode != 0:
+            pytest.fail(f"tandem {' '.join(map(str, args))} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def worker_id(request: pytest.FixtureRequest) -> str:
+    """Return xdist's name of this worker; `master` where the tests run in one process."""
+    return getattr(request.config, "workerinput", {}).get("workerid", "master")
+
+
+@pytest.fixture(scope="session")
+def digits_home(tmp_path_factory: pytest.TempPathFactory, tandem: Tandem, worker_id: str) -> Path:
+    """Return a TANDEM_HOME with the trained model `digits:1` and its images, made once for all of xdist's workers.
+
+    Never write to it: `tandem_home` is a copy that a test may change. TANDEM_TEST_HOME names one that stands already.
+    """
+    if given := os.environ.get("TANDEM_TEST_HOME"):
+        return Path(given)
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip(
+            "needs a trained model: install torch, or set TANDEM_TEST_HOME to a TANDEM_HOME that holds digits:1"
+        )
+    base = tmp_path_factory.getbasetemp()
+    made = (base if worker_id == "master" else base.parent) / "trained"
+    made.mkdir(exist_ok=True)
+    with (made / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "done").exists():
+            home = {"TANDEM_HOME": str(made / "home")}
+            tandem("train", "digits", "--run", made / "run", env=home)
+            tandem("export", made / "run", "--name", "digits", env=home)
+            (made / "done").touch()
+    return made / "home"
+
+
+@pytest.fixture(scope="session")
+def digits_run(digits_home: Path) -> Path:
+    """Return the run folder that `digits:1` was exported from."""
+    if not (run := digits_home.parent / "run").is_dir():
+        pytest.skip("needs the run folder, which a TANDEM_TEST_HOME has not")
+    return run
+
+
+@pytest.fixture(scope="session")
+def test_folder(digits_home: Path) -> Path:
+    """Return the class folders of the digits that neither training nor validation has seen."""
+    return digits_home / "datasets" / "digits" / "test"
+
+
+@pytest.fixture
+def tandem_home(digits_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a private copy of `digits_home`, with TANDEM_HOME set to it."""
+    home = tmp_path / "tandem-home"
+    shutil.copytree(digits_home, home)
+    monkeypatch.setenv("TANDEM_HOME", str(home))
+    return home
