@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -58,6 +57,7 @@ def tandem() -> Tandem:
             cwd=cwd or ROOT,
             timeout=timeout,
             stdin=subprocess.DEVNULL,
+            check=False,
         )
         if check and done.returncode != 0:
             pytest.fail(f"tandem {' '.join(map(str, args))} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
