@@ -1,0 +1,132 @@
+"""A model: an artifact opened for use."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from classifier.images import decode_image
+
+from classifier.artifact import CONFIG, GOLDEN
+from classifier.engines.selection import AUTO, open_engine
+from classifier.errors import DamagedArtifact, ImageError
+from classifier.selftest import GoldenSet, describe
+from classifier.types import ModelConfig, Prediction, from_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from classifier.images import DecodedImage
+    from numpy.typing import NDArray
+
+    from classifier.artifact import ArtifactFiles
+    from classifier.engines import Engine
+
+log = logging.getLogger(__name__)
+
+
+class Model:
+    """A model that classifies images. Safe to call from several threads.
+
+    Attributes:
+        name: `digits`.
+        digest: of the artifact, `sha256:…`.
+        config: labels and preprocessing.
+        engine: what runs the graph; `engine.info` is recorded with every answer.
+        golden: what `self_test` replays.
+    """
+
+    def __init__(self, *, name: str, digest: str, config: ModelConfig, engine: Engine, golden: GoldenSet) -> None:
+        self.name = name
+        self.digest = digest
+        self.config = config
+        self.engine = engine
+        self.golden = golden
+
+    @classmethod
+    def open(
+        cls,
+        artifact: ArtifactFiles,
+        *,
+        engine: str = AUTO,
+        device: str = AUTO,
+        precision: str = AUTO,
+        threads: int | None = None,
+        batch_size: int | None = None,
+    ) -> Self:
+        """Return the model of an artifact, not yet self-tested. For the options see `open_engine`.
+
+        Raises:
+            DamagedArtifact: a file is missing or malformed.
+            EngineUnavailable: the engine, device or precision can't be had.
+        """
+        try:
+            config = from_json(artifact.read(CONFIG), ModelConfig)
+        except ValueError as error:
+            raise DamagedArtifact(
+                f"{CONFIG} of {artifact.name}@{artifact.digest} can't be read ({error}); export the model again, "
+                "or update Tandem"
+            ) from error
+        model = cls(
+            name=artifact.name,
+            digest=artifact.digest,
+            config=config,
+            engine=open_engine(
+                config,
+                artifact.read,
+                engine=engine,
+                device=device,
+                precision=precision,
+                threads=threads,
+                batch_size=batch_size,
+            ),
+            golden=GoldenSet.from_bytes(artifact.read(GOLDEN)),
+        )
+        log.info("%s runs on %s", model.identity, describe(model.engine.info))
+        return model
+
+    @property
+    def identity(self) -> str:
+        """The name with the digest, `digits@sha256:…`."""
+        return f"{self.name}@{self.digest}"
+
+    def decode(self, data: bytes) -> DecodedImage:
+        """Return the pixels of an encoded image as the model takes them.
+
+        Raises:
+            ImageError: the image can't be classified.
+        """
+        return decode_image(data, self.config.preprocessing)
+
+    def scores(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`."""
+        return self.engine.run(images_nhwc)
+
+    def top_k(self, scores_row: NDArray[np.float32], k: int) -> tuple[Prediction, ...]:
+        """Return the `k` labels with the highest scores, the highest first, of equals the lower index first.
+
+        All labels where `k` is larger than their number.
+        """
+        if k < 1:
+            raise ValueError(f"top-k wants k >= 1, got {k}")
+        best = np.argsort(-scores_row, kind="stable")[:k]
+        return tuple(
+            Prediction(label=self.config.labels[index], index=int(index), score=float(scores_row[index]))
+            for index in best
+        )
+
+    def classify(self, images: Sequence[bytes], k: int = 5) -> list[tuple[Prediction, ...] | ImageError]:
+        """Return the top-k predictions for each encoded image, or its error: one bad image spoils no other."""
+        answers: list[tuple[Prediction, ...] | ImageError] = []
+        pixels = []
+        for data in images:
+            try:
+                pixels.append(self.decode(data).pixels)
+                answers.append(())
+            except ImageError as error:
+                answers.append(error)
+        if pixels:
+            rows = iter(self.scores(np.stack(pixels)))
+            answers = [a if isinstance(a, ImageError) else self.top_k(next(rows), k) for a in answers]
+        return answers
