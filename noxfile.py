@@ -1,0 +1,135 @@
+"""Every chore of the project: `nox -l` lists them, plain `nox` lints and tests.
+
+The two that a newcomer wants are `nox -s demo` and `nox -s tests`. They run with `uvx nox` or `pipx run nox`, and on a
+machine that has only pip with `python3 -m venv .venv && .venv/bin/pip install nox && .venv/bin/nox -s demo`.
+
+On Linux, PyPI's torch is the CUDA build, several gigabytes large. Where the CPU build is enough, `UV_TORCH_BACKEND=cpu uvx
+nox …` takes that one instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"  # the first with `requires=`
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "tests"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+IMAGE_SOURCES = {
+    "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service"),
+    "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch"),
+    "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch"),
+    "build": ("--group=pyproject.toml:build",),
+}
+"""What each file of `requirements/` locks."""
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Walk the whole road: train, export, classify in bulk, serve, and prove that both roads agree."""
+    install(session, "-e", ".[cpu,train,service,batch]")
+    session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the test suite, but for what needs Docker, a GPU or many minutes."""
+    install(session, "-e", ".[cpu,train,service,batch]", *group("tests"))
+    # Two processes, however many cores: several tests start servers and train on threads of their own.
+    session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types, the direction of imports, and the Dockerfile."""
+    install(session, "-e", ".[cpu,train,service,batch]", *group("tests"), *group("lint"))
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("mypy")
+    session.run("lint-imports")
+    session.run("hadolint", "Dockerfile.batch")
+    session.run("shellcheck", ".ci/run")
+
+
+@nox.session(default=False)
+def digits(session: nox.Session) -> None:
+    """Train and export the model `digits` for the sessions that have no torch."""
+    install(session, "-e", ".[cpu,train]")
+    home = digits_home(session)
+    shutil.rmtree(home, ignore_errors=True)
+    environment = {"TANDEM_HOME": str(home)}
+    session.run("tandem", "train", "digits", "--run", f"{session.create_tmp()}/run", env=environment)
+    session.run("tandem", "export", f"{session.create_tmp()}/run", "--name", "digits", env=environment)
+
+
+# A fresh environment each time: it must hold the wheel that was just built, and nothing that an older run left.
+@nox.session(requires=["digits"], reuse_venv=False)
+def torchless(session: nox.Session) -> None:
+    """Run the tests of what answers from the built wheel, in an environment that has never seen torch."""
+    install(session, *group("build"))
+    session.run("hatchling", "build", "--target", "wheel", "--clean", env={"HATCH_BUILD_LOCATION": "dist"})
+    wheel = next(Path("dist").glob("tandem-*.whl"))
+    install(session, f"{wheel}[cpu,service,batch]", *group("tests"))
+    for absent in ("torch", "torchvision", "onnx", "sklearn"):
+        session.run("python", "-c", f"import {absent}", success_codes=[1], silent=True)
+    session.run(
+        *("pytest", "-n", "2", "--dist", "worksteal", "--override-ini", "pythonpath="),
+        *(session.posargs or ["tests/classifier", "tests/registry", "tests/service", "tests/batch", "tests/commands"]),
+        env={"TANDEM_TEST_HOME": str(digits_home(session))},
+    )
+
+
+@nox.session(requires=["digits"])
+def containers(session: nox.Session) -> None:
+    """Build the batch image and the Bento's with ENGINE=cpu, and run both. Needs Docker."""
+    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
+    session.run("pytest", "-m", "containers", *session.posargs, env={"TANDEM_TEST_HOME": str(digits_home(session))})
+
+
+@nox.session(requires=["digits"])
+def cuda_image(session: nox.Session) -> None:
+    """Build the batch image with CUDA, and see it refuse in one sentence where there is no GPU. Needs Docker."""
+    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
+    session.run("pytest", "-m", "cuda_image", *session.posargs, env={"TANDEM_TEST_HOME": str(digits_home(session))})
+
+
+@nox.session
+def locks(session: nox.Session) -> None:
+    """Lock the packages of the images: `-- --upgrade` for newer ones, `-- --upgrade-package NAME` for one."""
+    session.install("uv")
+    for name, sources in IMAGE_SOURCES.items():
+        session.run(
+            *("uv", "pip", "compile", "--quiet", "--no-config", *sources, "--output-file", f"requirements/{name}.txt"),
+            # Names, versions and hashes; no address of an index, so that a mirror serves as well.
+            *("--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"),
+            # What the images are. The hashes are those of all of a version's wheels, so that aarch64 can use them too.
+            *("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"),
+            *("--custom-compile-command", "nox -s locks", *session.posargs),
+        )
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install `requirements` from where pip finds them, with whichever of uv and pip made the environment."""
+    environment: dict[str, str | None] = {}
+    # uv doesn't read pip's settings; PyTorch's CPU wheels are often kept in a folder that only those name.
+    if (find_links := os.environ.get("PIP_FIND_LINKS")) and "UV_FIND_LINKS" not in os.environ:
+        environment["UV_FIND_LINKS"] = ",".join(find_links.split())
+    # Without bytecode each `import torch` takes seconds, and a road of commands imports it over and over.
+    session.env["PYTHONDONTWRITEBYTECODE"] = None
+    session.install(*requirements, env=environment)
+
+
+def group(name: str) -> tuple[str, ...]:
+    """Return the packages of one of pyproject.toml's dependency groups."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def digits_home(session: nox.Session) -> Path:
+    """Return the TANDEM_HOME that the session `digits` fills."""
+    return session.cache_dir.resolve() / "digits-home"
