@@ -1,0 +1,49 @@
+"""The options that every command which runs a model has: which model, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+model_option = click.option(
+    "-m",
+    "--model",
+    metavar="REF",
+    envvar="TANDEM_MODEL",
+    show_envvar=True,
+    help="The model: 'digits', 'digits:3', 'digits:production' or 'digits@sha256:…'. "
+    "Without it, the only one in the registry.",
+)
+
+
+def engine_options(command: _Command) -> _Command:
+    """Give `command` the options engine, device, precision and threads, named as `open_model` takes them.
+
+    What can be had is not listed here: the engines know, and say so.
+    """
+    options = (
+        click.option(
+            "--engine", metavar="NAME", default="auto", envvar="TANDEM_ENGINE", show_envvar=True, show_default=True,
+            help="What runs the model: 'onnxruntime', or 'auto' for the fastest that the model allows.",
+        ),
+        click.option(
+            "--device", metavar="NAME", default="auto", envvar="TANDEM_DEVICE", show_envvar=True, show_default=True,
+            help="'cpu', 'cuda', 'cuda:1', or 'auto'. One that can't be had is an error, never a quiet run on the CPU.",
+        ),
+        click.option(
+            "--precision", metavar="NAME", default="auto", envvar="TANDEM_PRECISION", show_envvar=True,
+            show_default=True,
+            help="'fp32', or 'auto' for the fastest that the model allows.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(min=1), envvar="TANDEM_THREADS", show_envvar=True,
+            help="CPU threads of the engine.  [default: as many as there are cores]",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
