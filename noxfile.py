@@ -3,8 +3,8 @@
 The two that a newcomer wants are `nox -s demo` and `nox -s tests`. They run with `uvx nox` or `pipx run nox`, and on a
 machine that has only pip with `python3 -m venv .venv && .venv/bin/pip install nox && .venv/bin/nox -s demo`.
 
-On Linux, PyPI's torch is the CUDA build, several gigabytes large. Where the CPU build is enough, `UV_TORCH_BACKEND=cpu uvx
-nox …` takes that one instead.
+On Linux, PyPI's torch is the CUDA build, several gigabytes large. Where the CPU build is enough,
+`UV_TORCH_BACKEND=cpu uvx nox -s demo` takes that one instead.
 """
 
 from __future__ import annotations
