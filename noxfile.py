@@ -73,8 +73,9 @@ def digits(session: nox.Session) -> None:
 def torchless(session: nox.Session) -> None:
     """Run the tests of what answers from the built wheel, in an environment that has never seen torch."""
     install(session, *group("build"))
-    session.run("hatchling", "build", "--target", "wheel", "--clean", env={"HATCH_BUILD_LOCATION": "dist"})
-    wheel = next(Path("dist").glob("tandem-*.whl"))
+    dist = session.create_tmp()
+    session.run("hatchling", "build", "--target", "wheel", "--directory", dist)
+    (wheel,) = Path(dist).glob("tandem-*.whl")
     install(session, f"{wheel}[cpu,service,batch]", *group("tests"))
     for absent in ("torch", "torchvision", "onnx", "sklearn"):
         session.run("python", "-c", f"import {absent}", success_codes=[1], silent=True)

@@ -1,0 +1,272 @@
+"""The images, in a real Docker: the batch command's and the Bento's.
+
+Each container runs as it should in production: as a user that owns nothing in it, on a read-only root, without network
+where it needs none, with the images and the registry mounted read-only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import ROOT, Tandem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# An image is built within a test's time.
+pytestmark = pytest.mark.timeout(1500)
+
+BENTOML = str(Path(sys.executable).with_name("bentoml"))
+OWNER = 4321
+"""A user that neither this machine nor the images know: the one who owns the output."""
+
+HARDENED = ("--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+
+
+def docker(*args: str | Path, check: bool = True, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    """Return the ended `docker …`; with `check`, a failure shows what it printed."""
+    done = subprocess.run(
+        ["docker", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        check=False,
+    )
+    if check and done.returncode != 0:
+        pytest.fail(f"docker {' '.join(map(str, args))} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done
+
+
+def build_batch_image(tag: str, *args: str) -> str:
+    docker("build", "--file", ROOT / "Dockerfile.batch", "--tag", tag, *args, ROOT, timeout=1200)
+    return tag
+
+
+def batch(image: str, home: Path, images: Path, output: Path, *args: str, name: str = "") -> list[str | Path]:
+    """Return the `docker run` of `tandem batch` over the mounted folder `images`."""
+    output.mkdir(exist_ok=True)
+    os.chown(output, OWNER, OWNER)
+    return [
+        *("run", *HARDENED, "--network", "none", "--user", f"{OWNER}:{OWNER}", *(("--name", name) if name else ())),
+        *("--volume", f"{home}:/tandem:ro", "--volume", f"{images}:/in:ro", "--volume", f"{output}:/out"),
+        *("--workdir", "/in", image, "batch", ".", "--model", "digits", "--output", "/out", "--format", "jsonl", *args),
+    ]
+
+
+def parts(output: Path) -> dict[str, bytes]:
+    return {part.name: part.read_bytes() for part in (output / "parts").iterdir()}
+
+
+@pytest.fixture(scope="session")
+def batch_image() -> str:
+    """Return the batch image, ENGINE=cpu, built from this tree."""
+    return build_batch_image("tandem-batch:test-cpu", "--build-arg", "ENGINE=cpu")
+
+
+@pytest.mark.containers
+class TestBatchImage:
+    def test_gives_the_rows_of_the_local_command(
+        self, batch_image: str, digits_home: Path, test_folder: Path, tandem: Tandem, tmp_path: Path
+    ) -> None:
+        """The container reads two read-only mounts and writes, byte for byte, the parts that `tandem batch` writes."""
+        docker(*batch(batch_image, digits_home, test_folder, tmp_path / "out", "--scores", "all"))
+        tandem(
+            *(
+                "batch",
+                ".",
+                "--model",
+                "digits",
+                "--output",
+                tmp_path / "local",
+                "--format",
+                "jsonl",
+                "--scores",
+                "all",
+            ),
+            cwd=test_folder,
+            env={"TANDEM_HOME": str(digits_home)},
+        )
+        assert parts(tmp_path / "out") == parts(tmp_path / "local")
+        assert (tmp_path / "out" / "_SUCCESS").stat().st_uid == OWNER
+
+    def test_a_bad_image_is_a_row_and_exit_code_3(
+        self, batch_image: str, digits_home: Path, test_folder: Path, tmp_path: Path
+    ) -> None:
+        """Exit codes come through the container, for whatever schedules it."""
+        images = tmp_path / "images"
+        shutil.copytree(test_folder / "3", images)
+        (images / "broken.png").write_bytes(b"no image at all")
+        done = docker(*batch(batch_image, digits_home, images, tmp_path / "out"), check=False)
+        assert done.returncode == 3, done.stderr
+        rows = [json.loads(line) for part in parts(tmp_path / "out").values() for line in part.splitlines()]
+        assert [row["path"] for row in rows if row["status"] == "error"] == ["broken.png"]
+        assert len(rows) == len(list(images.iterdir()))
+
+    def test_stops_on_sigterm_and_resumes(
+        self, batch_image: str, digits_home: Path, test_folder: Path, tmp_path: Path
+    ) -> None:
+        """`docker stop` commits the chunk in hand at once, though the command is process 1; the same line goes on."""
+        images = tmp_path / "images"
+        images.mkdir()
+        for index, source in enumerate(sorted(test_folder.rglob("*.png")) * 40):
+            (images / f"{index:05}.png").hardlink_to(source)
+        name = f"tandem-batch-{os.getpid()}"
+        command = batch(batch_image, digits_home, images, tmp_path / "out", "--chunk-size", "500", name=name)
+        running = subprocess.Popen(["docker", *map(str, command)], stderr=subprocess.DEVNULL)
+        wait_until(lambda: any((tmp_path / "out").glob("parts/*")), "the first part")
+        docker("kill", "--signal", "TERM", name)
+        assert running.wait(timeout=60) == 143
+        assert not (tmp_path / "out" / "_SUCCESS").exists()
+        committed = parts(tmp_path / "out")
+
+        docker(*command)
+        assert (tmp_path / "out" / "_SUCCESS").exists()
+        assert committed.items() < parts(tmp_path / "out").items()
+
+    def test_cuda_asked_of_the_cpu_image_is_refused(
+        self, batch_image: str, digits_home: Path, test_folder: Path, tmp_path: Path
+    ) -> None:
+        """There is no quiet run on the CPU."""
+        command = batch(batch_image, digits_home, test_folder, tmp_path / "out")
+        command[1:1] = ["--env", "TANDEM_DEVICE=cuda"]
+        assert_refused(docker(*command, check=False), tmp_path / "out")
+
+    def test_holds_neither_torch_nor_tools_nor_a_trace_of_this_machine(self, batch_image: str) -> None:
+        """What answers is what is in it: no torch, no compiler, no path of where it was built, no root."""
+        assert_clean(batch_image, "/opt/tandem/bin/python")
+
+
+@pytest.fixture(scope="session")
+def service_image(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the image that `bentoml build` and `bentoml containerize` make, with the model in it."""
+    tag = "tandem-service:test-cpu"
+    environment = {
+        **os.environ,
+        "TANDEM_HOME": str(digits_home),
+        "BENTOML_HOME": str(tmp_path_factory.mktemp("bentoml-home")),
+    }
+    for command in (["build"], ["containerize", "classifier:latest", "--image-tag", tag]):
+        done = subprocess.run(
+            [BENTOML, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    return tag
+
+
+@pytest.fixture
+def service_url(service_image: str) -> Iterator[str]:
+    """Yield the URL of a ready service, in a container that no registry is mounted into."""
+    name = f"tandem-service-{os.getpid()}"
+    docker(
+        "run",
+        *HARDENED,
+        "--user",
+        f"{OWNER}:{OWNER}",
+        "--detach",
+        "--name",
+        name,
+        "--publish",
+        "127.0.0.1::3000",
+        service_image,
+    )
+    try:
+        url = f"http://{docker('port', name, '3000').stdout.split()[-1]}"
+        try:
+            wait_until(lambda: get(f"{url}/readyz") == 200, "the service")
+        except TimeoutError:
+            pytest.fail(docker("logs", name).stderr)
+        yield url
+    finally:
+        docker("stop", "--time", "20", name, check=False)
+
+
+@pytest.mark.containers
+class TestServiceImage:
+    def test_answers_as_the_batch_command_does(
+        self, service_url: str, digits_home: Path, test_folder: Path, tandem: Tandem
+    ) -> None:
+        """The service in its container and a local bulk run agree in every bit of every score."""
+        done = tandem("parity", "digits", test_folder, "--service", service_url, env={"TANDEM_HOME": str(digits_home)})
+        assert "bit-equal" in done.stdout
+
+    def test_stops_on_sigterm(self, service_image: str) -> None:
+        """`docker stop` and Kubernetes end it with exit code 0, and need no SIGKILL."""
+        name = f"tandem-service-stop-{os.getpid()}"
+        docker("run", "--detach", "--name", name, "--publish", "127.0.0.1::3000", *HARDENED[1:], service_image)
+        try:
+            url = f"http://{docker('port', name, '3000').stdout.split()[-1]}"
+            wait_until(lambda: get(f"{url}/readyz") == 200, "the service")
+            docker("kill", "--signal", "TERM", name)
+            assert docker("wait", name, timeout=60).stdout.strip() == "0"
+        finally:
+            docker("rm", "--force", name)
+
+    def test_holds_neither_torch_nor_tools_nor_a_trace_of_this_machine(self, service_image: str) -> None:
+        """What answers is what is in it: no torch, no compiler, no path of where it was built, no root."""
+        assert_clean(service_image, "/app/.venv/bin/python")
+
+
+@pytest.mark.cuda_image
+def test_cuda_image_refuses_to_run_without_a_gpu(digits_home: Path, test_folder: Path, tmp_path: Path) -> None:
+    """The default image, on a machine without a GPU, says so in one sentence: it never falls back to the CPU."""
+    image = build_batch_image("tandem-batch:test-cuda")
+    assert_refused(docker(*batch(image, digits_home, test_folder, tmp_path / "out"), check=False), tmp_path / "out")
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], output: Path) -> None:
+    """Assert that the command ended with exit code 1 and one sentence about CUDA, with nothing written."""
+    assert done.returncode == 1, done.stderr
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("Error: ")
+    assert "CUDA" in sentence
+    assert not list(output.iterdir())
+
+
+def assert_clean(image: str, python: str) -> None:
+    """Assert that the image has no torch, no compiler, no root as its user, and no path of this machine."""
+    user = docker("image", "inspect", "--format", "{{.Config.User}}", image).stdout.strip()
+    assert user
+    assert user.split(":")[0] not in {"root", "0"}
+    found = docker(
+        *("run", "--rm", "--network", "none", "--entrypoint", python, image, "-c"),
+        "import importlib.util, shutil\n"
+        "print([m for m in ('torch', 'torchvision', 'onnx', 'sklearn') if importlib.util.find_spec(m)])\n"
+        "print([tool for tool in ('gcc', 'cc', 'git', 'make') if shutil.which(tool)])",
+    ).stdout
+    assert found.splitlines() == ["[]", "[]"]
+    traces = docker(
+        *("run", "--rm", "--network", "none", "--user", "0", "--entrypoint", "grep", image),
+        *("-rlF", f"{ROOT}/", "/opt", "/app", "/home"),
+        check=False,
+    ).stdout
+    assert not traces
+    assert str(ROOT) not in docker("history", "--no-trunc", image).stdout
+
+
+def get(url: str) -> int | None:
+    """Return the HTTP status, None where nothing answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            status: int = answer.status
+            return status
+    except OSError:
+        return None
+
+
+def wait_until(condition: Callable[[], bool], what: str, within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come within {within_s:.0f} s")
+        time.sleep(0.1)
