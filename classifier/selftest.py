@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import time
-import zipfile
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -77,15 +77,18 @@ class GoldenSet:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 images, offsets = arrays["images"].tobytes(), arrays["offsets"].tolist()
+                if offsets != sorted(offsets) or [offsets[0], offsets[-1]] != [0, len(images)]:
+                    raise ValueError(f"offsets {offsets} don't divide {len(images)} bytes")
                 return cls(
                     images=tuple(images[start:end] for start, end in itertools.pairwise(offsets)),
                     scores=arrays["scores"],
                     tolerances=dict(zip(arrays["precisions"].tolist(), arrays["tolerances"].tolist(), strict=True)),
                 )
-        # What np.load and zipfile raise on bytes that aren't theirs; a bare .npy is an array, and no context manager.
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # What np.load and zipfile raise on bytes that aren't theirs. A bare .npy is an array, and no context manager;
+        # a member with an unknown compression is a NotImplementedError, which is a RuntimeError.
+        except (ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
             raise DamagedArtifact(
-                f"{GOLDEN} of the model is not a golden set ({error}); export the model again"
+                f"{GOLDEN} of the model is not a golden set ({str(error) or 'it ends too early'}); export the model again"
             ) from error
 
 
@@ -115,6 +118,7 @@ def self_test(model: Model) -> SelfTestReport:
 
     Raises:
         SelfTestFailed: one of them does not hold.
+        DamagedArtifact: the golden set is not of this model.
     """
     started = time.perf_counter()
     golden, info = model.golden, model.engine.info

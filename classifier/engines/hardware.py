@@ -1,4 +1,4 @@
-"""What this machine can run: the processors it may use, their instruction sets, and its NVIDIA driver and GPUs."""
+"""What this machine has: the CPUs that this process may use, their instruction set, the NVIDIA driver and its GPUs."""
 
 from __future__ import annotations
 
@@ -118,6 +118,11 @@ class NvidiaDriver:
 
     cuda_version: tuple[int, int]
     gpus: tuple[Gpu, ...]
+
+    @property
+    def cuda(self) -> str:
+        """The newest CUDA as one writes it, `13.0`."""
+        return ".".join(map(str, self.cuda_version))
 
 
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute, cuda.h

@@ -6,7 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from classifier.artifact import CONFIG
-from classifier.engines.onnxruntime import NAME, OnnxRuntimeEngine, installed_wheels
+from classifier.engines.onnxruntime import NAME, OnnxRuntimeEngine
+from classifier.engines.sessions import GPU_WHEEL, installed_wheels
 from classifier.errors import DamagedArtifact, EngineUnavailable
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def choose(config: ModelConfig, *, engine: str, precision: str) -> AllowedPrecis
 
 
 def _open_on_fastest(open_on: Callable[[str], OnnxRuntimeEngine]) -> OnnxRuntimeEngine:
-    if "onnxruntime-gpu" not in installed_wheels():
+    if GPU_WHEEL not in installed_wheels():
         return open_on("cpu")
     try:
         return open_on("cuda")

@@ -1,0 +1,247 @@
+"""Sessions of ONNX Runtime that run where they were asked to, or say in one sentence why they can't."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from classifier.artifact import MODEL
+from classifier.engines.hardware import Gpu, cpu_limit, nvidia_driver
+from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable, OutOfDeviceMemory
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+GPU_WHEEL = "onnxruntime-gpu"
+
+_CUDA_OPTIONS = {
+    # TF32 has 10 bits of mantissa: fp32 in name only.
+    "use_tf32": "0",
+    # EXHAUSTIVE times the algorithms and may choose another each time; HEURISTIC chooses by shape.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # Takes from the device what is needed, not the next power of two: others may use it too.
+    "arena_extend_strategy": "kSameAsRequested",
+}
+_FATAL = 4  # Of ONNX Runtime's log levels. What it would print below that is raised as an exception as well.
+
+# x[1, 1, 1, 1] → Conv(x, x) → MatMul: the smallest ONNX graph that needs both cuDNN and cuBLAS.
+# tests/classifier/test_engines.py builds the same bytes with the package onnx.
+_PROBE = bytes.fromhex(
+    "080a3a650a0f0a01780a01781201632204436f6e760a110a01630a016312017922064d61744d756c120570726f62655a"
+    "1b0a017812160a14080112100a0208010a0208010a0208010a020801621b0a017912160a14080112100a0208010a0208"
+    "010a0208010a02080142040a001014"
+)
+
+
+def load_runtime() -> ModuleType:
+    """Return the module `onnxruntime`, quiet on standard error.
+
+    Raises:
+        EngineUnavailable: it is not installed, or two builds of it are, of which one has overwritten the other.
+    """
+    wheels = installed_wheels()
+    if len(wheels) > 1:
+        raise EngineUnavailable(
+            f"engine 'onnxruntime' can't be trusted: {' and '.join(wheels)} are both installed and overwrite each "
+            f"other's files; pip uninstall {' '.join(wheels)}, then pip install 'tandem[cpu]' or 'tandem[gpu]'"
+        )
+    try:
+        import onnxruntime  # noqa: PLC0415  # 40 MB that `tandem --help` does not need
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"engine 'onnxruntime' can't be loaded ({error}); pip install 'tandem[cpu]', or 'tandem[gpu]' for CUDA"
+        ) from error
+    onnxruntime.set_default_logger_severity(_FATAL)
+    runtime: ModuleType = onnxruntime
+    return runtime
+
+
+def installed_wheels() -> list[str]:
+    """Return which of the wheels that own the module `onnxruntime` are installed."""
+    found = []
+    for wheel in ("onnxruntime", GPU_WHEEL):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.distribution(wheel)
+            found.append(wheel)
+    return found
+
+
+def open_on_cpu(runtime: ModuleType, graph: bytes, *, threads: int | None = None, optimise: bool = True) -> Any:
+    """Return a session of `graph` on the CPU, with as many threads as this process may keep busy unless told.
+
+    Raises:
+        DamagedArtifact: the bytes are no graph.
+        OutOfDeviceMemory: they don't fit.
+    """
+    options = _options(runtime, threads or cpu_limit())
+    if not optimise:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return runtime.InferenceSession(graph, options, providers=[CPU], enable_fallback=0)
+    except runtime_errors() as error:
+        if _is_memory(error):
+            raise _no_room(MODEL, "cpu") from error
+        raise DamagedArtifact(
+            f"{MODEL} can't be opened by onnxruntime {runtime.__version__} ({first_line(error)}); export it again"
+        ) from error
+
+
+def open_on_cuda(
+    runtime: ModuleType, graph: bytes, *, index: int, fixed_sizes: dict[str, int] | None = None
+) -> tuple[Any, Gpu]:
+    """Return a session of `graph` of which every node runs on GPU `index`, and that GPU.
+
+    `fixed_sizes` are the graph's dimensions by their names. With all of them fixed, whatever computes shapes is folded
+    away, which ONNX Runtime would else place on the CPU.
+
+    Raises:
+        EngineUnavailable: a part that CUDA needs is missing, or can't run all of the graph; the sentence says which.
+        OutOfDeviceMemory: the GPU does not hold the graph.
+    """
+    gpu = check_cuda(runtime, index)
+    device = f"cuda:{index}"
+    options = _options(runtime, 1)
+    options.use_deterministic_compute = True
+    # Without this, ONNX Runtime runs on the CPU where CUDA does not load, and only logs.
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for name, size in (fixed_sizes or {}).items():
+        options.add_free_dimension_override_by_name(name, size)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):  # What it can't load it prints to standard output, which is for results.
+        runtime.preload_dlls()
+    try:
+        providers = [(CUDA, {"device_id": str(index), **_CUDA_OPTIONS})]
+        session = runtime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+    except runtime_errors() as error:
+        if _is_memory(error):
+            raise _no_room(MODEL, device) from error
+        fact = said.getvalue().strip().partition("\n")[0] or first_line(error)
+        raise EngineUnavailable(
+            f"device '{device}' can't be had: onnxruntime-gpu {runtime.__version__} does not load on it ({fact}); "
+            "pip install 'tandem[gpu]' brings the CUDA and cuDNN libraries, 'tandem doctor' shows the rest"
+        ) from error
+    # A second look, for a provider that is not the CPU's and not CUDA's.
+    elsewhere = {part.ep_name for part in session.get_provider_graph_assignment_info()} - {CUDA}
+    if elsewhere:
+        raise EngineUnavailable(
+            f"device '{device}' can't run all of {MODEL}: {', '.join(sorted(elsewhere))} would run a part of it; "
+            "choose device cpu"
+        )
+    return session, gpu
+
+
+def check_cuda(runtime: ModuleType, index: int) -> Gpu:
+    """Return GPU `index`, after the wheel, the driver and the GPU were found to fit each other.
+
+    Raises:
+        EngineUnavailable: they don't; the sentence says which.
+    """
+    asked = f"device 'cuda:{index}' can't be had"
+    if CUDA not in runtime.get_available_providers():
+        raise EngineUnavailable(
+            f"{asked}: the installed onnxruntime {runtime.__version__} is built for the CPU alone; "
+            "pip uninstall onnxruntime, then pip install 'tandem[gpu]'"
+        )
+    driver = nvidia_driver()
+    if driver is None:
+        raise EngineUnavailable(
+            f"{asked}: no NVIDIA driver was found; install one, or start the container with --gpus all"
+        )
+    # Within one major version, CUDA runs on an older driver (minor version compatibility).
+    if driver.cuda_version[0] < int(runtime.cuda_version.partition(".")[0]):
+        raise EngineUnavailable(
+            f"{asked}: the NVIDIA driver runs CUDA up to {driver.cuda}, and onnxruntime-gpu {runtime.__version__} "
+            f"needs {runtime.cuda_version}; update the driver"
+        )
+    if index >= len(driver.gpus):
+        raise EngineUnavailable(
+            f"{asked}: the NVIDIA driver shows {len(driver.gpus)} GPUs to this process; choose another index, or check "
+            "CUDA_VISIBLE_DEVICES and the container's --gpus"
+        )
+    return driver.gpus[index]
+
+
+def probe(device: str) -> None:
+    """Run the smallest graph on `cpu` or `cuda:0`, to learn whether the device really works.
+
+    Raises:
+        EngineError: it doesn't.
+    """
+    runtime = load_runtime()
+    session = open_on_cpu(runtime, _PROBE) if device == "cpu" else open_on_cuda(runtime, _PROBE, index=0)[0]
+    run_session(session, ["y"], {"x": np.full((1, 1, 1, 1), 2, dtype=np.float32)}, device=device)
+
+
+def run_session(session: Any, outputs: list[str], inputs: dict[str, Any], *, device: str) -> list[Any]:
+    """Return the named outputs for `inputs`.
+
+    Raises:
+        OutOfDeviceMemory: the device does not hold what the run needs.
+        EngineError: the device failed.
+    """
+    try:
+        values: list[Any] = session.run(outputs, inputs)
+    except runtime_errors() as error:
+        if _is_memory(error):
+            raise _no_room(f"a batch of {len(next(iter(inputs.values())))} images", device) from error
+        raise EngineError(
+            f"onnxruntime failed on {device} ({first_line(error)}); 'tandem doctor' shows what it needs"
+        ) from error
+    return values
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions of ONNX Runtime. They have no common base."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415  # see load_runtime
+
+    return (
+        state.EPFail,
+        state.EngineError,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+        # What pybind11 makes of other C++ exceptions, and of text in a graph that is not UTF-8.
+        MemoryError,
+        RuntimeError,
+        ValueError,
+    )
+
+
+def first_line(error: Exception) -> str:
+    """Return the gist of an error that ONNX Runtime raised, whose whole is many lines."""
+    return str(error).strip().partition("\n")[0].removeprefix("[ONNXRuntimeError] : ")[:300]
+
+
+def _options(runtime: ModuleType, threads: int) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that spin while they wait take the cores on which images are decoded: half the images per second, and
+    # twice the CPU time (docs/decisions).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _is_memory(error: Exception) -> bool:
+    message = str(error).lower()
+    signs = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
+    return isinstance(error, MemoryError) or any(sign in message for sign in signs)
+
+
+def _no_room(what: str, device: str) -> OutOfDeviceMemory:
+    return OutOfDeviceMemory(
+        f"{what} does not fit into the free memory of {device}; free some, or choose a smaller batch size"
+    )
