@@ -1,0 +1,154 @@
+"""torch → ONNX: one self-contained graph that takes the pixels `classifier.images` gives, and gives probabilities."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+import msgspec
+import onnx
+import torch
+from torch import nn
+
+from classifier.errors import ExportRefused
+from export.traces import find_traces, strip_traces
+from training.data import normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from classifier.types import Preprocessing
+
+OPSET = 20
+INPUT = "images"
+OUTPUTS = ("logits", "probabilities")
+
+MAX_WEIGHT_BYTES = 2_000_000_000
+"""protobuf ends at 2 GiB; past it ONNX keeps weights in a second file, and an artifact's graph is one file."""
+
+_SAMPLE_BATCH = 2  # torch.export takes a dimension of 0 or 1 for a constant.
+
+
+class EndToEnd(nn.Module):
+    """`network` with what stands around it in production: uint8 `[N, H, W, 3]` to logits and probabilities."""
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        self.preprocessing = preprocessing
+
+    def forward(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return float32 logits and probabilities `[N, classes]`."""
+        logits = self.network(normalise(images_nhwc, self.preprocessing))
+        return logits, torch.softmax(logits, dim=1)
+
+
+def export_graph(network: nn.Module, labels: Sequence[str], preprocessing: Preprocessing) -> bytes:
+    """Return `network` as a checked ONNX file that runs any batch size, with nothing of this machine in it.
+
+    Args:
+        network: in eval mode, on the CPU; takes normalised float32 `[N, 3, H, W]`, gives logits `[N, classes]`.
+        labels: the classes in the order of the logits. They travel in the file's metadata, as does `preprocessing`.
+        preprocessing: its `crop_size` is the graph's H and W; its mean and std become part of the graph.
+
+    Raises:
+        ExportRefused: the network has other outputs than `labels`, can't be written as ONNX, or is over 2 GB.
+    """
+    size = preprocessing.crop_size
+    sample = torch.zeros(_SAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
+    _check_network(network, len(labels), sample)
+    model = _to_onnx(EndToEnd(network, preprocessing).eval(), sample)
+    strip_traces(model)
+    # The build (+cpu, +cu130) is the machine's; the version is the exporter's.
+    model.producer_version = torch.__version__.partition("+")[0]
+    for key, value in (("labels", list(labels)), ("preprocessing", preprocessing)):
+        model.metadata_props.add(key=key, value=msgspec.json.encode(value).decode())
+    check_graph(model, size=size, classes=len(labels))
+    graph: bytes = model.SerializeToString(deterministic=True)
+    return graph
+
+
+def check_graph(model: onnx.ModelProto, *, size: int, classes: int) -> None:
+    """Check that `model` is valid ONNX, has the artifact's inputs and outputs, and tells nothing of this machine.
+
+    Raises:
+        ExportRefused: it is not so.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportRefused(f"the exported graph is not valid ONNX: {error}") from error
+    expected = {
+        INPUT: (onnx.TensorProto.UINT8, ("N", size, size, 3)),
+        **dict.fromkeys(OUTPUTS, (onnx.TensorProto.FLOAT, ("N", classes))),
+    }
+    found = {value.name: _signature(value) for value in (*model.graph.input, *model.graph.output)}
+    if found != expected:
+        raise ExportRefused(
+            f"the exported graph has the inputs and outputs {found} where {expected} is wanted: "
+            "the network's forward() must take any batch size"
+        )
+    if traces := find_traces(model):
+        raise ExportRefused(
+            f"the exported graph holds traces of this machine ({', '.join(traces)}): report it as a bug"
+        )
+
+
+def _signature(value: onnx.ValueInfoProto) -> tuple[int, tuple[str | int, ...]]:
+    tensor = value.type.tensor_type
+    return tensor.elem_type, tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+
+
+def _check_network(network: nn.Module, classes: int, sample: torch.Tensor) -> None:
+    weight_bytes = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    if weight_bytes > MAX_WEIGHT_BYTES:
+        raise ExportRefused(
+            f"the network's weights take {weight_bytes / 1e9:.1f} GB, and one ONNX file holds "
+            f"{MAX_WEIGHT_BYTES / 1e9:.1f} GB: choose a smaller architecture"
+        )
+    with torch.inference_mode():
+        shape = tuple(network(sample.permute(0, 3, 1, 2).float()).shape)
+    if shape != (len(sample), classes):
+        raise ExportRefused(
+            f"for {len(sample)} images the network gives scores of shape {shape}, where {classes} labels want "
+            f"({len(sample)}, {classes}): train it with these labels"
+        )
+
+
+def _to_onnx(module: nn.Module, sample: torch.Tensor) -> onnx.ModelProto:
+    try:
+        with _quiet_exporter():
+            program = torch.onnx.export(
+                module,
+                (sample,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).partition("\n")[0].rstrip(".")
+        raise ExportRefused(
+            f"torch can't write the network as ONNX opset {OPSET} ({reason}): replace that operation in the network"
+        ) from error
+    assert program is not None  # None only where dynamo=False.
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hold back what torch prints, logs and warns of while it exports: pages, of which the error has the gist."""
+    log = logging.getLogger("torch")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from classifier.errors import ExportRefused
+from classifier.types import Preprocessing
+from export.graph import MAX_WEIGHT_BYTES, EndToEnd, check_graph, export_graph
+from training.data import normalise
+from training.torchvision_compat import import_torchvision
+
+PREPROCESSING = Preprocessing(resize_size=40, crop_size=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+LABELS = ("cat", "dog", "a bird, 'seen'", "ünïcode")
+
+
+def small_network(classes: int = len(LABELS)) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, classes),
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    return export_graph(small_network(), LABELS, PREPROCESSING)
+
+
+def random_images(n: int, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def run(graph: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    logits, probabilities = session.run(["logits", "probabilities"], {"images": images})
+    return logits, probabilities
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 5])
+def test_any_batch_size_gives_the_scores_of_the_network_on_normalised_pixels(graph: bytes, batch: int) -> None:
+    """Cast, normalise and transpose are in the graph: uint8 NHWC goes in as the decoder gives it."""
+    images = random_images(batch)
+    logits, probabilities = run(graph, images)
+
+    mean, std = np.float32(PREPROCESSING.mean), np.float32(PREPROCESSING.std)
+    normalised = ((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
+    with torch.inference_mode():
+        expected = small_network()(torch.from_numpy(normalised.copy()))
+
+    assert logits.dtype == probabilities.dtype == np.float32
+    assert logits.shape == probabilities.shape == (batch, len(LABELS))
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(probabilities, torch.softmax(expected, 1).numpy(), atol=1e-5)
+
+
+def test_the_file_says_what_it_takes_and_what_it_means_when_it_travels_alone(graph: bytes) -> None:
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(metadata["labels"])) == LABELS
+    assert json.loads(metadata["preprocessing"])["resize_size"] == 40
+    (images,) = session.get_inputs()
+    assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["N", 32, 32, 3])
+    assert {(o.name, o.type, tuple(o.shape)) for o in session.get_outputs()} == {
+        (name, "tensor(float)", ("N", len(LABELS))) for name in ("logits", "probabilities")
+    }
+
+
+def test_nothing_of_the_exporting_machine_is_in_the_file(graph: bytes) -> None:
+    root = Path(__file__).resolve().parents[2]
+    for trace in (root, Path.cwd(), Path.home(), torch.__file__, "site-packages", ".py", "stack_trace", "namespace"):
+        assert str(trace).encode() not in graph
+
+
+def test_every_initializer_is_inside_the_file(graph: bytes) -> None:
+    model = onnx.load_model_from_string(graph)
+    assert model.graph.initializer
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+    assert model.opset_import[0].version == 20
+
+
+def test_the_same_network_gives_the_same_bytes(graph: bytes) -> None:
+    assert export_graph(small_network(), LABELS, PREPROCESSING) == graph
+
+
+class Transposed(nn.Module):
+    """Gives `[classes, N]`."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3)).T
+
+
+class FixedBatch(nn.Module):
+    """Runs two images and no other number: what was exported with a sample of two."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3)).reshape(2, 3)
+
+
+class DataDependent(nn.Module):
+    """Branches on its input, which no graph can."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = images.mean(dim=(2, 3))
+        return scores if scores.sum() > 0 else -scores
+
+
+class NoSuchOperator(nn.Module):
+    """Computes what ONNX has no operator for."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(images.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("network", "fact"),
+    [
+        (small_network(7), r"gives scores of shape \(2, 7\), where 3 labels want \(2, 3\)"),
+        (Transposed(), r"gives scores of shape \(3, 2\)"),
+        (FixedBatch(), "must take any batch size"),
+        (DataDependent(), "can't write the network as ONNX opset 20 .*data-dependent"),
+        (NoSuchOperator(), "can't write the network as ONNX opset 20 .*bessel_j0"),
+    ],
+)
+def test_a_network_that_makes_no_artifact_is_refused_in_one_sentence(
+    network: nn.Module, fact: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """torch prints pages of its inner graph on such a failure; the user gets the reason."""
+    with pytest.raises(ExportRefused, match=fact) as refused:
+        export_graph(network, LABELS[:3], PREPROCESSING)
+    assert "\n" not in str(refused.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_past_what_one_onnx_file_holds_are_refused_before_any_work() -> None:
+    with torch.device("meta"):
+        network = nn.Linear(MAX_WEIGHT_BYTES // 4000 + 1, 1000, bias=False)
+    with pytest.raises(ExportRefused, match=r"weights take 2\.0 GB, and one ONNX file holds 2\.0 GB"):
+        export_graph(network, LABELS, PREPROCESSING)
+
+
+def test_a_graph_that_is_not_valid_onnx_is_refused(graph: bytes) -> None:
+    model = onnx.load_model_from_string(graph)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(ExportRefused, match="not valid ONNX"):
+        check_graph(model, size=32, classes=len(LABELS))
+
+
+def test_a_graph_that_names_a_place_on_this_machine_is_refused(graph: bytes) -> None:
+    model = onnx.load_model_from_string(graph)
+    model.graph.node[0].name = f"{Path.cwd()}/network.py"
+    with pytest.raises(ExportRefused, match="traces of this machine"):
+        check_graph(model, size=32, classes=len(LABELS))
+
+
+@torch.no_grad()
+def lively(network: nn.Module, images_nchw: torch.Tensor) -> nn.Module:
+    """Return `network` giving each image scores of its own, as a trained one does and a fresh one doesn't."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the statistics of all that it sees
+        elif isinstance(module, nn.Linear):
+            head = module
+    network.train()(images_nchw)
+    nn.init.normal_(head.weight)
+    std, mean = torch.std_mean(network.eval()(images_nchw), dim=0)
+    head.bias.copy_((head.bias - mean) / std)
+    head.weight.div_(std[:, None])
+    return network
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v3_small"])
+def test_networks_of_torchvision_are_exported(architecture: str) -> None:
+    torch.manual_seed(0)
+    images = random_images(6, 64)
+    preprocessing = Preprocessing(resize_size=64, crop_size=64)
+    network = import_torchvision().models.get_model(architecture, weights=None, num_classes=12)
+    network = lively(network, normalise(torch.from_numpy(images), preprocessing))
+    with torch.inference_mode():
+        expected = EndToEnd(network, preprocessing).eval()(torch.from_numpy(images))[1].numpy()
+    assert expected.std(axis=0).max() > 1e-2  # The images' scores differ, or the comparison would say nothing.
+
+    _, probabilities = run(export_graph(network, [f"class {i}" for i in range(12)], preprocessing), images)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
