@@ -1,0 +1,190 @@
+"""Images as tensors: read once or in every epoch, shuffled, and normalised."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from classifier.errors import DataError, ImageError
+from classifier.images import decode_image, read_image
+from training.augment import RandomCrop, training_preprocessing
+from training.folders import name_some
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from classifier.types import Preprocessing
+    from training.augment import ImageTransform
+    from training.folders import ImageFolders, Sample
+
+MAX_BYTES_IN_MEMORY = 1 << 30
+"""A data set whose decoded images fit in this is read once, else in every epoch."""
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""uint8 images `[N, H, W, 3]` and int64 labels `[N]`."""
+
+BadImage = tuple[Path, ImageError]
+"""A file that can't be read, and why."""
+
+_CHUNK = 64
+
+Draw = list[tuple[int, int]]
+"""The images of one batch: for each its index, and the seed of what augmentation does to it."""
+
+
+def normalise(images_nhwc: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Return uint8 images `[N, H, W, 3]` as what a network takes: float32 `[N, 3, H, W]`.
+
+    The exported graph does the same, in the same order.
+    """
+    device = images_nhwc.device
+    mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+    return (images_nhwc.permute(0, 3, 1, 2).to(torch.float32) / 255 - mean) / std
+
+
+class _Draws(Sampler[Draw]):
+    def __init__(self, draws: Sequence[Draw]) -> None:
+        self._draws = draws
+
+    def __iter__(self) -> Iterator[Draw]:
+        return iter(self._draws)
+
+    def __len__(self) -> int:
+        return len(self._draws)
+
+
+class ImageSet(Dataset[Batch]):
+    """Labelled images, decoded by `classifier.images` as they are in production."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        preprocessing: Preprocessing,
+        *,
+        transform: ImageTransform | None = None,
+        in_memory: bool,
+    ) -> None:
+        self.samples = samples
+        self.preprocessing = preprocessing
+        self.transform = transform
+        self._labels = torch.tensor([sample.label for sample in samples])
+        self._pixels: torch.Tensor | None = None
+        if in_memory:
+            size = preprocessing.crop_size
+            self._pixels = torch.empty(len(samples), size, size, 3, dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        """Return the images of one batch; one that can't be read any more raises a DataError."""
+        images = torch.stack([self._image(index, seed) for index, seed in draw])
+        return images, self._labels[[index for index, _ in draw]]
+
+    def read(self, indices: Iterable[int], *, advance: Callable[[], None]) -> list[BadImage]:
+        """Decode images, keep them where there is memory for all, and return those that can't be read."""
+        bad: list[BadImage] = []
+        for index in indices:
+            try:
+                image = self._decode(index)
+            except ImageError as error:
+                bad.append((self.samples[index].path, error))
+            else:
+                if self._pixels is not None:
+                    self._pixels[index] = image
+            advance()
+        return bad
+
+    def _image(self, index: int, seed: int) -> torch.Tensor:
+        try:
+            image = self._decode(index) if self._pixels is None else self._pixels[index]
+        except ImageError as error:
+            raise _bad_images([(self.samples[index].path, error)]) from error
+        return image if self.transform is None else self.transform(image, seed)
+
+    def _decode(self, index: int) -> torch.Tensor:
+        data = read_image(self.samples[index].path)
+        return torch.from_numpy(decode_image(data, self.preprocessing).pixels)
+
+
+def read_images(
+    folders: ImageFolders, preprocessing: Preprocessing, *, flip: bool, advance: Callable[[], None]
+) -> tuple[ImageSet, ImageSet]:
+    """Return the images that train and those that validate, after each of them was decoded once.
+
+    Better now than after hours, in the middle of an epoch. What fits in memory is never decoded again.
+
+    Raises:
+        DataError: names the first images that can't be read, and how many there are.
+    """
+    training = training_preprocessing(preprocessing)
+    pixels = len(folders.train) * training.crop_size**2 + len(folders.val) * preprocessing.crop_size**2
+    in_memory = 3 * pixels <= MAX_BYTES_IN_MEMORY
+    transform = None if training == preprocessing else RandomCrop(preprocessing.crop_size, flip=flip)
+    train = ImageSet(folders.train, training, transform=transform, in_memory=in_memory)
+    val = ImageSet(folders.val, preprocessing, transform=None, in_memory=in_memory)
+    bad: list[BadImage] = []
+    for images in (train, val):
+        chunks = [range(start, min(start + _CHUNK, len(images))) for start in range(0, len(images), _CHUNK)]
+        # Threads, because the codecs release the GIL.
+        with ThreadPoolExecutor(max_workers=available_cpus()) as pool:
+            for found in pool.map(partial(images.read, advance=advance), chunks):
+                bad += found
+    if bad:
+        raise _bad_images(bad)
+    return train, val
+
+
+def _bad_images(bad: Sequence[BadImage]) -> DataError:
+    count = "1 image" if len(bad) == 1 else f"{len(bad):,} images"
+    named = name_some(f"{path} ({error})" for path, error in bad)
+    return DataError(f"{count} can't be read: {named}; repair or remove what can't be read")
+
+
+def draw_batches(images: int, *, batch_size: int, generator: torch.Generator) -> list[Draw]:
+    """Return one epoch's batches: every image at most once, in an order and with seeds from `generator`.
+
+    An incomplete last batch is left out, because batch normalisation can't learn from one or two images; in
+    another epoch the order leaves out others.
+    """
+    order = torch.randperm(images, generator=generator).tolist()
+    seeds = torch.randint(2**62, (images,), generator=generator).tolist()
+    drawn = list(zip(order, seeds, strict=True))
+    complete = max(1, images // batch_size)
+    return [drawn[start * batch_size : (start + 1) * batch_size] for start in range(complete)]
+
+
+def in_order(images: int, *, batch_size: int) -> list[Draw]:
+    """Return batches of all images in their order; the last may be smaller."""
+    return [[(i, 0) for i in range(start, min(start + batch_size, images))] for start in range(0, images, batch_size)]
+
+
+def load_batches(images: ImageSet, draws: Sequence[Draw], *, workers: int, pin: bool) -> Iterable[Batch]:
+    """Return the batches that `draws` lists, read ahead by `workers` processes."""
+    loader: DataLoader[Batch] = DataLoader(
+        images,
+        sampler=_Draws(draws),
+        batch_size=None,  # One index of the sampler is one batch.
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_leave_interrupts_to_parent,
+        generator=torch.Generator(),
+    )
+    return loader
+
+
+def _leave_interrupts_to_parent(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def available_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,198 @@
+"""Class folders: which images a data set has, their labels, and which of them validate."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifier.errors import DataError
+from classifier.images import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+logger = logging.getLogger(__name__)
+
+_NAMED_IN_ERRORS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """An image file and the index of its label."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFolders:
+    """A data set of class folders, divided into the images that train and those that validate.
+
+    Attributes:
+        root: the data set's folder.
+        labels: the classes, sorted: the names of their folders.
+        train: the images that train, sorted by path.
+        val: the images that validate, sorted by path.
+        val_folder: where the class folders of `val` stand, relative to `root`: `val`, `train` or `.`.
+    """
+
+    root: Path
+    labels: tuple[str, ...]
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+    val_folder: str
+
+    def digest(self) -> str:
+        """Return a digest of all paths and file sizes: another one means that images came, went or changed."""
+        lines = hashlib.sha256()
+        for split, samples in (("train", self.train), ("val", self.val)):
+            for sample in samples:
+                relative = sample.path.relative_to(self.root).as_posix()
+                line = f"{split}\0{relative}\0{sample.path.stat().st_size}\n"
+                lines.update(line.encode(errors="surrogateescape"))
+        return f"sha256:{lines.hexdigest()}"
+
+
+def open_folders(root: Path, *, val_fraction: float | None, seed: int) -> ImageFolders:
+    """Return the data set in `root`: its `train/` and `val/`, or one folder of classes divided in two.
+
+    Args:
+        root: holds `train/` and `val/` with the same class folders in both, or class folders, or `train/` alone.
+        val_fraction: the part of each class that validates, where there is no `val/`.
+        seed: of that division.
+
+    Raises:
+        DataError: there are not two or more classes with images, or `train/` and `val/` have different classes.
+    """
+    _check_is_folder(root)
+    train_folder = "train" if (root / "train").is_dir() else "."
+    if (root / "val").is_dir() and train_folder == "train":
+        if val_fraction is not None:
+            raise DataError(f"{root} has a val/ folder, so there is nothing to hold out: leave out --val-fraction")
+        train = _scan_classes(root / "train")
+        val = _scan_classes(root / "val")
+        _check_same_labels(root, train, val)
+        return _image_folders(root, train, val, val_folder="val")
+    if val_fraction is None:
+        found = "train/ but no val/" if train_folder == "train" else "no train/ and val/"
+        raise DataError(
+            f"{root} has {found}: name the part of each class that shall validate, for example --val-fraction 0.2"
+        )
+    classes = _scan_classes(root / train_folder)
+    train, val = _split_classes(classes, root=root, fraction=val_fraction, seed=seed)
+    return _image_folders(root, train, val, val_folder=train_folder)
+
+
+def hold_out(files: Iterable[Path], *, root: Path, fraction: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """Return `files` divided in two: those that stay, and `fraction` of them, but at least one of each.
+
+    The order of a hash decides, so the same names and seed give the same halves on every machine and with every
+    version of every library, and a new file moves hardly any other.
+    """
+
+    def rank(file: Path) -> bytes:
+        name = f"{seed}\0{file.relative_to(root).as_posix()}"
+        return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+
+    ranked = sorted(files, key=rank)
+    count = min(max(1, round(fraction * len(ranked))), len(ranked) - 1)
+    return sorted(ranked[count:]), sorted(ranked[:count])
+
+
+def name_some(names: Iterable[object], *, limit: int = _NAMED_IN_ERRORS) -> str:
+    """Return the first few names, and how many more there are, for a message."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - limit:,} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def _split_classes(
+    classes: Mapping[str, list[Path]], *, root: Path, fraction: float, seed: int
+) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    if single := [label for label, files in classes.items() if len(files) < 2]:
+        raise DataError(
+            f"each class in {root} needs two images, one to train and one to validate, but these have one: "
+            f"{name_some(single)}"
+        )
+    halves = {label: hold_out(files, root=root, fraction=fraction, seed=seed) for label, files in classes.items()}
+    return {label: half[0] for label, half in halves.items()}, {label: half[1] for label, half in halves.items()}
+
+
+def _scan_classes(folder: Path) -> dict[str, list[Path]]:
+    """Return the image files of each class folder in `folder`; labels and files are sorted."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        classes = {name: _scan_images(folder / name) for name in names}
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or folder} can't be read ({error.strerror}): check its permissions"
+        ) from error
+    if not classes:
+        raise DataError(f"{folder} has no class folders: put the images of each class into a folder of its name")
+    if not any(classes.values()):
+        raise DataError(f"the class folders in {folder} hold no images: {_ACCEPTED}")
+    if empty := [label for label, files in classes.items() if not files]:
+        raise DataError(f"these class folders in {folder} hold no images: {name_some(empty)}; fill or remove them")
+    if len(classes) < 2:
+        raise DataError(f"{folder} has only one class, {names[0]!r}: a classifier needs two or more")
+    return classes
+
+
+_ACCEPTED = f"Tandem reads {', '.join(sorted(IMAGE_SUFFIXES))}"
+
+
+def _scan_images(folder: Path) -> list[Path]:
+    files: list[Path] = []
+    ignored = 0
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")]
+        ignored += sum(not name.startswith(".") for name in names) - len(images)
+        files += [Path(parent, name) for name in images]
+    if ignored:
+        logger.warning("%s: %d files whose names don't end as an image's are ignored", folder, ignored)
+    if odd := [file for file in files if "\n" in file.name]:
+        raise DataError(f"{str(odd[0])!r} has a line break in its name: rename it")
+    return sorted(files)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _check_is_folder(root: Path) -> None:
+    if not root.exists():
+        raise DataError(f"{root} does not exist: name a folder of class folders, or 'digits'")
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: name a folder of class folders, or 'digits'")
+
+
+def _check_same_labels(root: Path, train: Mapping[str, object], val: Mapping[str, object]) -> None:
+    """Refuse labels that only one half has: they would never be trained, or never be measured."""
+    differences = [
+        f"only {half}/ has {name_some(sorted(only))}"
+        for half, only in (("train", train.keys() - val.keys()), ("val", val.keys() - train.keys()))
+        if only
+    ]
+    if differences:
+        raise DataError(
+            f"train/ and val/ in {root} need the same class folders, but {' and '.join(differences)}: "
+            "add what is missing, or remove what is too many"
+        )
+
+
+def _image_folders(
+    root: Path, train: Mapping[str, list[Path]], val: Mapping[str, list[Path]], *, val_folder: str
+) -> ImageFolders:
+    labels = tuple(sorted(train))
+    return ImageFolders(
+        root=root, labels=labels, train=_samples(labels, train), val=_samples(labels, val), val_folder=val_folder
+    )
+
+
+def _samples(labels: tuple[str, ...], classes: Mapping[str, list[Path]]) -> tuple[Sample, ...]:
+    return tuple(Sample(path=path, label=index) for index, label in enumerate(labels) for path in classes[label])

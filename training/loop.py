@@ -1,0 +1,239 @@
+"""The training loop: epochs, learning rate, checkpoints, early stop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from classifier.errors import DataError, OutOfDeviceMemory
+from training.augment import SMALL_IMAGE_SIZE, shift_turn_scale
+from training.data import draw_batches, in_order, load_batches, normalise, read_images
+from training.metrics import EpochMetrics, best_epoch, describe_epoch
+from training.network import build_network, check_image_size, load_weights
+from training.progress import progress_bar
+from training.report import draw_curves
+from training.run import CURVES, Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from training.config import TrainingConfig
+    from training.data import Draw, ImageSet
+    from training.folders import ImageFolders
+    from training.run import Run
+
+logger = logging.getLogger(__name__)
+
+_WEIGHT_DECAY = 0.05
+_MAX_GRADIENT_NORM = 1.0
+_WARMUP_FRACTION = 0.1
+_CURVES_EVERY_S = 60
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainer:
+    """A network, its images and its optimizer, ready to train.
+
+    On the CPU, the same config, versions and number of threads give the same weights, bit for bit, whether or
+    not the training was interrupted in between. CUDA's kernels don't promise that.
+    """
+
+    def __init__(self, config: TrainingConfig, folders: ImageFolders, *, workers: int) -> None:
+        """Build the network and read the images.
+
+        Raises:
+            DataError: images or weights can't be read, or the network can't take images of this size.
+        """
+        self.config = config
+        self.workers = workers
+        self.device = torch.device(config.device)
+        self.history: tuple[EpochMetrics, ...] = ()
+        # channels_last: how the images come, and what convolutions are quickest with.
+        self.network = initial_network(config).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        self.optimizer = _make_optimizer(self.network, config)
+        self.scaler = torch.amp.GradScaler(config.device, enabled=config.precision == "fp16")
+        with progress_bar("reading images", len(folders.train) + len(folders.val)) as advance:
+            self.train_images, self.val_images = read_images(
+                folders, config.preprocessing, flip=config.flip, advance=advance
+            )
+
+    def train(self, run: Run) -> EpochMetrics:
+        """Train until the last epoch or the early stop, after the last checkpoint if there is one; return the best epoch.
+
+        Raises:
+            DataError: the loss isn't finite any more.
+            OutputError: the run folder can't be written, or another process trains in it.
+            OutOfDeviceMemory: a batch is too large.
+        """
+        with run.lock():
+            if checkpoint := run.load_checkpoint():
+                self._restore(checkpoint)
+                run.follow(checkpoint)
+            drawn = time.monotonic()
+            try:
+                while not self._is_over():
+                    self._run_epoch()
+                    run.save_checkpoint(self._checkpoint())
+                    logger.info("%s", describe_epoch(self.history, self.config.epochs))
+                    if time.monotonic() - drawn > _CURVES_EVERY_S:
+                        self._draw(run)
+                        drawn = time.monotonic()
+            finally:
+                if self.history:
+                    self._draw(run)
+        return best_epoch(self.history)
+
+    def _draw(self, run: Run) -> None:
+        title = f"{self.config.architecture} on {Path(self.config.data).name}"
+        draw_curves(self.history, run.path / CURVES, title=title)
+
+    def _run_epoch(self) -> None:
+        epoch = len(self.history) + 1
+        started = time.monotonic()
+        try:
+            loss, acc1, lr = self._train_one_epoch(epoch)
+            trained = time.monotonic()
+            val_loss, val_acc1 = self._evaluate()
+        except torch.OutOfMemoryError as error:
+            raise OutOfDeviceMemory(
+                f"the GPU's memory does not hold a batch of {self.config.batch_size} for {self.config.architecture}: "
+                "give a smaller --batch-size"
+            ) from error
+        if not math.isfinite(loss + val_loss):
+            raise DataError(f"the loss is no finite number any more in epoch {epoch}: start again with a smaller --lr")
+        metrics = EpochMetrics(
+            epoch=epoch,
+            loss=loss,
+            acc1=acc1,
+            val_loss=val_loss,
+            val_acc1=val_acc1,
+            lr=lr,
+            images_per_s=self._images_per_epoch() / (trained - started),
+            elapsed_s=time.monotonic() - started,
+        )
+        self.history = (*self.history, metrics)
+
+    def _train_one_epoch(self, epoch: int) -> tuple[float, float, float]:
+        """Return the mean loss, acc1 and the last learning rate."""
+        config = self.config
+        generator = seed_everything(config.seed, epoch)
+        draws = draw_batches(len(self.train_images), batch_size=config.batch_size, generator=generator)
+        total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        lr = 0.0
+        self.network.train()
+        with progress_bar(f"epoch {epoch}/{config.epochs}", len(draws)) as advance:
+            for step, (images, labels) in enumerate(self._load(self.train_images, draws)):
+                lr = config.lr * lr_factor((epoch - 1) * len(draws) + step, len(draws) * config.epochs)
+                if config.preprocessing.crop_size <= SMALL_IMAGE_SIZE:
+                    images = shift_turn_scale(images, flip=config.flip, generator=generator)
+                loss, logits = self._step(images, labels, lr)
+                total_loss += loss * len(labels)
+                correct += (logits.argmax(1) == labels).sum()
+                advance()
+        seen = self._images_per_epoch()
+        return total_loss.item() / seen, correct.item() / seen, lr
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Do one step of the optimizer; return the loss and the logits, detached."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        precision = self.config.precision
+        with torch.autocast(self.config.device, dtype=_DTYPES[precision], enabled=precision != "fp32"):
+            logits = self.network(images)
+            loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), _MAX_GRADIENT_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach(), logits.detach()
+
+    @torch.inference_mode()
+    def _evaluate(self) -> tuple[float, float]:
+        """Return the mean cross-entropy and acc1 of the validation images, in fp32 as in production."""
+        self.network.eval()
+        count = len(self.val_images)
+        total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for images, labels in self._load(self.val_images, in_order(count, batch_size=self.config.batch_size)):
+            logits = self.network(images)
+            total_loss += functional.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(1) == labels).sum()
+        return total_loss.item() / count, correct.item() / count
+
+    def _load(self, images: ImageSet, draws: Sequence[Draw]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield normalised images and labels on the device."""
+        for pixels, labels in load_batches(images, draws, workers=self.workers, pin=self.device.type == "cuda"):
+            pixels_here, labels_here = (tensor.to(self.device, non_blocking=True) for tensor in (pixels, labels))
+            yield normalise(pixels_here, self.config.preprocessing), labels_here
+
+    def _images_per_epoch(self) -> int:
+        images, batch = len(self.train_images), self.config.batch_size
+        return images if images < batch else images // batch * batch
+
+    def _is_over(self) -> bool:
+        if not self.history or len(self.history) >= self.config.epochs:
+            return bool(self.history)
+        return len(self.history) - best_epoch(self.history).epoch >= self.config.patience
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            history=self.history,
+            network=self.network.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.history = checkpoint.history
+        self.network.load_state_dict(checkpoint.network)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.scaler.load_state_dict(checkpoint.scaler)
+
+
+def initial_network(config: TrainingConfig) -> nn.Module:
+    """Return the network before the first epoch: random weights from the seed, or those that were asked for.
+
+    Raises:
+        DataError: the weights can't be had or don't fit, or the network can't take images of this size.
+    """
+    name, size = config.architecture, config.preprocessing.crop_size
+    seed_everything(config.seed, 0)
+    network = build_network(name, classes=len(config.labels), image_size=size)
+    if config.weights is not None:
+        load_weights(network, config.weights, name, classes=len(config.labels), image_size=size)
+    check_image_size(network, name, size)
+    return network
+
+
+def seed_everything(seed: int, epoch: int) -> torch.Generator:
+    """Seed torch for `epoch`, 0 being before the first; return a generator for order and augmentation."""
+    for_torch, for_images = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64)
+    torch.manual_seed(int(for_torch))
+    return torch.Generator().manual_seed(int(for_images))
+
+
+def lr_factor(step: int, steps: int) -> float:
+    """Return what the learning rate is multiplied with at `step` of `steps`: a linear warm-up, then half a cosine."""
+    warmup = max(1, round(_WARMUP_FRACTION * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    # Biases and the scales of normalisation layers are not to shrink.
+    decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr)

@@ -1,0 +1,209 @@
+"""Networks: torchvision's classifiers by their names, and a small CNN for small images."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from classifier.errors import DataError
+from classifier.types import Preprocessing
+from training.torchvision_compat import import_torchvision
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    StateDict = Mapping[str, torch.Tensor]
+
+SMALL_CNN = "small_cnn"
+
+# These two would give auxiliary logits in training, and take pixels scaled in their own way.
+_WITHOUT_AUXILIARY = {"aux_logits": False, "transform_input": True, "init_weights": True}
+_BUILD_OPTIONS = {"googlenet": _WITHOUT_AUXILIARY, "inception_v3": _WITHOUT_AUXILIARY}
+_AUXILIARY_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
+
+
+class SmallCNN(nn.Module):
+    """Six 3 × 3 convolutions in three stages, for images of 8 to about 64 pixels.
+
+    Takes float32 `[N, 3, H, W]` of any H, W >= 4, gives logits `[N, classes]`.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_block(3, 32),
+            *_block(32, 64),
+            nn.MaxPool2d(2),
+            *_block(64, 64),
+            *_block(64, 128),
+            nn.MaxPool2d(2),
+            *_block(128, 128),
+            *_block(128, 128),
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(128, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits `[N, classes]`."""
+        logits: torch.Tensor = self.head(torch.flatten(self.pool(self.features(images)), 1))
+        return logits
+
+
+def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    # A bias before batch normalisation would be subtracted again.
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+
+
+def architectures() -> list[str]:
+    """Return the names of all networks that can be trained."""
+    models = import_torchvision().models
+    return [SMALL_CNN, *models.list_models(module=models)]
+
+
+def check_architecture(name: str) -> None:
+    """Refuse a network that there isn't.
+
+    Raises:
+        DataError: says which names are alike.
+    """
+    if name == SMALL_CNN or name in architectures():
+        return
+    close = difflib.get_close_matches(name, architectures(), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else "give small_cnn or the name of a torchvision network"
+    raise DataError(f"there is no classification network {name!r}: {hint}")
+
+
+def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
+    """Return a network with fresh weights from torch's generator: normalised float32 `[N, 3, H, W]` to logits.
+
+    Raises:
+        DataError: the network can't take images of `image_size` pixels.
+    """
+    if name == SMALL_CNN:
+        return SmallCNN(classes)
+    options: dict[str, Any] = dict(_BUILD_OPTIONS.get(name, {}))
+    if name.startswith("vit_"):
+        options["image_size"] = image_size
+    if name.startswith("maxvit_"):
+        options["input_size"] = (image_size, image_size)
+    try:
+        network: nn.Module = import_torchvision().models.get_model(name, weights=None, num_classes=classes, **options)
+    except (ValueError, RuntimeError) as error:
+        raise _wrong_size(name, image_size, error) from error
+    return network
+
+
+def check_image_size(network: nn.Module, name: str, image_size: int) -> None:
+    """Refuse images that `network` can't take, before an epoch is spent on it.
+
+    Raises:
+        DataError: they are too small, or not a multiple of what the network divides them by.
+    """
+    network.eval()
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, image_size, image_size))
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise _wrong_size(name, image_size, error) from error
+
+
+def _wrong_size(name: str, image_size: int, error: Exception) -> DataError:
+    fact = str(error).partition("\n")[0] or "its layers don't fit"
+    return DataError(f"{name} can't take images of {image_size} pixels ({fact}): choose another --image-size or --arch")
+
+
+def pretrained_preprocessing(name: str) -> Preprocessing:
+    """Return the preprocessing that torchvision's weights for `name` were trained with.
+
+    Raises:
+        DataError: torchvision has no weights for it.
+    """
+    transforms = _default_weights(name).transforms()
+    return Preprocessing(
+        resize_size=transforms.resize_size[0],
+        crop_size=transforms.crop_size[0],
+        interpolation=transforms.interpolation.value,
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+    )
+
+
+def load_weights(network: nn.Module, weights: str, name: str, *, classes: int, image_size: int) -> None:
+    """Put `weights` into `network`, all but a head for another number of classes.
+
+    Args:
+        network: what `build_network` gave for the other arguments.
+        weights: `DEFAULT` for torchvision's best, or a file with a state dict.
+
+    Raises:
+        DataError: the weights can't be had, or are not this network's.
+    """
+    state = _download(name) if weights == "DEFAULT" else _read_state_dict(Path(weights))
+    state = {key: tensor for key, tensor in state.items() if not key.startswith(_AUXILIARY_PREFIXES)}
+    own = network.state_dict()
+    if (missing := sorted(own.keys() - state.keys())) or state.keys() - own.keys():
+        odd = f"has no {missing[0]!r}" if missing else f"has {min(state.keys() - own.keys())!r}"
+        raise DataError(f"the weights {weights} are not those of {name} (the file {odd}): name the --arch they are of")
+    head = _head(name, classes=classes, image_size=image_size)
+    for key, tensor in state.items():
+        if tensor.shape != own[key].shape and key not in head:
+            raise DataError(
+                f"the weights {weights} don't fit {name}: {key!r} is {tuple(tensor.shape)} in the file and "
+                f"{tuple(own[key].shape)} in the network; give the --arch and --image-size they were made with"
+            )
+    kept = {key: tensor if tensor.shape == own[key].shape else own[key] for key, tensor in state.items()}
+    network.load_state_dict(kept)
+
+
+def _head(name: str, *, classes: int, image_size: int) -> set[str]:
+    """Return the names of the tensors whose shape depends on the number of classes."""
+    with torch.device("meta"):  # Shapes without memory.
+        one, other = (
+            build_network(name, classes=n, image_size=image_size).state_dict() for n in (classes, classes + 1)
+        )
+    return {key for key, tensor in one.items() if tensor.shape != other[key].shape}
+
+
+def _default_weights(name: str) -> Any:
+    weights = None if name == SMALL_CNN else import_torchvision().models.get_model_weights(name)
+    if not weights:
+        raise DataError(f"torchvision has no weights for {name}: leave out --weights, or name a file")
+    return weights.DEFAULT
+
+
+def _download(name: str) -> StateDict:
+    weights = _default_weights(name)
+    try:
+        state: StateDict = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError.
+        raise DataError(
+            f"torchvision's weights for {name} can't be downloaded ({error}): fetch {weights.url} elsewhere and "
+            "name the file with --weights"
+        ) from error
+    return state
+
+
+def _read_state_dict(file: Path) -> StateDict:
+    try:
+        # weights_only: a pickle could run anything.
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there is no weights file {file}: give a file, or DEFAULT for torchvision's weights"
+        ) from error
+    except OSError as error:
+        raise DataError(f"the weights file {file} can't be read ({error.strerror}): check its permissions") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise DataError(
+            f"{file} is not a file of weights: save a state dict with torch.save(network.state_dict(), …)"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise DataError(
+            f"{file} holds something else than a state dict: save one with torch.save(network.state_dict(), …)"
+        )
+    return state

@@ -1,0 +1,53 @@
+"""The curves of a run, as a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from training.files import replace_file
+from training.metrics import best_epoch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from training.metrics import EpochMetrics
+
+_TRAIN_COLOUR = "#9aa5b1"
+_VAL_COLOUR = "#1f6feb"
+_TEXT_COLOUR = "#24292f"
+
+
+def draw_curves(history: Sequence[EpochMetrics], path: Path, *, title: str) -> None:
+    """Write loss and acc1 of every epoch to the PNG file `path`, the best epoch marked.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    # matplotlib is slow to import. Figure alone, without pyplot, keeps no state and needs no display.
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: PLC0415
+
+    epochs = [metrics.epoch for metrics in history]
+    best = best_epoch(history)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title, color=_TEXT_COLOUR, fontsize=12)
+    panels = figure.subplots(1, 2)
+    for axes, train, val, name in (
+        (panels[0], [m.loss for m in history], [m.val_loss for m in history], "loss"),
+        (panels[1], [m.acc1 for m in history], [m.val_acc1 for m in history], "acc1"),
+    ):
+        axes.plot(
+            epochs, train, color=_TRAIN_COLOUR, label="train (augmented)", marker="." if len(epochs) < 3 else None
+        )
+        axes.plot(epochs, val, color=_VAL_COLOUR, label="validation", marker="." if len(epochs) < 3 else None)
+        axes.plot(best.epoch, val[best.epoch - 1], "o", color=_VAL_COLOUR, label=f"best: epoch {best.epoch}")
+        axes.set_title(name, loc="left", color=_TEXT_COLOUR)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+    with replace_file(path) as file:
+        figure.savefig(file, format="png", dpi=120)

@@ -1,0 +1,252 @@
+"""Run folders: all that is kept of a training run, written so that a kill at any moment leaves it resumable."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import pickle
+import platform
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from classifier.errors import DataError, OutputError
+from classifier.types import from_json, to_json
+from training.config import TrainingConfig
+from training.files import replace_file, unwritable
+from training.metrics import EpochMetrics, best_epoch
+from training.network import build_network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from training.folders import ImageFolders
+
+RECORD = "run.json"
+LABELS = "labels.json"
+VALIDATION = "validation.txt"
+METRICS = "metrics.jsonl"
+CURVES = "curves.png"
+CHECKPOINT = "checkpoint.pt"
+BEST = "best.pt"
+
+SCHEMA_VERSION = 1
+"""Of `run.json`. A reader refuses another one."""
+
+_VERSIONED = ("tandem", "torch", "torchvision", "numpy", "pillow")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A run's state after an epoch; with the config, it decides all that follows.
+
+    It needs no state of a random generator: each epoch seeds them from the run's seed and its own number.
+
+    Attributes:
+        history: what each epoch came to.
+        network: state dict.
+        optimizer: state dict.
+        scaler: state dict of the scaler that fp16 needs; empty for other precisions.
+    """
+
+    history: tuple[EpochMetrics, ...]
+    network: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    schema_version: int
+    config: TrainingConfig
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A training run and the folder that holds it.
+
+    Attributes:
+        path: the folder.
+        config: all that the result depends on, beside `versions`.
+        versions: of the libraries, Python and the machine that the run began with.
+    """
+
+    path: Path
+    config: TrainingConfig
+    versions: dict[str, str]
+
+    @classmethod
+    def create(cls, path: Path, config: TrainingConfig, folders: ImageFolders) -> Run:
+        """Return a new run in `path`.
+
+        Raises:
+            OutputError: the folder holds something already, or can't be written.
+        """
+        check_is_free(path)
+        files = [sample.path.relative_to(folders.root).as_posix() for sample in folders.val]
+        run = cls(path=path, config=config, versions=installed_versions())
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        run._write(VALIDATION, "".join(f"{file}\n" for file in files).encode(errors="surrogateescape"))
+        run._write(LABELS, to_json(config.labels))
+        # Last: it is what makes the folder a run.
+        run._write(RECORD, to_json(_Record(schema_version=SCHEMA_VERSION, config=config, versions=run.versions)))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Return the run in `path`.
+
+        Raises:
+            DataError: there is none, or it can't be read.
+        """
+        try:
+            record = from_json((path / RECORD).read_bytes(), _Record)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"{path} holds no training run: 'tandem train DATA --run {path}' makes one") from error
+        except OSError as error:
+            raise DataError(f"the run {path} can't be read ({error.strerror}): check its permissions") from error
+        except ValueError as error:
+            raise DataError(f"{path / RECORD} is damaged ({error}): train again into another folder") from error
+        if record.schema_version != SCHEMA_VERSION:
+            raise DataError(
+                f"{path / RECORD} has schema version {record.schema_version}, this Tandem reads {SCHEMA_VERSION}: "
+                "use the Tandem that wrote it"
+            )
+        return cls(path=path, config=record.config, versions=record.versions)
+
+    def load_network(self) -> nn.Module:
+        """Return the network of the best epoch: in eval mode, fp32, on the CPU; normalised `[N, 3, H, W]` to logits.
+
+        Raises:
+            DataError: no epoch is complete, or the weights can't be read.
+        """
+        if not (self.path / BEST).exists():
+            raise DataError(
+                f"{self.path} has no complete epoch yet: go on with 'tandem train … --run {self.path} --resume'"
+            )
+        network = build_network(
+            self.config.architecture,
+            classes=len(self.config.labels),
+            image_size=self.config.preprocessing.crop_size,
+        )
+        network.load_state_dict(self._load(BEST))
+        return network.eval()
+
+    def validation_files(self) -> list[tuple[Path, int]]:
+        """Return the images that validated, sorted, each with the index of its label.
+
+        Raises:
+            DataError: the list can't be read.
+        """
+        try:
+            lines = (self.path / VALIDATION).read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
+        except OSError as error:
+            raise DataError(f"{self.path / VALIDATION} can't be read ({error.strerror}): train again") from error
+        root = Path(self.config.data)
+        indices = {label: index for index, label in enumerate(self.config.labels)}
+        labels = (Path(line).relative_to(self.config.val_folder).parts[0] for line in lines)
+        return sorted((root / line, indices[label]) for line, label in zip(lines, labels, strict=True))
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """Return the state after the last complete epoch; None where there is none.
+
+        Raises:
+            DataError: the checkpoint can't be read.
+        """
+        if not (self.path / CHECKPOINT).exists():
+            return None
+        state = self._load(CHECKPOINT)
+        history = tuple(EpochMetrics(**metrics) for metrics in state.pop("history"))
+        return Checkpoint(history=history, **state)
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint, then what is made from it.
+
+        Raises:
+            OutputError: the disk is full or can't be written; the last checkpoint stays.
+        """
+        state = {name: getattr(checkpoint, name) for name in ("network", "optimizer", "scaler")}
+        state["history"] = [asdict(metrics) for metrics in checkpoint.history]
+        with replace_file(self.path / CHECKPOINT) as file:
+            torch.save(state, file)
+        self.follow(checkpoint)
+
+    def follow(self, checkpoint: Checkpoint) -> None:
+        """Write the metrics, and the best weights where `checkpoint` holds them.
+
+        Resuming does it again, because a kill may have come between the checkpoint and these.
+        """
+        self._write(METRICS, b"".join(json.dumps(asdict(metrics)).encode() + b"\n" for metrics in checkpoint.history))
+        if best_epoch(checkpoint.history) is checkpoint.history[-1]:
+            with replace_file(self.path / BEST) as file:
+                torch.save(checkpoint.network, file)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training in this run until the block ends.
+
+        Raises:
+            OutputError: one does.
+        """
+        with (self.path / RECORD).open("rb") as record:
+            try:
+                fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(f"another process is training in {self.path}: let it end, or stop it") from error
+            yield
+
+    def _write(self, name: str, data: bytes) -> None:
+        with replace_file(self.path / name) as file:
+            file.write(data)
+
+    def _load(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise DataError(f"{path} can't be read ({error.strerror}): check its permissions") from error
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            raise DataError(f"{path} is damaged: train again into another folder") from error
+        return state
+
+
+def check_is_free(path: Path) -> None:
+    """Refuse a folder that holds something already.
+
+    Raises:
+        OutputError: it does, or it is a file.
+    """
+    if (path / RECORD).exists():
+        raise OutputError(f"{path} holds a run already: add --resume to go on with it, or choose another --run")
+    try:
+        # What a kill may have left before there was a run.
+        others = {entry.name for entry in path.iterdir()} - {LABELS, VALIDATION}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise OutputError(f"{path} is a file: choose another --run") from error
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if others:
+        raise OutputError(f"{path} holds something that is not a run ({min(others)}): choose another --run")
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of what a run's numbers depend on."""
+    versions = {name: version(name) for name in _VERSIONED}
+    return versions | {
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": str(torch.get_num_threads()),
+    }
