@@ -1,0 +1,276 @@
+"""Commit: the output folder, in which a chunk's part is there whole or not at all, whenever the run is killed.
+
+    OUT/
+      parts/part-00000.parquet …   one file per chunk: nothing else, so that any reader takes the folder
+      run.json                     what ran, when, how fast
+      _SUCCESS                     written last
+      .tandem/                     what resuming needs
+        lock                         held by the process that runs
+        plan                         the list of images
+        fingerprint.json             written when the plan is whole: from here on there is a run
+        commits.jsonl                one line per committed part
+
+A part is written aside, synced and renamed, and then entered into `commits.jsonl`: that line is the commit. A part
+without its line is made again, with the same bytes. A line that was half-written is cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from batch.fingerprint import Fingerprint
+from batch.plan import printable
+from classifier.errors import OutputError
+from classifier.types import from_json, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from batch.output import Format
+    from batch.plan import Input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """A chunk that is done: a line of `commits.jsonl`.
+
+    Attributes:
+        part: the file's name.
+        bytes: its size.
+        sha256: of its contents, in hexadecimal.
+        errors: how many rows failed, by reason.
+        in_class_folders: how many rows lie in a folder that has the name of one of the model's labels.
+        correct: how many of those have that label as their top one.
+    """
+
+    chunk: int
+    part: str
+    rows: int
+    bytes: int
+    sha256: str
+    errors: dict[str, int]
+    in_class_folders: int
+    correct: int
+
+
+class RunFolder:
+    """The output folder of one run, locked by this process. Made by `open_run_folder`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.parts = path / "parts"
+        self.state = path / ".tandem"
+        self.plan = self.state / "plan"
+        self.record = path / "run.json"
+        self._commits = self.state / "commits.jsonl"
+        self._fingerprint = self.state / "fingerprint.json"
+        self._success = path / "_SUCCESS"
+
+    @property
+    def began(self) -> bool:
+        """Whether a run began here."""
+        return self._fingerprint.exists()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run is done."""
+        return self._success.exists()
+
+    def fingerprint(self) -> Fingerprint | None:
+        """Return the fingerprint of the run that began here, None where none did.
+
+        Raises:
+            OutputError: it can't be read.
+        """
+        try:
+            return from_json(self._fingerprint.read_bytes(), Fingerprint)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"'{self._fingerprint}' is not a fingerprint that this Tandem can read ({error}); "
+                "name another --output, or resume with the Tandem that began the run"
+            ) from error
+
+    def begin(self, fingerprint: Fingerprint) -> None:
+        """Begin a run whose plan is written. From here on it can be resumed."""
+        with writing(self.path):
+            self.parts.mkdir(exist_ok=True)
+            self._commits.touch()
+            for folder in (self.path, self.path.absolute().parent):
+                _sync_folder(folder)
+            self._replace(self._fingerprint, to_json(fingerprint))
+
+    def committed(self, format: Format) -> dict[int, Commit]:
+        """Return the chunks that are done. A part that has gone or lost bytes is not: its chunk is made again.
+
+        Raises:
+            OutputError: the parts can't be read, or there is a file among them that no run wrote.
+        """
+        with writing(self._commits):
+            lines = self._commits.read_bytes()
+            whole = lines.rfind(b"\n") + 1
+            if whole < len(lines):
+                os.truncate(self._commits, whole)
+            sizes = {part.name: part.stat().st_size for part in self.parts.iterdir()}
+        foreign = [name for name in sizes if not (name.startswith("part-") and name.endswith(f".{format}"))]
+        if foreign:
+            raise OutputError(
+                f"'{self.parts / min(foreign)}' is no part of this run; move it away, or name another --output"
+            )
+        try:
+            commits = msgspec.json.Decoder(Commit).decode_lines(lines[:whole])
+        except msgspec.MsgspecError as error:
+            raise OutputError(
+                f"'{self._commits}' is damaged ({error}); name another --output to run from the start"
+            ) from error
+        return {commit.chunk: commit for commit in commits if sizes.get(commit.part) == commit.bytes}
+
+    def commit(
+        self,
+        chunk: int,
+        part: str,
+        data: bytes,
+        *,
+        rows: int,
+        errors: dict[str, int],
+        in_class_folders: int,
+        correct: int,
+    ) -> Commit:
+        """Write the part of a chunk, whole or not at all, and return its commit."""
+        commit = Commit(
+            chunk=chunk,
+            part=part,
+            rows=rows,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            errors=errors,
+            in_class_folders=in_class_folders,
+            correct=correct,
+        )
+        with writing(self.parts / part):
+            self._replace(self.parts / part, data)
+            with self._commits.open("ab") as file:
+                file.write(msgspec.json.encode(commit) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        return commit
+
+    def write_record(self, record: bytes) -> None:
+        """Write `run.json`."""
+        with writing(self.record):
+            self._replace(self.record, record)
+
+    def reopen(self) -> None:
+        """Take back that the run is done: a part has gone since."""
+        with writing(self._success):
+            self._success.unlink(missing_ok=True)
+
+    def succeed(self) -> None:
+        """Say that the run is done."""
+        with writing(self._success):
+            self._replace(self._success, b"")
+
+    def remove(self, *, folder_too: bool) -> None:
+        """Remove what stands here of a run that did not begin."""
+        for folder in (self.state, self.parts, *((self.path,) if folder_too else ())):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        # One name for whatever is written aside: what a killed run left there is overwritten by the next.
+        aside = self.state / "aside"
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except OSError:
+            aside.unlink(missing_ok=True)  # where the disk is full, leave the room to run.json
+            raise
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one sentence with its remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"'{path}' can't be written ({error.strerror}); put that right and run the same command again: "
+            "it goes on from the last chunk that was committed"
+        ) from error
+
+
+def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
+    """Check, without writing, that a run of these inputs can begin or be resumed in the folder `path`.
+
+    Raises:
+        OutputError: it is not a folder, lies within an input, or holds something that no run wrote.
+    """
+    real = path.resolve()
+    for input in inputs:
+        if input.file is None and real.is_relative_to(input.folder):
+            raise OutputError(
+                f"the output '{path}' lies within the input '{printable(input.given)}'; name an --output outside of it"
+            )
+    try:
+        names = {entry.name for entry in path.iterdir()}
+        began = (path / ".tandem" / "fingerprint.json").exists()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"the output '{path}' can't be used ({error.strerror}); name another --output") from error
+    # A run that was killed while it planned left .tandem, and nothing of use.
+    ours = {".tandem", "parts"} if ".tandem" in names else set()
+    if not began and (foreign := names - ours):
+        raise OutputError(
+            f"the output '{path}' holds '{min(foreign)}' and no run that could be resumed; "
+            "name a new or an empty folder"
+        )
+
+
+@contextmanager
+def open_run_folder(path: Path) -> Iterator[RunFolder]:
+    """Yield the output folder, made if need be and locked. Where no run begins in it, it is left as it was.
+
+    Raises:
+        OutputError: it can't be written, or another process runs in it.
+    """
+    check_output(path)
+    folder = RunFolder(path)
+    is_new = not path.exists()
+    with writing(path):
+        folder.state.mkdir(parents=True, exist_ok=True)
+        lock = (folder.state / "lock").open("w")
+    with lock:
+        try:
+            # The kernel drops the lock when its process ends, however it ends: there are no stale ones.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"another process is running a batch into '{path}'; wait until it ends, or name another --output"
+            ) from error
+        try:
+            yield folder
+        finally:
+            if not folder.began:
+                folder.remove(folder_too=is_new)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,51 @@
+"""Infer: loaded images in, scores out, in batches of one size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier.errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from batch.reading import LoadedImage
+    from classifier.model import Model
+
+BATCH_SIZE = 16
+"""Where neither the user nor the engine has one. On a CPU, larger batches are no faster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoredImage:
+    """An image with what the model says of it.
+
+    Attributes:
+        scores: float32 `[classes]`; None where the image could not be loaded, and `loaded.image` is the error.
+    """
+
+    loaded: LoadedImage
+    scores: NDArray[np.float32] | None
+
+
+def score_images(loaded: Iterable[LoadedImage], model: Model, *, batch_size: int) -> Iterator[list[ScoredImage]]:
+    """Yield the images with their scores in their order, `batch_size` at a time."""
+    images = iter(loaded)
+    while batch := list(islice(images, batch_size)):
+        pixels = [item.image.pixels for item in batch if not isinstance(item.image, ImageError)]
+        rows = iter(model.scores(np.stack(pixels)) if pixels else ())
+        yield [
+            ScoredImage(loaded=item, scores=None if isinstance(item.image, ImageError) else next(rows))
+            for item in batch
+        ]
+
+
+def batch_size_of(model: Model, asked: int | None) -> int:
+    """Return how many images go into the engine at once: its own fixed size, else what was asked for."""
+    return model.engine.info.batch_size or asked or BATCH_SIZE

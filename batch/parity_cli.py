@@ -1,0 +1,102 @@
+"""`tandem parity`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from registry.options import engine_options
+
+if TYPE_CHECKING:
+    from batch.parity import ParityReport
+
+NOT_IN_PARITY = 3
+"""Exit code where both roads were compared, and differ."""
+
+
+@click.command(short_help="Prove that a service and a bulk run give the same scores.")
+@click.argument("model", metavar="MODEL")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--service", metavar="URL", required=True, help="Of the running service, http://localhost:3000.")
+@click.option(
+    "--report",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what was found as JSON.",
+)
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Compare the first N images only.")
+@click.option("--concurrency", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at one time.")
+@engine_options
+@click.pass_context
+def parity(
+    ctx: click.Context,
+    /,
+    *,
+    model: str,
+    inputs: tuple[str, ...],
+    service: str,
+    report: Path | None,
+    limit: int | None,
+    concurrency: int,
+    **engine: Any,
+) -> None:
+    """Send the images of the INPUTs to a running service and through a bulk run, and compare every score.
+
+    Where both run the same engine, version, instruction set and precision on the same kind of device, the scores must
+    be equal bit for bit; elsewhere they must agree within the tolerance of the artifact. Images that can't be
+    classified must be refused by both for the same reason.
+
+    Exit codes: 0 in parity, 1 could not compare, 2 usage, 3 not in parity.
+
+    \b
+    Example:
+      bentoml serve
+      tandem parity digits photos --service http://localhost:3000 --report parity.json
+    """  # noqa: D301 # \b is meant: click leaves the paragraph behind it as it is
+    from batch.client import ServiceClient  # noqa: PLC0415 # all of these: so that --help answers at once
+    from batch.commit import writing  # noqa: PLC0415
+    from batch.parity import compare_roads  # noqa: PLC0415
+    from batch.plan import find_inputs, require_images  # noqa: PLC0415
+    from classifier.types import to_json  # noqa: PLC0415
+    from registry import open_model  # noqa: PLC0415
+
+    found = find_inputs(inputs)
+    require_images(found)
+    with ServiceClient(service, connections=concurrency) as client:
+        result = compare_roads(open_model(model, **engine), client, found, limit=limit, concurrency=concurrency)
+    if report is not None:
+        with writing(report):
+            report.write_bytes(to_json(result))
+    for line in summarise(result):
+        click.echo(line)
+    ctx.exit(0 if result.in_parity else NOT_IN_PARITY)
+
+
+def summarise(report: ParityReport) -> list[str]:
+    """Return what a person wants to know of the comparison, the verdict last."""
+    from classifier.selftest import describe  # noqa: PLC0415
+
+    share = report.top1_equal / report.images if report.images else 0.0
+    lines = [
+        report.model,
+        f"  bulk     {describe(report.bulk_engine)}",
+        f"  service  {describe(report.service_engine)}, {report.service}",
+        f"{report.images:,} images on both roads: {report.bit_equal:,} bit-equal, largest difference of a score "
+        f"{report.max_difference:.3g}, same top label {share:.2%}",
+    ]
+    if report.refused:
+        lines.append(f"{report.refused:,} refused by both for the same reason")
+    if report.unread:
+        lines.append(f"{report.unread:,} could not be read, and were sent nowhere")
+    lines += [f"differs: {each.path}: {each.what}" for each in report.listed]
+    if (more := report.disagreements - len(report.listed)) > 0:
+        lines.append(f"differs: {more:,} more")
+    rule = (
+        "same engine, version, device, instruction set and precision, so every bit must be equal"
+        if report.tolerance == 0
+        else f"engine or machine differ, so a score may differ by {report.tolerance:.3g}"
+    )
+    verdict = "in parity" if report.in_parity else f"NOT in parity on {report.disagreements:,} images"
+    return [*lines, f"{verdict} ({rule})"]
