@@ -64,20 +64,22 @@ def _missing_extra(command: str, error: ModuleNotFoundError) -> str:
     return f"'tandem {command}' needs the package '{error.name}', which is not installed: pip install 'tandem[{extra}]'"
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+# An epilog, as in every command: in a docstring, click's \b wants to be the character itself, not a backslash and a b.
+EXAMPLE = """\b
+Example, from nothing to a proof:
+  tandem train digits --run runs/digits
+  tandem export runs/digits --name digits
+  tandem batch ~/.tandem/datasets/digits/test --model digits --output out
+  bentoml serve
+  tandem parity digits ~/.tandem/datasets/digits/test --service http://localhost:3000
+"""
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXAMPLE)
 @click.version_option(package_name="tandem", prog_name="tandem")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, to standard error.")
 def main(verbose: bool) -> None:
-    r"""Train an image classifier once; let the same artifact answer online and in bulk, with the same answers.
-
-    \b
-    Example, from nothing to a proof:
-      tandem train digits --run runs/digits
-      tandem export runs/digits --name digits
-      tandem batch ~/.tandem/datasets/digits/test --model digits --output out
-      bentoml serve
-      tandem parity digits ~/.tandem/datasets/digits/test --service http://localhost:3000
-    """
+    """Train an image classifier once; let the same artifact answer online and in bulk, with the same answers."""
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if verbose else logging.INFO,
