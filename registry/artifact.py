@@ -104,6 +104,8 @@ class Artifact:
     def verify(self) -> list[str]:
         """Return what is damaged, a sentence each, after reading every byte; an empty list where all is well."""
         try:
+            if self.kind is not None:
+                return [f"'{self.reference}' is not a model that Tandem exported but {self.kind}"]
             manifest = self.manifest
         except DamagedArtifact as error:
             return [str(error)]

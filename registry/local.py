@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Self
 
-from classifier.errors import DamagedArtifact, InvalidReference, ModelNotFound, ModelNotNamed, RegistryError
+from classifier.errors import DamagedArtifact, InvalidReference, ModelNotFound, RegistryError
 from registry.index import artifacts, next_version, with_tag, without_tags
 from registry.layout import Layout
+from registry.lookup import SEE_LIST, find_artifact, may_be_model, only_name
 from registry.manifest import INDEX_TYPE, Descriptor, Index, pack
 from registry.references import Reference, check_alias, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from registry.artifact import Artifact
-
-PRODUCTION = "production"
-"""The alias that a bare name means, where it is set."""
-
-_LIST = "'tandem models list' shows what is there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +54,15 @@ class LocalRegistry:
 
     @classmethod
     def default(cls) -> Self:
-        """Return the registry of `$TANDEM_HOME`, which is `~/.tandem` where it isn't set."""
-        return cls(Path(os.environ.get("TANDEM_HOME") or "~/.tandem").expanduser() / "registry")
+        """Return the registry of `$TANDEM_HOME`, which is `~/.tandem` where it isn't set.
+
+        Raises:
+            RegistryError: there is no home either, as in a container whose user has none.
+        """
+        try:
+            return cls(Path(os.environ.get("TANDEM_HOME") or "~/.tandem").expanduser() / "registry")
+        except RuntimeError as error:
+            raise RegistryError("this user has no home folder for a registry: set TANDEM_HOME") from error
 
     @property
     def root(self) -> Path:
@@ -69,7 +71,7 @@ class LocalRegistry:
 
     def models(self) -> list[Artifact]:
         """Return every model, by name and version; what else some tool copied into the folder is left out."""
-        return [artifact for artifact in self._artifacts() if _may_be_model(artifact)]
+        return [artifact for artifact in self._artifacts() if may_be_model(artifact)]
 
     def resolve(self, reference: str | None) -> Artifact:
         """Return the model that `reference` names; for None, the only one there is.
@@ -82,10 +84,12 @@ class LocalRegistry:
             ModelNotNamed: None, and there are several models.
             DamagedArtifact: the manifest is missing, or not what its digest says.
         """
-        artifact = self.find(self._only_name() if reference is None else reference)
+        stored = self._artifacts()
+        reference = only_name(stored, self.root) if reference is None else reference
+        artifact = find_artifact(Reference.parse(reference), stored, self.root)
         if (kind := artifact.kind) is not None:
             raise ModelNotFound(
-                f"'{reference}' in the registry {self.root} is not a model that Tandem exported but {kind}: {_LIST}"
+                f"'{reference}' in the registry {self.root} is not a model that Tandem exported but {kind}: {SEE_LIST}"
             )
         return artifact
 
@@ -96,7 +100,7 @@ class LocalRegistry:
             InvalidReference: it can't be read.
             ModelNotFound: nothing has that name, version, alias or digest.
         """
-        return self._find(Reference.parse(reference), self._artifacts())
+        return find_artifact(Reference.parse(reference), self._artifacts(), self.root)
 
     def add(self, name: str, files: Mapping[str, bytes]) -> Added:
         """Store `files` as the next version of `name`, unless a version of it has exactly these.
@@ -189,58 +193,6 @@ class LocalRegistry:
     def _artifacts(self) -> list[Artifact]:
         return list(artifacts(self._layout.read_index(), self._layout).values())
 
-    def _only_name(self) -> str:
-        names = sorted({artifact.name for artifact in self.models()})
-        if not names:
-            raise ModelNotFound(self._empty())
-        if len(names) > 1:
-            raise ModelNotNamed(
-                f"the registry {self.root} holds several models ({', '.join(names)}): name one with --model or "
-                "TANDEM_MODEL"
-            )
-        return names[0]
-
-    def _find(self, reference: Reference, stored: Sequence[Artifact]) -> Artifact:
-        if reference.host is not None:
-            raise RegistryError(
-                f"'{reference}' is in a remote registry, which this release can't read: copy it in with 'skopeo copy "
-                f"docker://{reference} oci:{self.root}:{reference.name}:{reference.tag or 1}'"
-            )
-        named = [artifact for artifact in stored if artifact.name == reference.name]
-        if not named:
-            self._raise_unknown_name(reference, [artifact for artifact in stored if _may_be_model(artifact)])
-        if reference.tag is not None:
-            matching = [artifact for artifact in named if reference.tag in artifact.tags]
-        elif reference.digest is not None:
-            matching = [artifact for artifact in named if artifact.digest == reference.digest]
-        else:
-            matching = _meant_by_bare_name(named)
-        if not matching:
-            known = ", ".join(str(tag) for artifact in named for tag in artifact.tags)
-            raise ModelNotFound(
-                f"model '{reference}' is not in the registry {self.root}: '{reference.name}' has {known}; {_LIST}"
-            )
-        if reference.digest not in (None, matching[0].digest):
-            raise ModelNotFound(
-                f"'{reference.tagged}' in the registry {self.root} is {matching[0].digest}, not {reference.digest}: "
-                f"{_LIST}"
-            )
-        return matching[0]
-
-    def _raise_unknown_name(self, reference: Reference, models: Sequence[Artifact]) -> NoReturn:
-        if not models:
-            raise ModelNotFound(f"model '{reference}' was not found: {self._empty()}")
-        names = sorted({artifact.name for artifact in models})
-        close = difflib.get_close_matches(reference.name, names, n=1)
-        meant = f"did you mean '{close[0]}'? " if close else ""
-        raise ModelNotFound(f"model '{reference}' is not in the registry {self.root}: {meant}{_LIST}")
-
-    def _empty(self) -> str:
-        return (
-            f"the registry {self.root} holds no model yet; 'tandem train digits --run runs/digits' and then "
-            "'tandem export runs/digits --name digits' make one"
-        )
-
     def _remove_unused_blobs(self, artifact: Artifact, index: Index) -> int:
         """Delete the blobs that only `artifact` used; return their size in bytes."""
         try:
@@ -268,20 +220,6 @@ class LocalRegistry:
         return {descriptor.digest, *re.findall(r"sha256:[0-9a-f]{64}", text)}
 
 
-def _may_be_model(artifact: Artifact) -> bool:
-    try:
-        return artifact.kind is None
-    except DamagedArtifact:
-        # Listed, so that its owner gets to know.
-        return True
-
-
-def _meant_by_bare_name(named: Sequence[Artifact]) -> list[Artifact]:
-    """Return `production`, else the highest version, else what was copied in under the name alone."""
-    versions = sorted((a for a in named if a.version is not None), key=lambda a: a.version or 0, reverse=True)
-    return [a for a in named if PRODUCTION in a.tags] or versions[:1] or [a for a in named if None in a.tags]
-
-
 def _tags_to_remove(reference: Reference, artifact: Artifact, *, force: bool) -> tuple[str | None, ...]:
     """Return the tags that removing `reference` takes: an alias alone, or a version with all that stands on it."""
     if reference.tag is None and reference.digest is None and artifact.tags != (None,):
@@ -291,7 +229,7 @@ def _tags_to_remove(reference: Reference, artifact: Artifact, *, force: bool) ->
         return (reference.tag,)
     if artifact.aliases and not force:
         raise RegistryError(
-            f"'{artifact.reference}' is {' and '.join(artifact.aliases)}: move the alias with 'tandem models tag "
-            f"{artifact.name}:… {artifact.aliases[0]}' first, or remove both with --force"
+            f"'{artifact.reference}' is {' and '.join(artifact.aliases)}: give that to another version with 'tandem "
+            f"models tag {artifact.name}:… {' '.join(artifact.aliases)}' first, or remove all of it with --force"
         )
     return artifact.tags

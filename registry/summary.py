@@ -1,0 +1,190 @@
+"""What `tandem models list` and `show` print of a model: as values for JSON, and as cells for a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rich.filesize import decimal
+
+from classifier.artifact import EVALUATION
+from classifier.errors import DamagedArtifact
+from classifier.types import ModelConfig, Precision, from_json
+
+if TYPE_CHECKING:
+    from registry.artifact import Artifact
+
+
+SHOWN_LABELS = 10
+"""ImageNet's thousand would fill the page; the JSON has all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """The parts of `export.evaluation.Metrics` that are a line long."""
+
+    acc1: float
+    acc5: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionAccuracy:
+    """How good one precision is, and in what part of the images its best label is torch's."""
+
+    engine: str
+    precision: Precision
+    metrics: Accuracy
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSummary:
+    """What `evaluation.json` says in a few lines. Its writer, and all of it, is `export.evaluation.Evaluation`."""
+
+    dataset: str
+    split: str
+    images: int
+    torch: Accuracy
+    precisions: tuple[PrecisionAccuracy, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A model in one line. What a damaged model can't tell is None.
+
+    Attributes:
+        labels: how many there are.
+        acc1: of the precision that is allowed first, on the images that `evaluation.json` names.
+        damaged: what is wrong; None where manifest, config and evaluation could be read.
+    """
+
+    reference: str
+    name: str
+    version: int | None
+    aliases: tuple[str, ...]
+    digest: str
+    size_bytes: int | None = None
+    labels: int | None = None
+    architecture: str | None = None
+    acc1: float | None = None
+    damaged: str | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the model's row of the table."""
+        return (
+            self.reference if self.version is not None else self.name,
+            ", ".join(self.aliases) or "-",
+            self.digest[:19],
+            "damaged" if self.size_bytes is None else decimal(self.size_bytes),
+            "-" if self.labels is None else str(self.labels),
+            self.architecture or "-",
+            "-" if self.acc1 is None else f"{self.acc1:.2%}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file of a model."""
+
+    file: str
+    media_type: str
+    size_bytes: int
+    digest: str
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the file's row of the table."""
+        return self.file, decimal(self.size_bytes), self.digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """A model on one page."""
+
+    reference: str
+    name: str
+    version: int | None
+    aliases: tuple[str, ...]
+    digest: str
+    size_bytes: int
+    config: ModelConfig
+    evaluation: EvaluationSummary | None
+    files: tuple[File, ...]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return what there is to say beside the files, each with its heading."""
+        config, evaluation = self.config, self.evaluation
+        pixels = config.preprocessing
+        labels = ", ".join(config.labels[:SHOWN_LABELS]) + (", …" if len(config.labels) > SHOWN_LABELS else "")
+        facts = [
+            ("digest", self.digest),
+            ("aliases", ", ".join(self.aliases) or "-"),
+            ("architecture", config.architecture),
+            ("labels", f"{len(config.labels)}: {labels}"),
+            (
+                "input",
+                f"{pixels.crop_size} × {pixels.crop_size} px, cropped from {pixels.resize_size}",
+            ),
+            ("allowed", ", ".join(f"{way.precision} on {way.engine}" for way in config.allowed)),
+        ]
+        if evaluation is not None:
+            facts.append(("evaluated on", f"{evaluation.images} images of {evaluation.dataset}/{evaluation.split}"))
+            facts.append(("acc1 of torch", f"{evaluation.torch.acc1:.2%}"))
+            facts += [
+                (f"acc1 of {way.precision}", f"{way.metrics.acc1:.2%}, {way.agreement:.2%} of the labels as torch's")
+                for way in evaluation.precisions
+            ]
+        return facts
+
+
+def summarise(artifact: Artifact) -> Summary:
+    """Return the line of the list that `artifact` gets, damaged or not."""
+    names = Summary(
+        reference=artifact.reference,
+        name=artifact.name,
+        version=artifact.version,
+        aliases=artifact.aliases,
+        digest=artifact.digest,
+    )
+    try:
+        description = describe_model(artifact)
+    except DamagedArtifact as error:
+        return replace(names, damaged=str(error))
+    evaluation = description.evaluation
+    return replace(
+        names,
+        size_bytes=description.size_bytes,
+        labels=len(description.config.labels),
+        architecture=description.config.architecture,
+        acc1=evaluation.precisions[0].metrics.acc1 if evaluation is not None and evaluation.precisions else None,
+    )
+
+
+def describe_model(artifact: Artifact) -> Description:
+    """Return all that `artifact` says of itself.
+
+    Raises:
+        DamagedArtifact: its manifest, config or evaluation is missing, or not what its digest says.
+    """
+    files = artifact.files
+    return Description(
+        reference=artifact.reference,
+        name=artifact.name,
+        version=artifact.version,
+        aliases=artifact.aliases,
+        digest=artifact.digest,
+        size_bytes=sum(layer.size for layer in files.values()),
+        config=artifact.config,
+        evaluation=_evaluation(artifact) if EVALUATION in files else None,
+        files=tuple(
+            File(file=file, media_type=layer.media_type, size_bytes=layer.size, digest=layer.digest)
+            for file, layer in files.items()
+        ),
+    )
+
+
+def _evaluation(artifact: Artifact) -> EvaluationSummary | None:
+    try:
+        return from_json(artifact.read(EVALUATION), EvaluationSummary)
+    except ValueError:
+        # Written by another release: a model is no worse for an evaluation that can't be shown.
+        return None
