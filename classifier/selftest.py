@@ -88,7 +88,7 @@ class GoldenSet:
         # a member with an unknown compression is a NotImplementedError, which is a RuntimeError.
         except (ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
             raise DamagedArtifact(
-                f"{GOLDEN} of the model is not a golden set ({str(error) or 'it ends too early'}); export the model again"
+                f"{GOLDEN} of the model is not a golden set ({str(error) or 'cut short'}); export the model again"
             ) from error
 
 

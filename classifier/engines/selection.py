@@ -77,9 +77,11 @@ def choose(config: ModelConfig, *, engine: str, precision: str) -> AllowedPrecis
     for allowed in config.allowed:
         if engine in (AUTO, allowed.engine) and precision in (AUTO, allowed.precision) and allowed.engine in ENGINES:
             return allowed
-    ways = _list(*(f"{allowed.engine} at {allowed.precision}" for allowed in config.allowed))
-    asked = f"engine '{engine}' at precision '{precision}'"
-    raise EngineUnavailable(f"model '{config.name}' does not allow {asked}; it allows {ways}")
+    asked = [f"{what} '{name}'" for what, name in (("engine", engine), ("precision", precision)) if name != AUTO]
+    ways = _list(*(f"{allowed.precision} with {allowed.engine}" for allowed in config.allowed))
+    raise EngineUnavailable(
+        f"model '{config.name}' does not allow {' with '.join(asked) or 'an engine of this release'}; choose {ways}"
+    )
 
 
 def _open_on_fastest(open_on: Callable[[str], OnnxRuntimeEngine]) -> OnnxRuntimeEngine:

@@ -1,0 +1,92 @@
+"""`tandem classify`: a quick look at what a model makes of a few images."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from classifier.errors import ImageError, UnreadableImage
+from registry.options import engine_options, model_option
+
+if TYPE_CHECKING:
+    from classifier.model import Model
+    from classifier.types import Prediction
+
+EXIT_FAILED_IMAGES = 3
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@model_option
+@engine_options
+@click.option("-k", "--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels for each image.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image, for programs.")
+def classify(images: tuple[Path, ...], model: str | None, top_k: int, as_json: bool, **engine_options: Any) -> None:
+    r"""Classify a few images and print the top labels of each.
+
+    An image that can't be classified gets a line that says why, and the others still get their answers; the exit code
+    is then 3. For folders there is 'tandem batch'.
+
+    \b
+    Example:
+      tandem classify cat.jpg dog.png --model pets:3
+      tandem classify *.jpg --json | jq -r '[.path, .predictions[0].label] | @tsv'
+    """
+    from registry.opening import open_model  # noqa: PLC0415  # --help answers without an engine
+
+    opened = open_model(model, **engine_options)
+    failed = 0
+    for path in images:
+        answer = classify_file(opened, path, top_k)
+        failed += isinstance(answer, ImageError)
+        click.echo(as_line(opened, path, answer) if as_json else as_text(path, answer))
+    if failed:
+        click.echo(f"{failed} of {len(images)} images could not be classified", err=True)
+        sys.exit(EXIT_FAILED_IMAGES)
+
+
+def classify_file(model: Model, path: Path, k: int) -> tuple[Prediction, ...] | ImageError:
+    """Return the top-k predictions for the image in a file, or why it has none."""
+    from classifier.images import read_image  # noqa: PLC0415  # --help answers without Pillow
+
+    if path.is_dir():
+        return UnreadableImage(
+            f"a folder, not an image; 'tandem batch {shown(path)}' classifies all that is in it", reason="not_a_file"
+        )
+    try:
+        data = read_image(path)
+    except ImageError as error:
+        return error
+    (answer,) = model.classify([data], k)
+    return answer
+
+
+def as_line(model: Model, path: Path, answer: tuple[Prediction, ...] | ImageError) -> str:
+    """Return an answer as one line of JSON, with the keys that the service's answers have."""
+    record: dict[str, object] = {"path": shown(path)}
+    if isinstance(answer, ImageError):
+        record["error"] = {"reason": answer.reason, "message": str(answer)}
+    else:
+        record["predictions"] = answer
+    record |= {"model": model.identity, "digest": model.digest, "engine": model.engine.info}
+    return msgspec.json.encode(record).decode()
+
+
+def as_text(path: Path, answer: tuple[Prediction, ...] | ImageError) -> str:
+    """Return an answer as a small table under the image's name."""
+    title = click.style(shown(path), bold=True)
+    if isinstance(answer, ImageError):
+        return f"{title}\n  {click.style('error', fg='red')}  {answer}"
+    width = max(len(prediction.label) for prediction in answer)
+    rows = (f"  {prediction.label:<{width}}  {prediction.score:8.3%}" for prediction in answer)
+    return "\n".join((title, *rows))
+
+
+def shown(path: Path) -> str:
+    r"""Return a path as text that can be printed: bytes that are not UTF-8 as `\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
