@@ -1,17 +1,18 @@
 """Bytes of an image → the uint8 pixels that every model takes. The one place where Tandem decodes and resizes.
 
-Training validation, export, service and batch all come through `decode_image`, so the accuracy that is
-reported is the accuracy that production has. In this order:
+Training validation, export, service and batch all come through `decode_image`, so the accuracy that is reported is
+the accuracy that production has. In this order:
 
-1. **Decode** JPEG, PNG, WebP or BMP, known by its content, never by a name; of an animation, the first frame.
+1. **Decode** JPEG, PNG, WebP or BMP, known by its content, never by a name; of an animation the first frame, of a PNG
+   its still image.
 2. **Orient** as the EXIF tag says.
-3. **Convert** to 8-bit RGB: 16 bits keep their high byte, CMYK is read as Adobe writes it (inverted), and
-   transparent pixels are laid over `Preprocessing.background`. Colour profiles (ICC, gAMA) are ignored, as
-   torchvision and the data sets that networks are trained on ignore them.
+3. **Convert** to 8-bit RGB. 16 bits keep their high byte; CMYK is read as Adobe writes it into a JPEG, inverted;
+   transparent pixels are laid over `Preprocessing.background`. Colour profiles (ICC, gAMA) are ignored: so they are
+   by torchvision, and by the data sets that networks are trained on.
 4. **Resize**, antialiased and with its aspect kept, until the shorter side is `resize_size`.
-5. **Crop** the centre. Rounding in 4 and 5 is that of torchvision's `transforms.v2.Resize` and `CenterCrop`.
+5. **Crop** the centre. 4 and 5 round as torchvision's `transforms.v2.Resize` and `CenterCrop` do.
 
-Safe to call from several threads: Pillow releases the GIL while it decodes and resizes.
+Safe to call from several threads: Pillow releases the GIL while it decodes, converts and resizes.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
-from PIL.ImageOps import exif_transpose
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from classifier.errors import ImageTooLarge, NotAnImage, UnreadableImage
+from classifier.containers import Container, open_container, read_orientation
+from classifier.errors import ImageError, ImageTooLarge, UnreadableImage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,26 +42,39 @@ if TYPE_CHECKING:
     from classifier.types import Preprocessing
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"})
-"""What files of the accepted formats are called; only used to find them, contents decide."""
+"""What files of the accepted formats are called, in lower case. For finding them: contents decide what they are."""
 
-DECODERS: dict[str, type[ImageFile]] = {
+# Called directly, not through Image.open: no other format's code can be reached, whatever Pillow has installed,
+# and nothing depends on the process-wide Image.MAX_IMAGE_PIXELS.
+_CODECS: dict[str, type[ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "WebP": WebPImageFile,
     "BMP": BmpImageFile,
 }
 
+# What brings an image upright that has this EXIF orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What an image may cost.
+    """What one image may cost.
 
     Attributes:
-        max_bytes: of the encoded image.
-        max_side: of either side, in pixels; what a JPEG can hold.
-        max_pixels: width × height. Decoding takes up to 16 bytes for each.
-        max_resized_pixels: width × height after the resize and before the crop. It bounds what a long, thin image costs:
-            10 × 63,498 pixels, its shorter side brought to 256, would be 1.6 million pixels long.
+        max_bytes: of the file.
+        max_side: of width and of height, in pixels: what a JPEG can have.
+        max_pixels: width × height. Decoding takes 4 bytes of memory for each, and up to 20 of a WebP.
+        max_resized_pixels: width × height between resize and crop, 4 bytes each. It refuses the long and thin: an image
+            of 10 × 63,498 pixels would become 256 × 1,625,548.
     """
 
     max_bytes: int = 64 * 2**20
@@ -77,8 +91,8 @@ class DecodedImage:
     """An image as a model takes it.
 
     Attributes:
-        pixels: uint8 `[crop, crop, 3]`, RGB, its own writable memory.
-        width: of the whole image after orientation, before the resize.
+        pixels: uint8 `[crop, crop, 3]`, RGB; writable, and nobody else's memory.
+        width: of the whole image, upright, before the resize.
         height: likewise.
         format: `JPEG`, `PNG`, `WebP` or `BMP`.
     """
@@ -90,103 +104,146 @@ class DecodedImage:
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing, limits: Limits = LIMITS) -> DecodedImage:
-    """Return the image that `data` encodes, resized and cropped as `preprocessing` says.
+    """Return the image in the file `data`, upright, resized and cropped as `preprocessing` says.
+
+    What a codec can conceal, such as flipped bits inside a JPEG's pixels, is not noticed.
 
     Raises:
-        NotAnImage: the bytes are not of an accepted format.
-        ImageTooLarge: over one of the limits.
-        UnreadableImage: empty, truncated or corrupt.
+        NotAnImage: it is not of an accepted format.
+        ImageTooLarge: it is over one of the `limits`.
+        UnreadableImage: it is empty, truncated or corrupt.
     """
     if not data:
-        raise UnreadableImage("the image is empty: it has no bytes", reason="empty")
+        raise UnreadableImage("the image is empty, a file of 0 bytes: copy or export it again", reason="empty")
     if len(data) > limits.max_bytes:
-        raise ImageTooLarge(f"the image has {len(data):,} bytes, more than the {limits.max_bytes:,} that are accepted")
-    format = _sniff(data)
+        raise ImageTooLarge(_too_many_bytes("the image", len(data), limits))
+    container = open_container(data)
     try:
-        with DECODERS[format](BytesIO(data)) as source:
-            resized = _resized_size(source.size, preprocessing.resize_size)
-            _check_size(source.size, resized, limits)
-            if preprocessing.decode == "scaled":
-                # Twice the target leaves the filter enough to average over. Only JPEG can; the others ignore it.
-                source.draft(None, (2 * preprocessing.resize_size, 2 * preprocessing.resize_size))
-            width, height = source.size
-            image = exif_transpose(source)
-            if image.size != source.size:
-                width, height, resized = height, width, resized[::-1]
-            image = _to_rgb(image, preprocessing.background)
-            image = image.resize(resized, Image.Resampling[preprocessing.interpolation.upper()])
-            pixels = np.array(_centre_crop(image, preprocessing.crop_size))
-    except (ImageTooLarge, UnreadableImage):
+        return _decode(container, preprocessing, limits)
+    except ImageError:
         raise
-    except Exception as error:  # noqa: BLE001
-        raise UnreadableImage(f"the {format} image is truncated or corrupt: {error}") from error
-    return DecodedImage(pixels=pixels, width=width, height=height, format=format)
+    except (MemoryError, Image.DecompressionBombError) as error:
+        raise ImageTooLarge(f"the {container.format} image needs more memory than there is: shrink it") from error
+    except Exception as error:
+        # Bytes made by an enemy, read by code that was written for friends: beside OSError come ValueError, TypeError,
+        # SyntaxError, NotImplementedError, struct.error, …, and one image must not end a service or a bulk run.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UnreadableImage(
+            f"the {container.format} image can't be decoded ({reason}): copy or export it again"
+        ) from error
 
 
-def _sniff(data: bytes) -> str:
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WebP"
-    if data.startswith(b"BM") and data[14:18] in {bytes((size, 0, 0, 0)) for size in (12, 40, 52, 56, 64, 108, 124)}:
-        return "BMP"
-    raise NotAnImage("the file is not an image of an accepted format (JPEG, PNG, WebP or BMP)")
+def _decode(container: Container, preprocessing: Preprocessing, limits: Limits) -> DecodedImage:
+    source = _CODECS[container.format](BytesIO(container.data))  # reads the header alone
+    orientation = read_orientation(container.exif or source.info.get("exif", b""))
+    width, height = source.size if orientation < 5 else source.size[::-1]
+    resized = _resized_size(width, height, preprocessing.resize_size)
+    _check_limits(container.format, (width, height), resized, limits)
+    if container.format == "PNG":
+        _match_transparent_colour(source, bit_depth=container.data[24])
+    if preprocessing.decode == "scaled":
+        # Twice the target leaves the resize enough to average. Only JPEG's codec can; for the others it does nothing.
+        source.draft(None, (2 * preprocessing.resize_size, 2 * preprocessing.resize_size))
+    image = _to_rgb(source, preprocessing.background)
+    if orientation in _UPRIGHT:
+        # Before the resize, though after it would be cheaper: only so are the pixels those of the upright image.
+        image = image.transpose(_UPRIGHT[orientation])
+    # The whole image, then the crop: `resize(box=…)` of the crop alone rounds its coefficients differently.
+    image = image.resize(resized, Image.Resampling[preprocessing.interpolation.upper()])
+    pixels = np.array(_centre_crop(image, preprocessing.crop_size))
+    return DecodedImage(pixels=pixels, width=width, height=height, format=container.format)
 
 
-def _resized_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    width, height = size
+def _resized_size(width: int, height: int, shorter: int) -> tuple[int, int]:
     if width <= height:
         return shorter, int(shorter * height / width)
     return int(shorter * width / height), shorter
 
 
-def _check_size(size: tuple[int, int], resized: tuple[int, int], limits: Limits) -> None:
-    width, height = size
-    if max(size) > limits.max_side or width * height > limits.max_pixels:
-        raise ImageTooLarge(f"the image has {width:,} × {height:,} pixels, more than the limit")
+def _check_limits(format: str, size: tuple[int, int], resized: tuple[int, int], limits: Limits) -> None:
+    image = f"the {format} image of {size[0]:,} × {size[1]:,} pixels"
+    if max(size) > limits.max_side:
+        raise ImageTooLarge(f"{image} is over the limit of {limits.max_side:,} on a side: shrink it")
+    if size[0] * size[1] > limits.max_pixels:
+        raise ImageTooLarge(f"{image} is over the limit of {limits.max_pixels:,} pixels: shrink it")
     if resized[0] * resized[1] > limits.max_resized_pixels:
-        raise ImageTooLarge(f"the image is too long and thin: {width:,} × {height:,} pixels")
+        raise ImageTooLarge(
+            f"{image} is too long and thin, {resized[0]:,} × {resized[1]:,} when resized for the model, "
+            f"over the limit of {limits.max_resized_pixels:,} pixels: crop it"
+        )
+
+
+def _match_transparent_colour(source: ImageFile, *, bit_depth: int) -> None:
+    # A PNG names its one transparent colour at its own bit depth, and Pillow compares it with pixels of 8 bits.
+    colour = source.info.get("transparency")
+    if source.mode == "L" and isinstance(colour, int) and bit_depth in {2, 4}:
+        source.info["transparency"] = colour * 255 // (2**bit_depth - 1)
+    elif source.mode == "RGB" and isinstance(colour, tuple) and bit_depth == 16:
+        source.info["transparency"] = tuple(level >> 8 for level in colour)
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = _to_8_bit(image)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, background)
         canvas.paste(image, mask=image)
         return canvas
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips at 255. The high byte is what it keeps of 16-bit colours.
+    levels = np.asarray(image)
+    grey = Image.fromarray((levels >> 8).astype(np.uint8))
+    if "transparency" in image.info:
+        grey.putalpha(Image.fromarray(np.where(levels == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _centre_crop(image: Image.Image, size: int) -> Image.Image:
+    # Python's round, half to even, as torchvision has it.
     left, top = (round((side - size) / 2) for side in image.size)
     return image.crop((left, top, left + size, top + size))
 
 
 def read_image(path: Path, limits: Limits = LIMITS) -> bytes:
-    """Return the bytes of the image file at `path`, without waiting on a pipe or reading past the limit.
+    """Return the bytes of the image file `path`, without waiting on a pipe or reading past `limits.max_bytes`.
 
     Raises:
-        UnreadableImage: missing, not a regular file, or not readable.
-        ImageTooLarge: over `limits.max_bytes`.
+        UnreadableImage: it is missing (reason `missing`), a folder, pipe or device (`not_a_file`), closed to this user
+            (`permission_denied`), or its disk fails (`unreadable`).
+        ImageTooLarge: it is over `limits.max_bytes`.
     """
+    name = repr(str(path))  # A name may hold line breaks, or bytes that are no UTF-8.
     try:
         # Without O_NONBLOCK, opening a named pipe waits until somebody writes into it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImage(f"{str(path)!r} is not a regular file", reason="not_a_file")
-            data = file.read(min(status.st_size, limits.max_bytes) + 1)
-    except FileNotFoundError as error:
-        raise UnreadableImage(f"{str(path)!r} does not exist", reason="missing") from error
+                raise UnreadableImage(f"{name} is not a regular file: name an image file", reason="not_a_file")
+            if status.st_size > limits.max_bytes:
+                raise ImageTooLarge(_too_many_bytes(name, status.st_size, limits))
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(limits.max_bytes + 1)
+        finally:
+            os.close(descriptor)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UnreadableImage(f"{name} does not exist: check the path", reason="missing") from error
     except PermissionError as error:
-        raise UnreadableImage(f"{str(path)!r} may not be read by this user", reason="permission_denied") from error
-    except (OSError, ValueError) as error:
-        raise UnreadableImage(f"{str(path)!r} can't be read: {error}") from error
+        raise UnreadableImage(f"{name} may not be read by this user: allow it", reason="permission_denied") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise UnreadableImage(f"{name} can't be read ({error}): check the path and the disk") from error
     if len(data) > limits.max_bytes:
-        raise ImageTooLarge(f"{str(path)!r} has more than the {limits.max_bytes:,} bytes that are accepted")
+        raise ImageTooLarge(_too_many_bytes(name, len(data), limits))
     return data
+
+
+def _too_many_bytes(what: str, size: int, limits: Limits) -> str:
+    return f"{what} has {size:,} bytes, over the limit of {limits.max_bytes:,}: encode it smaller"
