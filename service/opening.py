@@ -1,0 +1,41 @@
+"""Open the model that a service serves. As a module of its own, try whether that works: it knows nothing of BentoML."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifier.errors import EngineUnavailable, TandemError
+from registry import LocalRegistry, open_model
+
+if TYPE_CHECKING:
+    from classifier.model import Model
+
+
+def open_served(registry: LocalRegistry, reference: str) -> Model:
+    """Return the model, self-tested, on the engine that TANDEM_ENGINE, _DEVICE, _PRECISION and _THREADS ask for.
+
+    Raises:
+        ArtifactError: a file is damaged, or the golden set gives other scores.
+        EngineUnavailable: what was asked for can't be had on this machine.
+    """
+    threads = os.environ.get("TANDEM_THREADS") or None
+    if threads is not None and (not threads.isdecimal() or int(threads) < 1):
+        raise EngineUnavailable(f"TANDEM_THREADS is '{threads}', which is no number of threads: set 1 or more")
+    return open_model(
+        reference,
+        registry=registry,
+        engine=os.environ.get("TANDEM_ENGINE") or "auto",
+        device=os.environ.get("TANDEM_DEVICE") or "auto",
+        precision=os.environ.get("TANDEM_PRECISION") or "auto",
+        threads=None if threads is None else int(threads),
+    )
+
+
+if __name__ == "__main__":
+    try:
+        open_served(LocalRegistry(Path(sys.argv[1])), sys.argv[2])
+    except TandemError as error:
+        sys.exit(str(error))

@@ -1,0 +1,105 @@
+"""The BentoML service: `bentoml serve` in the project's root, `bentoml build`, `bentoml containerize`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path  # noqa: TC003  # BentoML reads the types of an API's parameters
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio
+import bentoml
+from pydantic import Field
+
+from classifier.engines.hardware import cpu_limit
+from classifier.selftest import describe
+from registry import LocalRegistry
+from service.answers import Classification, ModelDescription, SelfTest
+from service.app import ClassifierService
+from service.opening import open_served
+from service.preflight import check_model, check_port
+from service.source import RegistryModel, as_bentoml_errors, resolve_served
+from service.uploads import DEFAULT_TOP_K
+
+if TYPE_CHECKING:
+    from classifier.model import Model
+
+log = logging.getLogger("bentoml.tandem")
+
+
+# distro="": BentoML installs no compiler and no curl; the locked packages are all wheels.
+@bentoml.service(
+    service_class=ClassifierService,
+    traffic={"timeout": 60},
+    image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro=""),
+)
+class Classifier:
+    """Classifies images with one model."""
+
+    pinned = RegistryModel()
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]  # BentoML is untyped
+    @staticmethod
+    def prepare() -> None:
+        """Make sure that a worker will start, and that each will serve the same model. Runs before the first does."""
+        check_port()
+        with as_bentoml_errors():
+            artifact = resolve_served(_bento())
+        check_model(artifact)
+        if _bento() is None or os.environ.get("TANDEM_MODEL"):
+            # An alias that moves while the service runs must not give the next worker another model.
+            os.environ["TANDEM_MODEL"] = artifact.identity
+
+    def __init__(self) -> None:
+        artifact = resolve_served(_bento())
+        self.model = open_served(LocalRegistry(artifact.layout.root), artifact.identity)
+        # What decodes and infers. The engine's own threads come on top, and share the same cores.
+        self.workers = anyio.CapacityLimiter(cpu_limit())
+        self.in_flight = 0
+        self.description = _describe(self.model)
+        log.info(
+            "%s runs on %s and passed its self-test of %d images",
+            *(self.model.identity, describe(self.model.engine.info), self.description.self_test.images),
+        )
+
+    @bentoml.api  # type: ignore[untyped-decorator]  # BentoML is untyped
+    def classify(self, image: Path, top_k: Annotated[int, Field(ge=1)] = DEFAULT_TOP_K) -> Classification:
+        """Return the labels with the highest scores for an image: JPEG, PNG, WebP or BMP."""
+        # BentoML makes its clients and documents from this method. What comes over HTTP is answered by `service.http`.
+        return self.classify_image(image.read_bytes(), top_k)
+
+    def classify_image(self, image: bytes, top_k: int) -> Classification:
+        """Return the labels with the highest scores for an encoded image.
+
+        Raises:
+            ImageError: the image can't be classified.
+        """
+        model = self.model
+        [scores] = model.scores(model.decode(image).pixels[None])
+        return Classification(
+            predictions=model.top_k(scores, top_k),
+            model=model.identity,
+            digest=model.digest,
+            engine=model.engine.info,
+        )
+
+
+def _bento() -> bentoml.Bento | None:
+    """Return the Bento that is being served, None where the project's root is."""
+    service: Any = Classifier  # the decorator's, no longer the class
+    bento: bentoml.Bento | None = service.bento
+    return bento
+
+
+def _describe(model: Model) -> ModelDescription:
+    info = model.engine.info
+    return ModelDescription(
+        model=model.identity,
+        name=model.name,
+        digest=model.digest,
+        architecture=model.config.architecture,
+        labels=model.config.labels,
+        preprocessing=model.config.preprocessing,
+        engine=info,
+        self_test=SelfTest(images=len(model.golden.images), tolerance=model.golden.tolerances[info.precision]),
+    )
