@@ -1,0 +1,181 @@
+"""The model card: what a person should know of a model before using it, in the sections that model hubs use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from classifier.types import ModelConfig, Preprocessing
+    from export.evaluation import Evaluation, Metrics
+    from training.config import TrainingConfig
+
+MAX_CONFUSION_LABELS = 20
+MAX_LISTED_LABELS = 100
+"""Of more labels, the card lists those that are recognised worst."""
+
+
+def write_card(config: ModelConfig, evaluation: Evaluation, training: TrainingConfig) -> str:
+    """Return the model card as Markdown, with the front matter that model hubs read. It has no date and no path."""
+    sections = (
+        _front_matter(),
+        f"# {config.name}\n\n{_summary(config, evaluation)}",
+        f"## How to use\n\n{_usage(config)}",
+        f"## Model details\n\n{_details(config)}",
+        f"## Preprocessing\n\n{_preprocessing(config.preprocessing)}",
+        f"## Training\n\n{_training(training, evaluation)}",
+        f"## Evaluation\n\n{_evaluation(config, evaluation)}",
+        f"## Limits\n\n{_limits(config, evaluation)}",
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter() -> str:
+    tags = "\n".join(f"  - {tag}" for tag in ("onnx", "image-classification"))
+    return f"---\npipeline_tag: image-classification\ntags:\n{tags}\nmetrics:\n  - accuracy\n---"
+
+
+def _summary(config: ModelConfig, evaluation: Evaluation) -> str:
+    return (
+        f"An image classifier: `{config.architecture}`, {len(config.labels)} labels, trained on "
+        f"{_dataset(evaluation)}. Of {evaluation.images:,} validation images, which it was not trained on, "
+        f"{_percent(evaluation.precisions[0].metrics.acc1)} get the right label."
+    )
+
+
+def _usage(config: ModelConfig) -> str:
+    return f"""```sh
+tandem classify IMAGE --model {config.name}
+tandem batch FOLDER --model {config.name} --output out
+TANDEM_MODEL={config.name} bentoml serve
+tandem selftest {config.name}
+```"""
+
+
+def _details(config: ModelConfig) -> str:
+    size = config.preprocessing.crop_size
+    ways = ", ".join(f"{allowed.precision} with {allowed.engine} (`{allowed.graph}`)" for allowed in config.allowed)
+    facts = [
+        ("Architecture", f"`{config.architecture}`"),
+        ("Format", f"ONNX, opset {config.opset}"),
+        ("Input", f"`images`: uint8 [N, {size}, {size}, 3], RGB"),
+        ("Outputs", f"`logits` and `probabilities`: float32 [N, {len(config.labels)}]"),
+        ("Allowed precisions", ways),
+    ]
+    if len(config.labels) <= MAX_LISTED_LABELS:
+        facts.append(("Labels", ", ".join(map(_text, config.labels))))
+    else:
+        facts.append(("Labels", f"{len(config.labels):,}, listed in `config.json`"))
+    return _table(("", ""), facts)
+
+
+def _preprocessing(preprocessing: Preprocessing) -> str:
+    return (
+        f"Images are decoded ({preprocessing.decode}), turned as their EXIF tag says, laid over the colour "
+        f"{_triple(preprocessing.background)} where they are transparent, resized until the shorter side has "
+        f"{preprocessing.resize_size} pixels ({preprocessing.interpolation}), and cropped to the central "
+        f"{preprocessing.crop_size} × {preprocessing.crop_size}. Tandem does this before the graph; normalising (mean "
+        f"{_triple(preprocessing.mean)}, standard deviation {_triple(preprocessing.std)}) is inside it."
+    )
+
+
+def _training(training: TrainingConfig, evaluation: Evaluation) -> str:
+    started_from = {None: "random weights", "DEFAULT": "torchvision's pretrained weights"}
+    split = "its `val` folder" if training.val_fraction is None else f"{_percent(training.val_fraction)} of each label"
+    facts = [
+        ("Data set", f"{_dataset(evaluation)}; validated on {split}, {evaluation.images:,} images"),
+        ("Started from", started_from.get(training.weights, "weights from a file")),
+        ("Epochs", f"at most {training.epochs}; the best by validation acc1 was kept"),
+        ("Batch size", str(training.batch_size)),
+        ("Learning rate", f"{training.lr:g}, with warm-up and cosine"),
+        ("Label smoothing", f"{training.label_smoothing:g}"),
+        ("Mirrored images", "yes" if training.flip else "no"),
+        ("Arithmetic", training.precision),
+        ("Seed", str(training.seed)),
+    ]
+    return _table(("", ""), facts)
+
+
+def _evaluation(config: ModelConfig, evaluation: Evaluation) -> str:
+    rows = [("torch, fp32", *_accuracy(evaluation.torch), "", "")]
+    rows += [
+        (
+            f"{measured.engine}, {measured.precision}",
+            *_accuracy(measured.metrics),
+            _percent(measured.agreement),
+            f"{measured.max_difference:.1e}",
+        )
+        for measured in evaluation.precisions
+    ]
+    columns = ("", "acc1", "acc5", "loss", "same label as torch", "largest difference of a probability")
+    best = evaluation.precisions[0]
+    introduction = (
+        f"On {evaluation.images:,} images of the split `{evaluation.split}` of {_dataset(evaluation)}, decoded as "
+        "the service and the batch command do it:"
+    )
+    parts = [
+        introduction,
+        _table(columns, rows),
+        f"### Per label ({best.engine}, {best.precision})",
+        _per_label(best.metrics),
+    ]
+    if len(config.labels) <= MAX_CONFUSION_LABELS:
+        parts += [
+            "### Confusion matrix",
+            "Rows are the true labels, columns what the model said.",
+            _confusion(best.metrics),
+        ]
+    return "\n\n".join(parts)
+
+
+def _accuracy(metrics: Metrics) -> tuple[str, str, str]:
+    return _percent(metrics.acc1), _percent(metrics.acc5), f"{metrics.loss:.4f}"
+
+
+def _per_label(metrics: Metrics) -> str:
+    listed = list(metrics.per_class)
+    before = ""
+    if len(listed) > MAX_LISTED_LABELS:
+        listed = sorted(listed, key=lambda each: -1 if each.recall is None else each.recall)[:MAX_LISTED_LABELS]
+        before = f"The {MAX_LISTED_LABELS} labels with the lowest recall; `evaluation.json` has all.\n\n"
+    rows = [(_text(each.label), _percent(each.precision), _percent(each.recall), str(each.support)) for each in listed]
+    return before + _table(("label", "precision", "recall", "images"), rows)
+
+
+def _confusion(metrics: Metrics) -> str:
+    labels = list(metrics.confusion)
+    rows = [
+        (f"**{_text(label)}**", *(str(metrics.confusion[label].get(other, "·")) for other in labels))
+        for label in labels
+    ]
+    return _table(("", *map(_text, labels)), rows)
+
+
+def _limits(config: ModelConfig, evaluation: Evaluation) -> str:
+    return f"""- It answers every image with one of its {len(config.labels)} labels, also an image of something else.
+- A score is a softmax output that was not calibrated: 0.9 does not mean right nine times in ten.
+- It was measured on images of {_dataset(evaluation)}. On those of another camera, place or time it can be worse.
+- Its epoch was chosen by the accuracy on these validation images: on new ones of the same kind expect slightly less."""
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _dataset(evaluation: Evaluation) -> str:
+    return f"“{_text(evaluation.dataset)}”"
+
+
+def _percent(part: float | None) -> str:
+    return "–" if part is None else f"{part:.2%}"
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _text(text: str) -> str:
+    """Return `text`, the name of some folder, so that Markdown shows it and does nothing else with it."""
+    return "".join(f"\\{char}" if char in "\\`*_{}[]<>()#+!|~&" else char for char in " ".join(text.split()))
