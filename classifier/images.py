@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"})
 """What files of the accepted formats are called, in lower case. For finding them: contents decide what they are."""
 
-# Called directly, not through Image.open: no other format's code can be reached, whatever Pillow has installed,
-# and nothing depends on the process-wide Image.MAX_IMAGE_PIXELS.
+# Called directly, not through Image.open: no other format's code can be reached, whatever Pillow has installed, and the
+# process-wide Image.MAX_IMAGE_PIXELS neither warns nor refuses before our own limits do.
 _CODECS: dict[str, type[ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
