@@ -62,6 +62,8 @@ class RegistryModel(BentoModel):  # type: ignore[misc]  # BentoML is untyped
                 with bentoml.models.create(tag, labels={_IDENTITY: artifact.identity}):
                     pass
                 stored = bentoml.models.get(tag)
+                # BentoML makes it for its owner alone; in an image, any `docker run --user` must read it.
+                Path(stored.path).chmod(0o755)
             # Into a copy that stands as well: what is damaged or missing there is put right.
             LocalRegistry.default().copy(artifact, LocalRegistry(Path(stored.path)))
         return BentoModel(stored.tag).to_info(alias)
