@@ -6,22 +6,22 @@ import logging
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from classifier.images import decode_image
 
 from classifier.artifact import CONFIG, GOLDEN
 from classifier.engines.selection import AUTO, open_engine
 from classifier.errors import DamagedArtifact, ImageError
+from classifier.images import decode_image
 from classifier.selftest import GoldenSet, describe
 from classifier.types import ModelConfig, Prediction, from_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from classifier.images import DecodedImage
     from numpy.typing import NDArray
 
     from classifier.artifact import ArtifactFiles
     from classifier.engines import Engine
+    from classifier.images import DecodedImage
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Model:
             config = from_json(artifact.read(CONFIG), ModelConfig)
         except ValueError as error:
             raise DamagedArtifact(
-                f"{CONFIG} of {artifact.name}@{artifact.digest} can't be read ({error}); export the model again, "
+                f"{CONFIG} of {artifact.name}@{artifact.digest} can't be read ({error}); export it again, "
                 "or update Tandem"
             ) from error
         model = cls(

@@ -65,7 +65,7 @@ def check_packages() -> Iterator[Finding]:
     for package in ("tandem", "numpy", "pillow"):
         yield Finding(subject=package, status="ok", fact=version_of(package) or "runs from its source, not installed")
     for package, (purpose, extra) in OPTIONAL.items():
-        absent = f"not installed; {purpose} needs it: pip install 'tandem[{extra}]'"
+        absent = f"not installed; for {purpose}: pip install 'tandem[{extra}]'"
         yield Finding(subject=package, status="ok", fact=version_of(package) or absent)
 
 
@@ -137,7 +137,7 @@ def check_registry(registry: LocalRegistry) -> Finding:
     access = (
         "writable" if os.access(nearest_folder(registry.root), os.W_OK) else "read-only: models can be used, not added"
     )
-    fact = f"{registry.root}, {len(models)} model versions, {access}"
+    fact = f"{registry.root}, models: {len(models)}, {access}"
     if models:
         return Finding(subject=subject, status="ok", fact=fact)
     return Finding(

@@ -237,7 +237,7 @@ def _options(runtime: ModuleType, threads: int) -> Any:
 
 def _is_memory(error: Exception) -> bool:
     message = str(error).lower()
-    signs = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
+    signs = ("failed to allocate memory", "smaller than requested bytes", "out of memory", "alloc_failed", "bad_alloc")
     return isinstance(error, MemoryError) or any(sign in message for sign in signs)
 
 

@@ -1,0 +1,425 @@
+"""Engines: the same bits at any batch size, what was asked for or an error, nothing printed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from classifier.artifact import CONFIG, MODEL
+from classifier.engines import hardware, selection, sessions
+from classifier.engines.onnxruntime import OnnxRuntimeEngine
+from classifier.engines.selection import open_engine
+from classifier.errors import DamagedArtifact, EngineUnavailable, OutOfDeviceMemory, TandemError
+from classifier.types import AllowedPrecision, ModelConfig, from_json, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[2]
+GPU_WHEEL = "onnxruntime-gpu" in sessions.installed_wheels()
+cpu_wheel_only = pytest.mark.skipif(GPU_WHEEL, reason="states what the CPU build of onnxruntime answers")
+
+
+@pytest.fixture(scope="session")
+def graph(digits_files: Mapping[str, bytes]) -> bytes:
+    return digits_files[MODEL]
+
+
+@pytest.fixture(scope="session")
+def config(digits_files: Mapping[str, bytes]) -> ModelConfig:
+    return from_json(digits_files[CONFIG], ModelConfig)
+
+
+@pytest.fixture(scope="session")
+def engines(graph: bytes) -> dict[int, OnnxRuntimeEngine]:
+    """Return an engine for each number of threads."""
+    return {threads: OnnxRuntimeEngine(graph, threads=threads) for threads in (1, 2)}
+
+
+@pytest.fixture(scope="session")
+def images(engines: dict[int, OnnxRuntimeEngine]) -> NDArray[np.uint8]:
+    size = engines[1].crop_size
+    return np.random.default_rng(0).integers(0, 256, (80, size, size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def alone(engines: dict[int, OnnxRuntimeEngine], images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the scores of each image that was run by itself, on one thread."""
+    return np.concatenate([engines[1].run(image[np.newaxis]) for image in images])
+
+
+@given(start=st.integers(0, 80), count=st.integers(0, 80), threads=st.sampled_from([1, 2]))
+@settings(deadline=None, max_examples=60)
+def test_scores_do_not_depend_on_the_batch(
+    engines: dict[int, OnnxRuntimeEngine],
+    images: NDArray[np.uint8],
+    alone: NDArray[np.float32],
+    start: int,
+    count: int,
+    threads: int,
+) -> None:
+    """An image's scores are the same bits alone, beside any others, and on one thread or two."""
+    scores = engines[threads].run(images[start : start + count])
+    assert scores.tobytes() == alone[start : start + count].tobytes()
+
+
+def test_many_threads_share_an_engine(
+    engines: dict[int, OnnxRuntimeEngine], images: NDArray[np.uint8], alone: NDArray[np.float32]
+) -> None:
+    """Eight threads that run one engine at once get the scores that each would get alone."""
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda start: engines[2].run(images[start : start + 5]), range(0, 80, 5)))
+    assert np.concatenate(parts).tobytes() == alone.tobytes()
+
+
+def test_no_images(engines: dict[int, OnnxRuntimeEngine], images: NDArray[np.uint8]) -> None:
+    """A batch of none has no rows, and still a column for each class."""
+    scores = engines[1].run(images[:0])
+    assert scores.shape == (0, 10)
+    assert scores.dtype == np.float32
+
+
+def test_batch_size_bounds_one_execution(graph: bytes, images: NDArray[np.uint8], alone: NDArray[np.float32]) -> None:
+    """On the CPU a batch size splits the work and changes no bit, so it is not recorded."""
+    engine = OnnxRuntimeEngine(graph, batch_size=3)
+    assert engine.run(images).tobytes() == alone.tobytes()
+    assert engine.info.batch_size is None
+
+
+def test_images_that_are_not_contiguous(
+    engines: dict[int, OnnxRuntimeEngine], images: NDArray[np.uint8], alone: NDArray[np.float32]
+) -> None:
+    """A view that skips rows gets the scores of its own images."""
+    assert engines[1].run(images[::7]).tobytes() == alone[::7].tobytes()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 8, 9, 3), np.uint8),
+        np.zeros((1, 3, 8, 8), np.uint8),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.float32),
+    ],
+    ids=["not square", "NCHW", "no batch", "float"],
+)
+def test_wrong_pixels_are_the_callers_error(engines: dict[int, OnnxRuntimeEngine], wrong: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match=r"the graph takes uint8 \[N, 8, 8, 3\], got"):
+        engines[1].run(wrong)
+
+
+def test_info_records_what_ran(engines: dict[int, OnnxRuntimeEngine]) -> None:
+    info = engines[1].info
+    wheel = sessions.installed_wheels()[0]
+    assert (info.name, info.version) == ("onnxruntime", importlib.metadata.version(wheel))
+    assert (info.device, info.precision, info.batch_size) == ("cpu", "fp32", None)
+    assert info.instruction_set == hardware.cpu_instruction_set()
+
+
+# What is asked for, or an error
+
+
+@cpu_wheel_only
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_cuda_is_refused_by_the_cpu_build(graph: bytes, device: str) -> None:
+    """Asking for CUDA never ends on the CPU, where ONNX Runtime itself would go with a line in its log."""
+    with pytest.raises(EngineUnavailable, match=r"is built for the CPU alone; pip uninstall onnxruntime, then"):
+        OnnxRuntimeEngine(graph, device=device)
+
+
+@pytest.mark.parametrize(
+    ("driver", "fact", "remedy"),
+    [
+        (None, "no NVIDIA driver was found", "--gpus all"),
+        (hardware.NvidiaDriver(cuda_version=(12, 8), gpus=()), "runs CUDA up to 12.8", "update the driver"),
+        (hardware.NvidiaDriver(cuda_version=(13, 0), gpus=()), "shows 0 GPUs", "CUDA_VISIBLE_DEVICES"),
+    ],
+    ids=["no driver", "old driver", "no GPU"],
+)
+def test_cuda_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, driver: hardware.NvidiaDriver | None, fact: str, remedy: str
+) -> None:
+    """With the GPU build installed, the error names the first part that CUDA lacks."""
+    monkeypatch.setattr(sessions, "nvidia_driver", lambda: driver)
+    runtime = SimpleNamespace(
+        __version__="1.31.1", cuda_version="13.0", get_available_providers=lambda: [sessions.CUDA, sessions.CPU]
+    )
+    with pytest.raises(EngineUnavailable) as caught:
+        sessions.check_cuda(runtime, 0)  # type: ignore[arg-type]  # stands for a build that is not installed here
+    said, _, advice = str(caught.value).partition("; ")
+    assert fact in said
+    assert remedy in advice
+
+
+def test_the_newest_cuda_of_a_driver_may_be_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver for CUDA 13.2 and one for 14.0 both run a build for 13.0."""
+    gpu = hardware.Gpu(name="NVIDIA H200", compute_capability="sm_90")
+    runtime = SimpleNamespace(
+        __version__="1.31.1", cuda_version="13.0", get_available_providers=lambda: [sessions.CUDA]
+    )
+    for version in ((13, 2), (14, 0)):
+        driver = hardware.NvidiaDriver(cuda_version=version, gpus=(gpu,))
+        monkeypatch.setattr(sessions, "nvidia_driver", lambda driver=driver: driver)
+        assert sessions.check_cuda(runtime, 0) == gpu  # type: ignore[arg-type]
+
+
+@cpu_wheel_only
+def test_a_session_for_cuda_does_not_fall_to_the_cpu(graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should all checks be wrong, ONNX Runtime itself still refuses: the session has no CPU to fall to."""
+    gpu = hardware.Gpu(name="none", compute_capability="sm_90")
+    monkeypatch.setattr(sessions, "check_cuda", lambda runtime, index: gpu)
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(EngineUnavailable, match=r"does not load on it \(.*fallback to CPU EP has been explicitly"),
+    ):
+        OnnxRuntimeEngine(graph, device="cuda")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "CPU", ""])
+def test_unknown_device(graph: bytes, device: str) -> None:
+    with pytest.raises(EngineUnavailable, match="choose auto, cpu, cuda or cuda:N"):
+        OnnxRuntimeEngine(graph, device=device)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"engine": "tensorrt"}, "there is no engine 'tensorrt'; choose auto or onnxruntime"),
+        ({"precision": "int8"}, "model 'digits' does not allow precision 'int8'; choose fp32 with onnxruntime"),
+        ({"precision": "int8", "engine": "onnxruntime"}, "does not allow engine 'onnxruntime' with precision 'int8'"),
+    ],
+)
+def test_what_the_artifact_does_not_allow(config: ModelConfig, asked: dict[str, str], sentence: str) -> None:
+    """An engine or a precision that can't be had is refused before the graph is read, with a list of what can."""
+    with pytest.raises(EngineUnavailable) as caught:
+        open_engine(config, lambda file: pytest.fail(f"{file} was read"), **asked)  # type: ignore[arg-type]
+    assert sentence in str(caught.value)
+
+
+def test_an_engine_of_a_later_release_is_passed_over(config: ModelConfig) -> None:
+    """`auto` takes the first way that this release can run."""
+    later = AllowedPrecision(precision="fp32", engine="openvino", graph="model.xml")
+    both = from_json(to_json(config), ModelConfig)
+    object.__setattr__(both, "allowed", (later, *config.allowed))
+    assert selection.choose(both, engine="auto", precision="auto") == config.allowed[0]
+
+
+@cpu_wheel_only
+def test_auto_takes_the_cpu_quietly(config: ModelConfig, graph: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Who installed the CPU build is not told about GPUs."""
+    assert open_engine(config, lambda file: graph).info.device == "cpu"
+    assert not caplog.records
+
+
+@cpu_wheel_only
+def test_auto_says_why_a_gpu_build_runs_on_the_cpu(
+    config: ModelConfig, graph: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the GPU build is installed and CUDA does not load, `auto` runs on the CPU and logs the reason."""
+    monkeypatch.setattr(selection, "installed_wheels", lambda: ["onnxruntime-gpu"])
+    assert open_engine(config, lambda file: graph).info.device == "cpu"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "Running on the CPU: device 'cuda:0' can't be had" in record.getMessage()
+
+
+def test_both_builds_installed(graph: bytes, tmp_path: Path) -> None:
+    """With both wheels installed, of which one has overwritten the other, nothing runs, and a remedy is named."""
+    for wheel in ("onnxruntime", "onnxruntime_gpu"):
+        info = tmp_path / f"{wheel}-1.31.1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {wheel.replace('_', '-')}\nVersion: 1.31.1\n")
+    done = run_python("from classifier.engines.sessions import load_runtime; load_runtime()", PYTHONPATH=str(tmp_path))
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("classifier.errors.EngineUnavailable: ")
+    assert "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'tandem[cpu]' or 'tandem[gpu]'" in last
+
+
+def test_no_runtime_installed(graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineUnavailable, match=r"can't be loaded \(.*\); pip install 'tandem\[cpu\]'"):
+        OnnxRuntimeEngine(graph)
+
+
+# Damaged graphs
+
+
+@pytest.mark.parametrize("damaged", [b"", b"hello", b"\0" * 100, b"<html></html>"])
+def test_bytes_that_are_no_graph(damaged: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    """What is no ONNX ends in one sentence, and ONNX Runtime prints nothing of its own."""
+    with pytest.raises(DamagedArtifact, match="export it again") as caught:
+        OnnxRuntimeEngine(damaged)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=150)
+def test_corrupt_graphs(graph: bytes, data: st.DataObject) -> None:
+    """A graph that was cut or altered anywhere runs, or is an error of ours: no other exception gets out."""
+    end = data.draw(st.sampled_from([len(graph), len(graph) // 2]) | st.integers(0, len(graph)))
+    corrupt = bytearray(graph[:end])
+    for position in data.draw(st.lists(st.integers(0, max(end - 1, 0)), max_size=4)) if end else []:
+        corrupt[position] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(DamagedArtifact):
+        OnnxRuntimeEngine(bytes(corrupt), threads=1)
+
+
+def test_graph_of_another_kind() -> None:
+    """A graph that is valid ONNX, and no classifier of images, is told so."""
+    with pytest.raises(DamagedArtifact, match=r"where one uint8 \[N, H, H, 3\] and float32 'probabilities'"):
+        OnnxRuntimeEngine(sessions._PROBE)
+
+
+def test_graph_and_config_of_two_models(config: ModelConfig, graph: bytes) -> None:
+    """A graph with another number of classes than the config has labels is damage, not a wrong label."""
+    other = from_json(to_json(config).replace(b'"labels": [', b'"labels": [\n    "eleventh",'), ModelConfig)
+    with pytest.raises(DamagedArtifact, match=r"gives 10 classes, config.json says 8 px and 11"):
+        open_engine(other, lambda file: graph)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the process's address space")
+def test_out_of_memory(graph: bytes, tmp_path: Path) -> None:
+    """A batch that memory does not hold ends in one sentence, and the engine still runs a smaller one."""
+    (tmp_path / "model.onnx").write_bytes(graph)
+    done = run_python(
+        f"""
+import resource
+from pathlib import Path
+import numpy as np
+from classifier.engines.onnxruntime import OnnxRuntimeEngine
+from classifier.errors import OutOfDeviceMemory
+engine = OnnxRuntimeEngine(Path({str(tmp_path / "model.onnx")!r}).read_bytes(), threads=1, batch_size=100_000)
+images = np.zeros((100_000, 8, 8, 3), np.uint8)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000, used + 100_000_000))
+try:
+    engine.run(images)
+except OutOfDeviceMemory as error:
+    print(error)
+print(engine.run(images[:1]).shape)
+"""
+    )
+    assert done.stdout.splitlines() == [
+        "a batch of 100000 images does not fit into the free memory of cpu; free some, or choose a smaller batch size",
+        "(1, 10)",
+    ], done.stderr
+
+
+def test_memory_messages_of_cuda() -> None:
+    """What CUDA, cuDNN, cuBLAS and ONNX Runtime's own allocator say of full memory is told from other failures."""
+
+    class Session:
+        def __init__(self, message: str) -> None:
+            self.message = message
+
+        def run(self, outputs: list[str], inputs: dict[str, object]) -> list[object]:
+            raise RuntimeError(self.message)
+
+    def error_of(message: str) -> TandemError:
+        with pytest.raises(TandemError) as caught:
+            sessions.run_session(Session(message), ["y"], {"x": np.zeros(4)}, device="cuda:0")
+        return caught.value
+
+    for message in (
+        "Failed to allocate memory for requested buffer of size 123",
+        "Available memory of 1 is smaller than requested bytes of 2",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+    ):
+        assert isinstance(error_of(message), OutOfDeviceMemory)
+    other = error_of("CUDA failure 700: an illegal memory access was encountered")
+    assert not isinstance(other, OutOfDeviceMemory)
+    assert "onnxruntime failed on cuda:0 (CUDA failure 700" in str(other)
+
+
+def test_probe_is_the_graph_that_it_says() -> None:
+    """The bytes in the source are Conv and MatMul of one number: they run, and the package onnx builds the same."""
+    sessions.probe("cpu")
+    onnx = pytest.importorskip("onnx")
+    make, shape = onnx.helper, [1, 1, 1, 1]
+    built = make.make_model(
+        make.make_graph(
+            [make.make_node("Conv", ["x", "x"], ["c"]), make.make_node("MatMul", ["c", "c"], ["y"])],
+            "probe",
+            [make.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+            [make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
+        ),
+        opset_imports=[make.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    assert built.SerializeToString(deterministic=True) == sessions._PROBE
+
+
+def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **env},
+        timeout=60,
+        check=False,
+    )
+
+
+# On a machine with a GPU
+
+
+@pytest.fixture(scope="module")
+def on_cuda(graph: bytes) -> OnnxRuntimeEngine:
+    try:
+        return OnnxRuntimeEngine(graph, device="cuda", batch_size=16)
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.gpu
+def test_cuda_scores_do_not_depend_on_the_batch(on_cuda: OnnxRuntimeEngine, images: NDArray[np.uint8]) -> None:
+    """On CUDA an image's scores are the same bits alone and at each position of a batch."""
+    scores = on_cuda.run(images)
+    for count in (1, 2, 3, 15, 16, 17):
+        assert on_cuda.run(images[:count]).tobytes() == scores[:count].tobytes()
+    for shift in range(1, 16):
+        assert np.roll(on_cuda.run(np.roll(images, shift, axis=0)), -shift, axis=0).tobytes() == scores.tobytes()
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu(
+    on_cuda: OnnxRuntimeEngine, images: NDArray[np.uint8], alone: NDArray[np.float32]
+) -> None:
+    """CUDA's scores are those of the CPU within the tolerance of fp32, which TF32 would miss."""
+    np.testing.assert_allclose(on_cuda.run(images), alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_cuda_is_recorded(on_cuda: OnnxRuntimeEngine, graph: bytes) -> None:
+    """The fixed batch size and the compute capability are recorded, and two sessions give the same bits."""
+    info = on_cuda.info
+    assert (info.device, info.batch_size) == ("cuda:0", 16)
+    assert info.instruction_set.startswith("sm_")
+    again = OnnxRuntimeEngine(graph, device="cuda:0", batch_size=16)
+    assert again.info == info
+    images = np.random.default_rng(1).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+    assert again.run(images).tobytes() == on_cuda.run(images).tobytes()
+
+
+@pytest.mark.gpu
+def test_cuda_really_works(on_cuda: OnnxRuntimeEngine) -> None:
+    sessions.probe("cuda:0")

@@ -1,0 +1,161 @@
+"""What the machine has, read from files and libraries as real machines have them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from classifier.engines.hardware import cpu_instruction_set, cpu_limit
+
+ROOT = Path(__file__).resolve().parents[2]
+HASWELL = "fpu vme sse sse2 ssse3 fma sse4_1 sse4_2 avx f16c bmi1 avx2 bmi2"
+SKYLAKE_X = f"{HASWELL} avx512f avx512dq avx512cd avx512bw avx512vl"
+CASCADE_LAKE = f"{SKYLAKE_X} avx512_vnni"
+SAPPHIRE_RAPIDS = f"{CASCADE_LAKE} avx_vnni avx512_bf16 amx_bf16 avx512_fp16 amx_tile amx_int8"
+ALDER_LAKE = f"{HASWELL} avx_vnni"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        (f"processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: {HASWELL}\nbugs\t\t:\n", "avx2"),
+        (f"processor\t: 0\nflags\t\t: {SKYLAKE_X}\n", "avx512"),
+        (f"processor\t: 0\nflags\t\t: {CASCADE_LAKE}\n", "avx512_vnni"),
+        (f"processor\t: 0\nflags\t\t: {SAPPHIRE_RAPIDS}\n", "amx"),
+        (f"processor\t: 0\nflags\t\t: {ALDER_LAKE}\n", "avx2_vnni"),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd evtstrm aes crc32\n", "neon"),
+        ("processor\t: 0\nFeatures\t: fp asimd asimdhp asimddp sve i8mm\n", "sve"),
+    ],
+)
+def test_instruction_set(tmp_path: Path, cpuinfo: str, name: str) -> None:
+    """The highest set that inference uses is named, as /proc/cpuinfo of each family shows it."""
+    write(tmp_path / "proc/cpuinfo", cpuinfo)
+    assert cpu_instruction_set(tmp_path) == name
+
+
+def test_instruction_set_without_cpuinfo(tmp_path: Path) -> None:
+    """macOS and Windows have no /proc: there is a name all the same."""
+    assert cpu_instruction_set(tmp_path)
+
+
+@pytest.fixture
+def many_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+
+
+@pytest.mark.usefixtures("many_cpus")
+@pytest.mark.parametrize(
+    ("quota", "cpus"),
+    [
+        ("max 100000", 64),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("50000 100000", 1),
+        ("1000 100000", 1),
+        ("9900000 100000", 64),
+        ("garbage", 64),
+        ("100000 0", 64),
+    ],
+)
+def test_limit_of_cgroup_v2(tmp_path: Path, quota: str, cpus: int) -> None:
+    """A container's quota is rounded up, and never means none; on a machine with 64 CPUs."""
+    write(tmp_path / "proc/self/cgroup", "0::/\n")
+    write(tmp_path / "sys/fs/cgroup/cpu.max", f"{quota}\n")
+    assert cpu_limit(tmp_path) == cpus
+
+
+@pytest.mark.usefixtures("many_cpus")
+def test_limit_of_a_group_above(tmp_path: Path) -> None:
+    """A quota binds all groups below it: a pod's that of its container, a slice's that of its service."""
+    write(tmp_path / "proc/self/cgroup", "0::/kubepods.slice/pod7.slice/cri-9.scope\n")
+    write(tmp_path / "sys/fs/cgroup/kubepods.slice/pod7.slice/cpu.max", "300000 100000\n")
+    write(tmp_path / "sys/fs/cgroup/kubepods.slice/pod7.slice/cri-9.scope/cpu.max", "max 100000\n")
+    assert cpu_limit(tmp_path) == 3
+
+
+@pytest.mark.usefixtures("many_cpus")
+@pytest.mark.parametrize(("quota", "cpus"), [("-1", 64), ("250000", 3)])
+def test_limit_of_cgroup_v1(tmp_path: Path, quota: str, cpus: int) -> None:
+    """Docker on cgroup v1 shows the host's path, of which the container sees only the root."""
+    write(
+        tmp_path / "proc/self/cgroup",
+        "12:memory:/docker/3eb4\n5:cpu,cpuacct:/docker/3eb4\n3:cpuset:/docker/3eb4\n1:name=systemd:/docker/3eb4\n0::/\n",
+    )
+    write(tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_quota_us", f"{quota}\n")
+    write(tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
+    assert cpu_limit(tmp_path) == cpus
+
+
+@pytest.mark.usefixtures("many_cpus")
+def test_limit_without_cgroups(tmp_path: Path) -> None:
+    assert cpu_limit(tmp_path) == 64
+
+
+def test_limit_of_this_process() -> None:
+    """Held to one CPU, this process runs one thread."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("the system has no CPU affinity")
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert cpu_limit() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+DRIVER = """
+#include <string.h>
+int cuDriverGetVersion(int *version) { *version = 13020; return 0; }
+int cuInit(unsigned flags) { return GPUS ? 0 : 100; }
+int cuDeviceGetCount(int *count) { *count = GPUS; return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
+int cuDeviceGetName(char *name, int size, int device) { strncpy(name, device ? "Small" : "Large", size); return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 75 ? (device ? 8 : 10) : attribute == 76 ? (device ? 9 : 0) : -1; return 0;
+}
+"""
+
+
+LARGE_AND_SMALL = (
+    "NvidiaDriver(cuda_version=(13, 2), gpus=(Gpu(name='Large', compute_capability='sm_100'), "
+    "Gpu(name='Small', compute_capability='sm_89')))"
+)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "seen"),
+    [(2, LARGE_AND_SMALL), (0, "NvidiaDriver(cuda_version=(13, 2), gpus=())"), (None, "None")],
+    ids=["two GPUs", "no GPU visible", "no driver"],
+)
+def test_nvidia_driver(tmp_path: Path, gpus: int | None, seen: str) -> None:
+    """The driver is asked through its library: here one of our own making, with its functions and no GPU behind."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler on Linux")
+    if gpus is None and Path("/proc/driver/nvidia").exists():
+        pytest.skip("this machine has a driver")
+    if gpus is not None:
+        (tmp_path / "driver.c").write_text(DRIVER)
+        library = tmp_path / "libcuda.so.1"
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", f"-DGPUS={gpus}", "-o", library, tmp_path / "driver.c"], check=True
+        )
+    done = subprocess.run(
+        [sys.executable, "-c", "from classifier.engines.hardware import *; print(nvidia_driver())"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+        check=True,
+    )
+    assert done.stdout.strip() == seen
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
