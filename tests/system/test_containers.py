@@ -194,11 +194,16 @@ def service_url(service_image: str) -> Iterator[str]:
 @pytest.mark.containers
 class TestServiceImage:
     def test_answers_as_the_batch_command_does(
-        self, service_url: str, digits_home: Path, test_folder: Path, tandem: Tandem
+        self, service_url: str, digits_home: Path, test_folder: Path, tandem: Tandem, tmp_path: Path
     ) -> None:
         """The service in its container and a local bulk run agree in every bit of every score."""
-        done = tandem("parity", "digits", test_folder, "--service", service_url, env={"TANDEM_HOME": str(digits_home)})
-        assert "bit-equal" in done.stdout
+        tandem(
+            *("parity", "digits", test_folder, "--service", service_url, "--report", tmp_path / "parity.json"),
+            env={"TANDEM_HOME": str(digits_home)},
+        )
+        report = json.loads((tmp_path / "parity.json").read_bytes())
+        assert report["must_be_bit_equal"]
+        assert report["bit_equal"] == report["images"] == len(list(test_folder.rglob("*.png")))
 
     def test_stops_on_sigterm(self, service_image: str) -> None:
         """`docker stop` and Kubernetes end it with exit code 0, and need no SIGKILL."""
