@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
     """A model that classifies images. Safe to call from several threads.
 
@@ -37,12 +39,11 @@ class Model:
         golden: what `self_test` replays.
     """
 
-    def __init__(self, *, name: str, digest: str, config: ModelConfig, engine: Engine, golden: GoldenSet) -> None:
-        self.name = name
-        self.digest = digest
-        self.config = config
-        self.engine = engine
-        self.golden = golden
+    name: str
+    digest: str
+    config: ModelConfig
+    engine: Engine
+    golden: GoldenSet
 
     @classmethod
     def open(

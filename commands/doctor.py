@@ -35,6 +35,6 @@ def doctor(as_json: bool) -> None:
             mark = click.style(f"{finding.status:<4}", fg=MARKS[finding.status])
             click.echo(f"{mark}  {finding.subject:<{width}}  {finding.fact}")
             if finding.remedy:
-                click.echo(f"{'':<{width + 6}}  → {finding.remedy}")
+                click.echo(f"{'':<{width + 6}}  fix: {finding.remedy}")
     if any(finding.status == "fail" for finding in findings):
         sys.exit(1)

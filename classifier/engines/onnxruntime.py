@@ -9,7 +9,7 @@ import numpy as np
 from classifier.artifact import MODEL
 from classifier.engines.hardware import cpu_instruction_set
 from classifier.engines.sessions import load_runtime, open_on_cpu, open_on_cuda, run_session, runtime_errors
-from classifier.errors import DamagedArtifact, EngineUnavailable
+from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable, OutOfDeviceMemory
 from classifier.types import EngineInfo, Precision
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class OnnxRuntimeEngine:
             DamagedArtifact: the bytes are no such graph.
             OutOfDeviceMemory: the device does not hold the graph.
         """
+        if (threads is not None and threads < 1) or (batch_size is not None and batch_size < 1):
+            raise ValueError(f"an engine wants threads and batch_size of 1 or more, got {threads} and {batch_size}")
         runtime = load_runtime()
         kind, index = parse_device(device)
         self._batch_size = batch_size or BATCH_SIZE
@@ -76,6 +78,8 @@ class OnnxRuntimeEngine:
             instruction_set=instruction_set,
             batch_size=None if kind == "cpu" else self._batch_size,
         )
+        if kind == "cuda":
+            self._warm_up()
 
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`, for any N >= 0.
@@ -95,6 +99,15 @@ class OnnxRuntimeEngine:
             batch = images_nhwc[start : start + self._batch_size]
             scores[start : start + len(batch)] = self._run_batch(batch)[: len(batch)]
         return scores
+
+    def _warm_up(self) -> None:
+        """Run once: only a first run loads cuDNN and takes the memory that every other will need."""
+        try:
+            self.run(np.zeros((1, self.crop_size, self.crop_size, 3), dtype=np.uint8))
+        except OutOfDeviceMemory:
+            raise
+        except EngineError as error:
+            raise EngineUnavailable(str(error)) from error
 
     def _run_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         if self.info.batch_size is not None and len(batch) < self.info.batch_size:

@@ -108,6 +108,12 @@ def test_images_that_are_not_contiguous(
     assert engines[1].run(images[::7]).tobytes() == alone[::7].tobytes()
 
 
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"threads": -1}, {"batch_size": 0}, {"batch_size": -1}])
+def test_numbers_below_one_are_the_callers_error(graph: bytes, wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="1 or more"):
+        OnnxRuntimeEngine(graph, **wrong)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

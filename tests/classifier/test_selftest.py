@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from classifier.artifact import GOLDEN
 from classifier.errors import DamagedArtifact, SelfTestFailed
-from classifier.model import Model
 from classifier.selftest import GoldenSet, describe, self_test
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier.engines import Engine
+    from classifier.model import Model
     from classifier.types import EngineInfo
 
 golden_sets = st.builds(
@@ -130,7 +130,7 @@ def test_malformed_golden_set(data: bytes) -> None:
 
 
 def with_golden(model: Model, golden: GoldenSet) -> Model:
-    return Model(name=model.name, digest=model.digest, config=model.config, engine=model.engine, golden=golden)
+    return replace(model, golden=golden)
 
 
 class Altered:
@@ -148,8 +148,7 @@ class Altered:
 
 
 def altered(model: Model, alter: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Model:
-    engine = Altered(model.engine, alter)
-    return Model(name=model.name, digest=model.digest, config=model.config, engine=engine, golden=model.golden)
+    return replace(model, engine=Altered(model.engine, alter))
 
 
 def test_trained_model_passes(digits_model: Model) -> None:

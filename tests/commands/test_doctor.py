@@ -52,7 +52,7 @@ def test_fresh_machine(tandem: Any, tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     (warning,) = [number for number, line in enumerate(lines) if line.startswith("warn")]
     assert "models: 0" in lines[warning]
-    assert "→ 'tandem train digits" in lines[warning + 1]
+    assert "fix: 'tandem train digits" in lines[warning + 1]
     assert list(tmp_path.iterdir()) == []
 
 
