@@ -115,16 +115,16 @@ def batch(
 
 def summarise(record: RunRecord, output: Path) -> list[str]:
     """Return what a person wants to know of a run that is done, a line each."""
-    from batch.plan import describe_skipped, printable  # noqa: PLC0415
+    from batch.plan import describe_counts, printable  # noqa: PLC0415
     from classifier.selftest import describe  # noqa: PLC0415
 
     attempt = record.attempts[-1]
-    errors = ", ".join(f"{count:,} {reason}" for reason, count in record.errors.items())
-    counts = f"{record.images:,} images: {record.ok:,} ok, {record.failed:,} failed{f' ({errors})' if errors else ''}"
+    errors = f" ({describe_counts(record.errors)})" if record.errors else ""
+    counts = f"{record.images:,} images: {record.ok:,} ok, {record.failed:,} failed{errors}"
     rate = f"{attempt.elapsed_s:.1f} s ({attempt.images_per_s:,.0f} images/s)"
     lines = [f"{counts}, in {rate} → {printable(str(output))}", f"{record.run.model} on {describe(record.run.engine)}"]
     if record.run.plan.skipped:
-        lines.append(f"skipped, as no images: {describe_skipped(record.run.plan.skipped)}")
+        lines.append(f"skipped: {describe_counts(record.run.plan.skipped)}")
     if accuracy := record.accuracy:
         lines.append(
             f"accuracy against the folder names: {accuracy.acc1:.2%} ({accuracy.correct:,} of {accuracy.images:,})"

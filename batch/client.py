@@ -61,8 +61,7 @@ class _Refused:
 class ServiceClient:
     """Calls the service at a URL. Safe to call from several threads.
 
-    Raises:
-        ServiceError: by each method, where the service can't be reached, fails, or is no Tandem service.
+    Each method raises ServiceError where the service can't be reached, fails, or is no Tandem service.
     """
 
     def __init__(self, url: str, *, connections: int = 1) -> None:
@@ -144,6 +143,6 @@ class ServiceClient:
             return ServiceError(f"the service at {self.url} failed with HTTP {status} on {path}; its log says why")
         why = f" ({error})" if error else ""
         return ServiceError(
-            f"what {self.url} answers on {path}, HTTP {status}, is not what a Tandem service of this version says{why}; "
-            "check the URL and the version of the service"
+            f"{self.url} answers on {path}, HTTP {status}, with what no Tandem service of this version says{why}; "
+            "check the URL, and the version of the service"
         )

@@ -207,8 +207,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"'{path}' can't be written ({error.strerror}); put that right and run the same command again: "
-            "it goes on from the last chunk that was committed"
+            f"'{path}' can't be written ({error.strerror}); put that right, and the same command resumes the run"
         ) from error
 
 

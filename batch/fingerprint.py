@@ -80,7 +80,7 @@ def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _shorten(value: object) -> str:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         value = ", ".join(str(item.get("path", item)) if isinstance(item, dict) else str(item) for item in value)
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:99]}…"

@@ -14,8 +14,9 @@ r"""What comes out: one row per image, and the formats that it is written in.
 | `model` | string | `digits@sha256:…` |
 | `engine`, `device`, `precision` | string | what ran it: `onnxruntime 1.31.1`, `cpu`, `fp32` |
 
-In CSV, `top_k` and `scores` are JSON, and null is an empty field. Scores are written so that they give the same
-float32 when they are read. The bytes of a part depend on its rows and on the libraries' versions alone.
+CSV is that of RFC 4180; in it `top_k` and `scores` are JSON, and null is an empty field. Scores are written so that
+they give the same float32 when they are read. The bytes of a part depend on its rows and on the libraries' versions
+alone.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def _encode_jsonl(rows: Sequence[Row], columns: tuple[str, ...]) -> bytes:
 
 def _encode_csv(rows: Sequence[Row], columns: tuple[str, ...]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)  # RFC 4180: with its line ends, CR and LF in a file's name are quoted
     writer.writerow(columns)
     for row in rows:
         writer.writerow(_csv_field(getattr(row, name)) for name in columns)

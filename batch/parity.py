@@ -50,7 +50,8 @@ class ParityReport:
     """What the comparison found.
 
     Attributes:
-        tolerance: by how much a score may differ; 0 where the bits must be equal.
+        must_be_bit_equal: whether both run the same engine in the same way.
+        tolerance: by how much a score may differ; 0 where it must be bit-equal.
         images: that both roads classified.
         bit_equal: how many of them got the same bits for every score.
         top1_equal: how many of them got the same top label.
@@ -65,6 +66,7 @@ class ParityReport:
     service: str
     bulk_engine: EngineInfo
     service_engine: EngineInfo
+    must_be_bit_equal: bool
     tolerance: float
     images: int
     bit_equal: int
@@ -92,7 +94,9 @@ def compare_roads(
             f"the service at {client.url} serves {served.model}, and here the model is {model.identity}; "
             "name the same model on both roads"
         )
-    tally = _Tally(_tolerance(model, served.engine))
+    tally = _Tally(
+        must_be_bit_equal=model.engine.info.bit_equal_to(served.engine), tolerance=_tolerance(model, served.engine)
+    )
     for image, answer in _both_roads(model, client, served, inputs, limit=limit, concurrency=concurrency):
         tally.add(image, answer)
     if not tally.images and not tally.disagreements:
@@ -102,6 +106,7 @@ def compare_roads(
         service=client.url,
         bulk_engine=model.engine.info,
         service_engine=served.engine,
+        must_be_bit_equal=tally.must_be_bit_equal,
         tolerance=tally.tolerance,
         images=tally.images,
         bit_equal=tally.bit_equal,
@@ -179,7 +184,8 @@ def _scores(answer: Answer, model: Model, client: ServiceClient, served: ServedM
 class _Tally:
     """The comparison, image by image. Its fields are those of `ParityReport`."""
 
-    def __init__(self, tolerance: float) -> None:
+    def __init__(self, *, must_be_bit_equal: bool, tolerance: float) -> None:
+        self.must_be_bit_equal = must_be_bit_equal
         self.tolerance = tolerance
         self.images = self.bit_equal = self.top1_equal = self.refused = self.unread = self.disagreements = 0
         self.max_difference = 0.0
@@ -206,7 +212,7 @@ class _Tally:
         self.top1_equal += bool(bulk.argmax() == service.argmax())
         self.max_difference = max(self.max_difference, difference)
         # Written so that a NaN, which is equal to nothing, disagrees.
-        if not (same_bits if self.tolerance == 0 else difference <= self.tolerance):
+        if not (same_bits if self.must_be_bit_equal else difference <= self.tolerance):
             self._disagree(image, f"a score differs by {difference:.3g}")
 
     def _disagree(self, image: ScoredImage, what: str) -> None:

@@ -56,9 +56,9 @@ def parity(
       tandem parity digits photos --service http://localhost:3000 --report parity.json
     """  # noqa: D301 # \b is meant: click leaves the paragraph behind it as it is
     from batch.client import ServiceClient  # noqa: PLC0415 # all of these: so that --help answers at once
-    from batch.commit import writing  # noqa: PLC0415
     from batch.parity import compare_roads  # noqa: PLC0415
     from batch.plan import find_inputs, require_images  # noqa: PLC0415
+    from classifier.errors import OutputError  # noqa: PLC0415
     from classifier.types import to_json  # noqa: PLC0415
     from registry import open_model  # noqa: PLC0415
 
@@ -66,11 +66,15 @@ def parity(
     require_images(found)
     with ServiceClient(service, connections=concurrency) as client:
         result = compare_roads(open_model(model, **engine), client, found, limit=limit, concurrency=concurrency)
-    if report is not None:
-        with writing(report):
-            report.write_bytes(to_json(result))
     for line in summarise(result):
         click.echo(line)
+    if report is not None:
+        try:
+            report.write_bytes(to_json(result))
+        except OSError as error:
+            raise OutputError(
+                f"the report '{report}' can't be written ({error.strerror}); name another file"
+            ) from error
     ctx.exit(0 if result.in_parity else NOT_IN_PARITY)
 
 
@@ -79,12 +83,12 @@ def summarise(report: ParityReport) -> list[str]:
     from classifier.selftest import describe  # noqa: PLC0415
 
     share = report.top1_equal / report.images if report.images else 0.0
+    equal = f"{report.bit_equal:,} bit-equal, largest difference of a score {report.max_difference:.3g}"
     lines = [
         report.model,
         f"  bulk     {describe(report.bulk_engine)}",
         f"  service  {describe(report.service_engine)}, {report.service}",
-        f"{report.images:,} images on both roads: {report.bit_equal:,} bit-equal, largest difference of a score "
-        f"{report.max_difference:.3g}, same top label {share:.2%}",
+        f"{report.images:,} images on both roads: {equal}, same top label {share:.2%}",
     ]
     if report.refused:
         lines.append(f"{report.refused:,} refused by both for the same reason")
@@ -95,7 +99,7 @@ def summarise(report: ParityReport) -> list[str]:
         lines.append(f"differs: {more:,} more")
     rule = (
         "same engine, version, device, instruction set and precision, so every bit must be equal"
-        if report.tolerance == 0
+        if report.must_be_bit_equal
         else f"engine or machine differ, so a score may differ by {report.tolerance:.3g}"
     )
     verdict = "in parity" if report.in_parity else f"NOT in parity on {report.disagreements:,} images"

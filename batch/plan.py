@@ -19,7 +19,7 @@ from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,14 +213,14 @@ def require_images(inputs: Sequence[Input]) -> None:
     if next(list_images(inputs, skipped), None) is None:
         raise DataError(
             f"no image in {', '.join(repr(printable(input.given)) for input in inputs)}"
-            f"{f' ({describe_skipped(skipped)} skipped)' if skipped else ''}; "
+            f"{f' (skipped: {describe_counts(skipped)})' if skipped else ''}; "
             f"an image's name ends in one of {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
 
 
-def describe_skipped(skipped: dict[str, int]) -> str:
-    """Return the counts as text, `3 other suffix, 1 hidden`."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return counts as text, `hidden 1, other suffix 3`."""
+    return ", ".join(f"{what} {count:,}" for what, count in sorted(counts.items()))
 
 
 def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int) -> Plan:

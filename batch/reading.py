@@ -61,7 +61,7 @@ def load_images(
 
 
 def map_ahead(function: Callable[[_T], _R], items: Iterable[_T], *, threads: int, ahead: int) -> Generator[_R]:
-    """Yield what `function` returns for each of the items, in their order, up to `ahead` of them before it is asked for.
+    """Yield what `function` returns for each item, in their order, up to `ahead` of them before they are asked for.
 
     Threads, because the codecs, the resize, SHA-256 and the network release the GIL. The bound is what keeps the memory
     from growing where the results are taken more slowly than they are made.

@@ -175,8 +175,9 @@ class _Attempt:
             rows.append(row)
             if isinstance(loaded.image, ImageError):
                 errors[loaded.image.reason] += 1
-            in_class_folders += loaded.file.class_folder in self.labels
-            correct += loaded.file.class_folder == row.label
+            folder = loaded.file.class_folder
+            in_class_folders += folder in self.labels
+            correct += folder == row.label
         width = max(5, len(str(self.run.plan.chunks - 1)))
         return self.folder.commit(
             chunk,

@@ -1,0 +1,111 @@
+"""A few real images in class folders, the model opened in this process, and a real service of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from batch.interrupts import Interrupts
+from batch.plan import find_inputs
+from batch.record import RunRecord
+from batch.runner import BatchJob, run_batch
+from registry import LocalRegistry, open_model
+
+if TYPE_CHECKING:
+    from classifier.model import Model
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+READY_WITHIN_S = 90
+
+Run = Callable[..., RunRecord]
+
+
+@pytest.fixture(scope="session")
+def model(digits_home: Path) -> Model:
+    """Return the trained digits, opened and self-tested."""
+    return open_model("digits", registry=LocalRegistry(digits_home / "registry"))
+
+
+@pytest.fixture(scope="session")
+def few(test_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return 40 of the test images in their class folders. Read-only."""
+    folder = tmp_path_factory.mktemp("few")
+    for digit in test_folder.iterdir():
+        (folder / digit.name).mkdir()
+        for image in sorted(digit.iterdir())[:4]:
+            shutil.copy(image, folder / digit.name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image(few: Path) -> bytes:
+    """Return the bytes of one image."""
+    return min(few.rglob("*.png")).read_bytes()
+
+
+@pytest.fixture
+def run(model: Model, few: Path) -> Run:
+    """Return a function that runs a batch in this process: over `few` in chunks of 9, if not told otherwise."""
+
+    def run_here(output: Path, *inputs: Path, **options: object) -> RunRecord:
+        job = BatchJob(inputs=find_inputs([str(each) for each in inputs or (few,)]), output=output, chunk_size=9)
+        return run_batch(replace(job, **options), model, Interrupts())
+
+    return run_here
+
+
+def read_parts(output: Path) -> dict[str, bytes]:
+    """Return the part files of an output by their names."""
+    return {part.name: part.read_bytes() for part in sorted((output / "parts").iterdir())}
+
+
+@pytest.fixture(scope="session")
+def service_url(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the URL of a real `bentoml serve` with the trained digits."""
+    folder = tmp_path_factory.mktemp("serve")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    bentoml = Path(sys.executable).with_name("bentoml")
+    environment = {**os.environ, "TANDEM_HOME": str(digits_home), "BENTOML_HOME": str(folder / "bentoml")}
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [bentoml, "serve", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not is_ready(url):
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the service is not ready:\n{(folder / 'log').read_text()}")
+            time.sleep(0.1)
+        yield url
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(timeout=20)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False

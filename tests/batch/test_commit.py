@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from batch.commit import check_output, open_run_folder
+from batch.plan import find_inputs
+from classifier.errors import OutputError
+from tests.batch.conftest import read_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.batch.conftest import Run
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+HOLD = """
+import pathlib, sys, time
+from batch.commit import open_run_folder
+with open_run_folder(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_run_leaves(tmp_path: Path, run: Run) -> None:
+    """A run that is done leaves its parts alone in their folder, and nothing half-written."""
+    run(tmp_path / "out")
+    files = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert files == {
+        *(f"parts/part-0000{number}.parquet" for number in range(5)),
+        "run.json",
+        "_SUCCESS",
+        ".tandem/lock",
+        ".tandem/plan",
+        ".tandem/fingerprint.json",
+        ".tandem/commits.jsonl",
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("undisturbed") / "out"
+
+
+@pytest.fixture
+def expected(undisturbed: Path, run: Run) -> dict[str, bytes]:
+    """Return the parts of an undisturbed run."""
+    run(undisturbed)
+    return read_parts(undisturbed)
+
+
+def test_a_half_written_commit_is_cut_off(tmp_path: Path, run: Run, expected: dict[str, bytes]) -> None:
+    """Wherever the last line of the commits breaks off, the run ends with the same parts."""
+    out = tmp_path / "out"
+    run(out)
+    commits = out / ".tandem" / "commits.jsonl"
+    lines = commits.read_bytes()
+    last = lines.rstrip().rfind(b"\n") + 1
+    for end in (last + 1, (last + len(lines)) // 2, len(lines) - 1):
+        commits.write_bytes(lines[:end])
+        assert run(out).state == "done"
+        assert read_parts(out) == expected
+        assert commits.read_bytes() == lines
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda part: os.truncate(part, 100)], ids=["gone", "cut"])
+def test_a_lost_part_is_made_again(
+    tmp_path: Path, run: Run, expected: dict[str, bytes], damage: Callable[[Path], None]
+) -> None:
+    """A part that has gone or lost bytes is made again by the same command, and the others are left alone."""
+    out = tmp_path / "out"
+    run(out)
+    damage(out / "parts" / "part-00002.parquet")
+    assert run(out).attempts[-1].images == 9
+    assert read_parts(out) == expected
+    assert (out / "_SUCCESS").exists()
+
+
+def test_damaged_commits_are_named(tmp_path: Path, run: Run) -> None:
+    """A damaged list of commits is refused, not guessed at."""
+    run(tmp_path / "out")
+    (tmp_path / "out" / ".tandem" / "commits.jsonl").write_bytes(b'{"chunk": "x"}\n')
+    with pytest.raises(OutputError, match=r"commits\.jsonl' is damaged"):
+        run(tmp_path / "out")
+
+
+def test_a_damaged_fingerprint_is_named(tmp_path: Path, run: Run) -> None:
+    """A fingerprint that can't be read is refused, not overwritten."""
+    run(tmp_path / "out")
+    (tmp_path / "out" / ".tandem" / "fingerprint.json").write_bytes(b"{}")
+    with pytest.raises(OutputError, match="not a fingerprint"):
+        run(tmp_path / "out")
+
+
+def test_a_foreign_part_is_refused(tmp_path: Path, run: Run) -> None:
+    """A file among the parts that no run wrote would be read as rows: it is refused."""
+    run(tmp_path / "out")
+    (tmp_path / "out" / "parts" / "mine.parquet").touch()
+    with pytest.raises(OutputError, match=r"'.*mine\.parquet' is no part of this run"):
+        run(tmp_path / "out")
+
+
+def test_an_output_that_holds_something_else(tmp_path: Path) -> None:
+    """A folder that holds anything but a run is refused; a new, an empty or an only planned one is not."""
+    check_output(tmp_path / "new")
+    check_output(tmp_path)
+    (tmp_path / ".tandem").mkdir()
+    check_output(tmp_path)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(OutputError, match=r"holds 'thesis\.tex' and no run"):
+        check_output(tmp_path)
+    with pytest.raises(OutputError, match=r"can't be used \(Not a directory\)"):
+        check_output(tmp_path / "thesis.tex")
+
+
+def test_an_output_within_an_input(tmp_path: Path) -> None:
+    """An output within an input is refused, also by way of a symbolic link."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    inputs = find_inputs([str(tmp_path / "photos")])
+    for output in (tmp_path / "photos", tmp_path / "photos" / "new" / "out", tmp_path / "link" / "out"):
+        with pytest.raises(OutputError, match="lies within the input"):
+            check_output(output, inputs)
+    check_output(tmp_path / "photos-out", inputs)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_where_no_run_begins_nothing_stays(tmp_path: Path, exists: bool) -> None:
+    """A run that can't begin leaves the output as it found it."""
+    out = tmp_path / "out"
+    if exists:
+        out.mkdir()
+    with contextlib.suppress(ZeroDivisionError), open_run_folder(out) as folder:
+        folder.plan.write_bytes(b"half a plan")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == (["out"] if exists else [])
+
+
+def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
+    """An output is refused while another process has it, and free when that process was killed."""
+    out = tmp_path / "out"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, out], stdout=subprocess.PIPE, cwd=ROOT)
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match="another process is running a batch into"), open_run_folder(out):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    with open_run_folder(out):
+        pass
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_every_failing_write_is_resumable(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Whichever open, sync or rename fails, the run says so in a sentence, and the next one ends with the same parts.
+
+    The disk fails at the n-th call, for every n until a run comes through.
+    """
+    run(tmp_path / "undisturbed", chunk_size=20)
+    expected = read_parts(tmp_path / "undisturbed")
+    for nth in range(1, 100):
+        out = tmp_path / f"{nth}"
+        with monkeypatch.context() as patch:
+            calls = _fail_at(patch, call, nth)
+            if not _fails_with(out, run, "Input/output error"):
+                break
+        assert run(out, chunk_size=20).state == "done"
+        assert read_parts(out) == expected
+        assert not list(out.rglob("aside"))
+    assert nth == len(calls) + 1 >= 6  # each call of a run that came through was failed once
+
+
+def _fails_with(out: Path, run: Run, sentence: str) -> bool:
+    try:
+        run(out, chunk_size=20)
+    except OutputError as error:
+        return sentence in str(error)
+    return False
+
+
+def _fail_at(patch: pytest.MonkeyPatch, call: str, nth: int) -> list[tuple[Any, ...]]:
+    """Let the n-th call fail, and return the list of calls."""
+    where: Any = os if call == "fsync" else Path
+    real, calls = getattr(where, call), []
+
+    def fail_at_nth(*args: Any, **kwargs: Any) -> Any:
+        # Of all that is opened, only what is to be written.
+        if call != "open" or (*args, *kwargs.values())[1] in {"wb", "ab", "w"}:
+            calls.append(args)
+        if len(calls) == nth:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*args, **kwargs)
+
+    patch.setattr(where, call, fail_at_nth)
+    return calls

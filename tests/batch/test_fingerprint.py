@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from batch.fingerprint import Fingerprint
+from batch.plan import Plan, PlannedInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from classifier.model import Model
+
+PLAN = Plan(
+    inputs=(PlannedInput(given="photos", path="/data/photos"),),
+    images=10,
+    chunk_size=4,
+    skipped={"hidden": 1},
+    digest="sha256:" + "0" * 64,
+)
+
+
+@pytest.fixture
+def fingerprint(model: Model) -> Fingerprint:
+    return Fingerprint.of(PLAN, model, format="parquet", top_k=5, all_scores=False)
+
+
+def test_equal_runs_have_no_differences(fingerprint: Fingerprint, model: Model) -> None:
+    """The same run on the same machine has the same fingerprint."""
+    again = Fingerprint.of(PLAN, model, format="parquet", top_k=5, all_scores=False)
+    assert fingerprint.differences(again) == []
+
+
+def changes(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the name of each field, with a copy of the whole in which that field is another."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            for below, other in changes(item, f"{name}.{key}".removeprefix(".")):
+                yield below, {**value, key: other}
+    elif name == "format":
+        yield name, "csv"
+    elif isinstance(value, bool):
+        yield name, not value
+    elif isinstance(value, tuple):
+        yield name, value * 2
+    elif isinstance(value, str):
+        yield name, f"{value}x"
+    else:
+        yield name, (value or 0) + 1
+
+
+def test_each_difference_is_named(fingerprint: Fingerprint) -> None:
+    """Whatever changes between two runs is what the refusal names, and nothing else is."""
+    named = set()
+    for name, other in changes(msgspec.to_builtins(fingerprint)):
+        if name == "engine.precision":  # there is only fp32 yet
+            continue
+        [difference] = fingerprint.differences(msgspec.convert(other, Fingerprint))
+        assert difference.startswith(f"{name} was ")
+        named.add(name)
+    assert {
+        "plan.inputs", "plan.chunk_size", "plan.digest", "format", "top_k", "all_scores", "model", "schema_version",
+        "engine.name", "engine.version", "engine.device", "engine.instruction_set", "engine.batch_size",
+        "versions.tandem", "versions.pillow", "versions.pyarrow",
+    } <= named  # fmt: skip
+
+
+def test_csv_does_not_depend_on_pyarrow(model: Model) -> None:
+    """An update of pyarrow does not stop a run that writes CSV."""
+    assert "pyarrow" not in Fingerprint.of(PLAN, model, format="csv", top_k=5, all_scores=False).versions

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch import output
+from batch.output import FORMATS, Format, Row, Score, encode_rows
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
+SCORE = st.floats(0, 1, width=32)
+COLUMNS = tuple(Row.__slots__)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Row:
+    """Return a row as a run can make it, with any text where a file's or a class's name can bring it in."""
+    failed = draw(st.booleans())
+    scores = draw(st.lists(SCORE, min_size=2, max_size=5))
+    label = draw(TEXT)
+    return Row(
+        path=draw(TEXT),
+        input=draw(TEXT),
+        status="error" if failed else "ok",
+        error=f"unreadable: {draw(TEXT)}" if failed else None,
+        width=None if failed else draw(st.integers(1, 65_535)),
+        height=None if failed else draw(st.integers(1, 65_535)),
+        bytes=draw(st.none() | st.integers(0, 2**40)),
+        sha256=draw(st.none() | st.just("ab" * 32)),
+        label=None if failed else label,
+        score=None if failed else scores[0],
+        top_k=None if failed else (Score(label=label, score=scores[0]), Score(label="b", score=scores[1])),
+        scores=None if failed else np.array(scores, dtype=np.float32),
+        model="digits@sha256:" + "0" * 64,
+        engine="onnxruntime 1.31.1",
+        device="cpu",
+        precision="fp32",
+    )
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """Return a row as JSON Lines has it."""
+    values = {name: getattr(row, name) for name in COLUMNS}
+    values["top_k"] = row.top_k and [{"label": each.label, "score": each.score} for each in row.top_k]
+    values["scores"] = None if row.scores is None else row.scores.tolist()
+    return values
+
+
+def read_csv(data: bytes) -> list[dict[str, Any]]:
+    """Return CSV as Python's own reader has it, with empty fields as None and JSON where there is JSON."""
+    table = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
+    types: dict[str, Any] = {"width": int, "height": int, "bytes": int, "score": float, "top_k": json.loads}
+    types["scores"] = json.loads
+    return [{name: types.get(name, str)(text) if text else None for name, text in row.items()} for row in table]
+
+
+@given(st.lists(rows(), max_size=6))
+def test_every_format_gives_back_every_value(rows: list[Row]) -> None:
+    """What is read back is what was written: odd names, nulls, and every bit of a score."""
+    expected = [plain(row) for row in rows]
+    parquet = encode_rows(rows, "parquet", all_scores=True)
+    assert pq.read_table(pa.BufferReader(parquet)).to_pylist() == expected
+    assert read_csv(encode_rows(rows, "csv", all_scores=True)) == expected
+    lines = encode_rows(rows, "jsonl", all_scores=True).decode().split("\n")
+    assert [json.loads(line) for line in lines[:-1]] == expected
+    assert lines[-1] == ""
+
+
+@given(st.lists(rows(), min_size=1, max_size=6))
+def test_polars_reads_parquet_and_json_lines(rows: list[Row]) -> None:
+    """polars, which shares no code with the writer, reads the same rows."""
+    expected = [plain(row) for row in rows]
+    assert pl.read_parquet(io.BytesIO(encode_rows(rows, "parquet", all_scores=True))).to_dicts() == expected
+    text = pl.read_ndjson(io.BytesIO(encode_rows(rows, "jsonl", all_scores=True)), infer_schema_length=None)
+    assert text["path"].to_list() == [row.path for row in rows]
+    assert text["score"].to_list() == [row.score for row in rows]
+
+
+def test_the_parquet_schema() -> None:
+    """The Parquet types are those that the documentation names, and the schema says its version."""
+    data = encode_rows([], "parquet", all_scores=True)
+    schema = pq.read_schema(pa.BufferReader(data))
+    types = {field.name: str(field.type) for field in schema}
+    strings = dict.fromkeys(COLUMNS, "string")
+    assert types == strings | {
+        "width": "int32",
+        "height": "int32",
+        "bytes": "int64",
+        "score": "float",
+        "top_k": "list<element: struct<label: string, score: float>>",
+        "scores": "list<element: float>",
+    }
+    assert pq.read_metadata(pa.BufferReader(data)).metadata[b"tandem.schema_version"] == b"1"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_without_all_scores_there_is_no_such_column(format: Format) -> None:
+    """`scores` is there where it was asked for, and else takes no room."""
+    row = Row(
+        **dict.fromkeys(COLUMNS, None)  # type: ignore[arg-type] # no value matters here
+        | {"path": "a.png", "status": "ok"}
+    )
+    assert b"scores" not in encode_rows([row], format, all_scores=False)
+    assert b"scores" in encode_rows([row], format, all_scores=True)
+
+
+@given(st.lists(rows(), max_size=4), st.sampled_from(FORMATS))
+def test_the_same_rows_are_the_same_bytes(rows: list[Row], format: Format) -> None:
+    """A part depends on its rows alone: that is what lets a resumed run end as an undisturbed one."""
+    assert encode_rows(rows, format, all_scores=True) == encode_rows(rows, format, all_scores=True)
+
+
+@given(SCORE)
+def test_a_score_survives_as_text(score: float) -> None:
+    """The text of a score reads as the same float32, also by way of a float32 parser."""
+    text = repr(score)
+    assert np.float32(text).tobytes() == np.float32(score).tobytes()
+    assert math.isclose(float(text), score, rel_tol=0, abs_tol=0)
+
+
+def test_each_column_is_documented() -> None:
+    """The table of columns in the module's docstring has every column."""
+    assert output.__doc__ is not None
+    table = [line for line in output.__doc__.splitlines() if line.startswith("| `")]
+    assert [name for line in table for name in line.split(" | ")[0].split("`")[1::2]] == list(COLUMNS)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from batch.interrupts import Interrupted, Interrupts
+from batch.plan import find_inputs
+from batch.runner import BatchJob, run_batch
+from classifier.errors import OutputError
+from tests.batch.conftest import read_parts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from classifier.model import Model
+    from tests.batch.conftest import Run
+
+
+def read_rows(output: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(output / "parts").to_pylist()
+    return rows
+
+
+def test_one_row_for_each_image_in_order(tmp_path: Path, run: Run, few: Path) -> None:
+    """There is exactly one row for each image, in the order of the paths, over all parts."""
+    record = run(tmp_path / "out")
+    paths = [row["path"] for row in read_rows(tmp_path / "out")]
+    assert paths == sorted(str(image.relative_to(few)) for image in few.rglob("*.png"))
+    assert (record.images, record.ok, record.failed) == (40, 40, 0)
+    assert [pq.read_metadata(part).num_rows for part in sorted((tmp_path / "out" / "parts").iterdir())] == [9] * 4 + [4]
+
+
+def test_rows_say_what_the_model_says(tmp_path: Path, run: Run, few: Path, model: Model) -> None:
+    """Label, top-k and all scores are those that the model gives to the image alone, to the bit."""
+    run(tmp_path / "out", all_scores=True, top_k=3)
+    for row in read_rows(tmp_path / "out"):
+        pixels = model.decode((few / row["path"]).read_bytes()).pixels
+        scores = model.scores(pixels[np.newaxis])[0]
+        assert np.array(row["scores"], dtype=np.float32).tobytes() == scores.tobytes()
+        top = model.top_k(scores, 3)
+        assert [(each["label"], each["score"]) for each in row["top_k"]] == [(each.label, each.score) for each in top]
+        assert (row["label"], row["score"]) == (top[0].label, top[0].score)
+        assert (row["width"], row["height"], row["model"]) == (8, 8, model.identity)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 7, "threads": 1}, {"threads": 9}], ids=str)
+def test_how_it_is_run_changes_no_byte(tmp_path: Path, run: Run, options: dict[str, int]) -> None:
+    """On the CPU, neither the batch size nor the number of threads changes a byte of the parts."""
+    run(tmp_path / "one", all_scores=True)
+    run(tmp_path / "other", all_scores=True, **options)
+    assert read_parts(tmp_path / "one") == read_parts(tmp_path / "other")
+
+
+def test_top_k_beyond_the_labels_gives_all(tmp_path: Path, run: Run) -> None:
+    """A top-k larger than the number of labels gives all labels."""
+    run(tmp_path / "out", top_k=99)
+    assert {len(row["top_k"]) for row in read_rows(tmp_path / "out")} == {10}
+
+
+def test_accuracy_where_folders_are_classes(tmp_path: Path, run: Run, few: Path) -> None:
+    """The accuracy is that of the rows against their folders' names; one folder that is no class, and there is none."""
+    record = run(tmp_path / "out")
+    correct = sum(row["label"] == row["path"].split("/")[0] for row in read_rows(tmp_path / "out"))
+    assert record.accuracy is not None
+    assert (record.accuracy.correct, record.accuracy.images) == (correct, 40)
+    assert correct >= 36  # a trained model, and not always the same label
+
+    shutil.copytree(few, tmp_path / "mixed")
+    shutil.copytree(few / "0", tmp_path / "mixed" / "unsorted")
+    assert run(tmp_path / "out-mixed", tmp_path / "mixed").accuracy is None
+    only_zeros = run(tmp_path / "out-zeros", few / "0").accuracy
+    assert only_zeros is not None
+    assert only_zeros.images == 4
+
+
+def test_failed_images_are_counted_and_not_in_the_accuracy(tmp_path: Path, run: Run, few: Path) -> None:
+    """Failed images are rows with a reason; they are counted by it, and the accuracy is that of the others."""
+    shutil.copytree(few, tmp_path / "in")
+    (tmp_path / "in" / "3" / "empty.png").touch()
+    (tmp_path / "in" / "3" / "text.jpg").write_text("text")
+    record = run(tmp_path / "out", tmp_path / "in")
+    assert (record.images, record.ok, record.errors) == (42, 40, {"empty": 1, "not_an_image": 1})
+    assert record.accuracy is not None
+    assert record.accuracy.images == 40
+    failed = [row for row in read_rows(tmp_path / "out") if row["status"] == "error"]
+    assert [(row["path"], row["error"].partition(":")[0], row["label"]) for row in failed] == [
+        ("3/empty.png", "empty", None),
+        ("3/text.jpg", "not_an_image", None),
+    ]
+
+
+def test_the_plan_stays(tmp_path: Path, run: Run, few: Path) -> None:
+    """A resumed run keeps its plan: a file that came later has no row, and one that went has a row that says so."""
+    images, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(few, images)
+    run(out, images)
+    planned = [row["path"] for row in read_rows(out)]
+    (out / "parts" / "part-00000.parquet").unlink()
+    (images / planned[0]).unlink()
+    shutil.copy(images / planned[1], images / "0" / "0-came-later.png")
+    record = run(out, images)
+    assert [row["path"] for row in read_rows(out)] == planned
+    assert record.errors == {"missing": 1}
+
+
+def test_a_changed_plan_is_not_resumed(tmp_path: Path, run: Run) -> None:
+    """A list of images that was tampered with is refused."""
+    run(tmp_path / "out")
+    with (tmp_path / "out" / ".tandem" / "plan").open("ab") as plan:
+        plan.write(b"0/x.png\0")
+    with pytest.raises(OutputError, match=r"plan\.digest was"):
+        run(tmp_path / "out")
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path, run: Run) -> None:
+    """The same command again on a finished run says what it found, and writes nothing."""
+    out = tmp_path / "out"
+    first = run(out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "lock"}
+    assert run(out) == first
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "lock"}
+
+
+def test_run_json_knows_each_attempt(tmp_path: Path, run: Run) -> None:
+    """`run.json` counts all that is in the output, and says which attempt did how much."""
+    run(tmp_path / "out")
+    (tmp_path / "out" / "parts" / "part-00004.parquet").unlink()
+    run(tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "run.json").read_bytes())
+    assert (record["state"], record["images"], record["ok"]) == ("done", 40, 40)
+    assert [attempt["images"] for attempt in record["attempts"]] == [40, 4]
+    assert all(attempt["ended"] for attempt in record["attempts"])
+    assert record["run"]["engine"]["name"] == "onnxruntime"
+
+
+class InterruptedAfter(Interrupts):
+    """Interrupts a run after a number of chunks, as a signal in their midst does."""
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__()
+        self.chunks = chunks
+
+    def check(self) -> None:
+        self.chunks -= 1
+        if self.chunks == 0:
+            raise Interrupted(15)
+
+
+def test_an_interrupted_run_resumes(tmp_path: Path, run: Run, few: Path, model: Model) -> None:
+    """A run that was interrupted between two chunks ends with the parts of an undisturbed one."""
+    run(tmp_path / "undisturbed")
+    job = BatchJob(inputs=find_inputs([str(few)]), output=tmp_path / "out", chunk_size=9)
+    with pytest.raises(Interrupted):
+        run_batch(job, model, InterruptedAfter(2))
+    assert json.loads((tmp_path / "out" / "run.json").read_bytes())["state"] == "interrupted"
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert len(read_parts(tmp_path / "out")) == 2
+    assert run(tmp_path / "out").attempts[-1].images == 22
+    assert read_parts(tmp_path / "out") == read_parts(tmp_path / "undisturbed")
