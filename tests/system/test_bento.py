@@ -1,0 +1,138 @@
+"""The Bento: built from a registry, exported, and served on a machine that has neither registry nor sources."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+import numpy as np
+import pytest
+
+from classifier.artifact import CARD
+from registry import LocalRegistry
+from tests.service.conftest import BENTOML, ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from classifier.model import Model
+    from tests.service.conftest import Serve
+
+
+def bentoml(*args: str | Path, bentoml_home: Path, home: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Return the ended `bentoml …`, run in the project's root."""
+    done = subprocess.run(
+        [BENTOML, *map(str, args)],
+        cwd=ROOT,
+        env={**os.environ, "BENTOML_HOME": str(bentoml_home), "TANDEM_HOME": str(home)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """A Bento in a BENTOML_HOME that has nothing else."""
+
+    tag: str
+    file: Path
+    builder: Path
+    bentoml_home: Path
+
+
+@pytest.fixture(scope="module")
+def bento(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Imported:
+    """Return the Bento of `digits:1`, built, exported to a file, and imported from it elsewhere."""
+    folder = tmp_path_factory.mktemp("bento")
+    built = bentoml("build", "--output", "tag", bentoml_home=folder / "builder", home=digits_home)
+    tag = built.stdout.strip().removeprefix("__tag__:")
+    file = folder / "classifier.bento"
+    bentoml("export", tag, file, bentoml_home=folder / "builder", home=digits_home)
+    bentoml("import", file, bentoml_home=folder / "machine", home=folder / "no-home")
+    return Imported(tag=tag, file=file, builder=folder / "builder", bentoml_home=folder / "machine")
+
+
+def test_serves_the_pinned_model_without_a_registry(
+    bento: Imported,
+    serve: Serve,
+    model: Model,
+    test_folder: Path,
+    tmp_path: Path,
+) -> None:
+    """Bit for bit the scores of the model it was built with, from a folder that has nothing of the project in it."""
+    images = [path.read_bytes() for path in sorted(test_folder.rglob("*.png"))[:40]]
+    expected = model.scores(np.stack([model.decode(image).pixels for image in images]))
+    with serve(bento.tag, home=tmp_path / "none", cwd=tmp_path, bentoml_home=bento.bentoml_home) as server:
+        assert server.model["digest"] == model.digest
+        for image, row in zip(images, expected, strict=True):
+            predictions = httpx.post(f"{server.url}/classify?top_k=10", content=image).json()["predictions"]
+            scores = {prediction["index"]: prediction["score"] for prediction in predictions}
+            assert np.array([scores[index] for index in range(len(row))], np.float32).tobytes() == row.tobytes()
+    assert not (tmp_path / "none").exists()
+
+
+def test_named_model_overrides_the_pinned_one(
+    bento: Imported,
+    serve: Serve,
+    tandem_home: Path,
+    tmp_path: Path,
+) -> None:
+    """TANDEM_MODEL at run time: a fixed model goes into a running deployment without a new image."""
+    registry = LocalRegistry(tandem_home / "registry")
+    first = registry.resolve("digits")
+    second = registry.add("digits", {file: first.read(file) for file in first.files} | {CARD: b"# again\n"}).artifact
+    with serve(
+        bento.tag, home=tandem_home, cwd=tmp_path, bentoml_home=bento.bentoml_home, TANDEM_MODEL="digits:2"
+    ) as server:
+        assert server.model["model"] == second.identity
+
+
+def test_holds_what_answers_and_nothing_else(bento: Imported) -> None:
+    """Three packages, the locked requirements and the model's blobs; no training, no tests, no bytecode."""
+    with tarfile.open(bento.file) as archive:
+        names = {name.removeprefix("./") for name in archive.getnames() if "." in name.rpartition("/")[2]}
+    sources = {name.removeprefix("src/") for name in names if name.startswith("src/")}
+    assert {name.partition("/")[0] for name in sources} == {
+        *("service", "classifier", "registry", "requirements", "bentofile.yaml")
+    }
+    assert {name for name in sources if name.startswith("requirements/")} == {"requirements/service-cpu.txt"}
+    assert not [name for name in names if "__pycache__" in name or "/datasets/" in name]
+
+
+def test_damaged_copy_of_the_model_is_refused(bento: Imported, digits_home: Path, tmp_path: Path) -> None:
+    """The digest is checked where the Bento is served, too."""
+    bentoml("import", bento.file, bentoml_home=tmp_path / "machine", home=digits_home)
+    [index] = tmp_path.glob("machine/models/*/*/index.json")
+    blob = max(index.parent.glob("blobs/sha256/*"), key=lambda path: path.stat().st_size)
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    ended = bentoml(
+        *("serve", bento.tag, "--port", "0"), bentoml_home=tmp_path / "machine", home=tmp_path / "none", check=False
+    )
+    assert ended.returncode == 1
+    [sentence] = ended.stderr.splitlines()
+    assert "is damaged" in sentence
+
+
+def test_build_without_a_model_makes_nothing(tmp_path: Path) -> None:
+    """One sentence, exit code 1, and neither a Bento nor a model in BentoML's store."""
+    ended = bentoml("build", bentoml_home=tmp_path / "builder", home=tmp_path / "none", check=False)
+    assert ended.returncode == 1
+    [sentence] = ended.stderr.splitlines()
+    assert "no model" in sentence
+    assert not [path for path in tmp_path.glob("builder/*s/*/*") if path.is_dir()]
+
+
+def test_second_build_of_the_same_model_adds_no_second_copy(bento: Imported, digits_home: Path) -> None:
+    """BentoML's store has the model once, under its digest."""
+    bentoml("build", bentoml_home=bento.builder, home=digits_home)
+    assert len([path for path in bento.builder.glob("bentos/classifier/*") if path.is_dir()]) == 2
+    assert len([path for path in bento.builder.glob("models/digits/*") if path.is_dir()]) == 1
