@@ -43,7 +43,7 @@ class Artifact:
 
     @property
     def version(self) -> int | None:
-        """The version; None where the artifact was copied in under an alias, or under its name alone."""
+        """The version, the lowest if it was copied in under several; None if under an alias or the name alone."""
         return next((version for tag in self.tags if (version := version_of(tag)) is not None), None)
 
     @property

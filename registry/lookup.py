@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from classifier.errors import DamagedArtifact, ModelNotFound, ModelNotNamed, RegistryError
+from registry.references import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,9 +89,11 @@ def no_model_yet(root: Path) -> str:
 
 def _meant_by_bare_name(named: Sequence[Artifact]) -> list[Artifact]:
     """Return `production`, else the highest version, else what was copied in under the name alone."""
-    in_production = [artifact for artifact in named if PRODUCTION in artifact.tags]
-    versions = [artifact for artifact in named if artifact.version is not None]
-    return in_production or versions[-1:] or [artifact for artifact in named if None in artifact.tags]
+    versions = [tag for artifact in named for tag in artifact.tags if version_of(tag) is not None]
+    for tag in (PRODUCTION, *sorted(versions, key=lambda tag: version_of(tag) or 0)[-1:], None):
+        if matching := [artifact for artifact in named if tag in artifact.tags]:
+            return matching
+    return []
 
 
 def _unknown_name(reference: Reference, stored: Sequence[Artifact], root: Path) -> ModelNotFound:
