@@ -1,93 +1,176 @@
-"""`tandem train`: parse, train, print."""
+"""`tandem train`."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from training.options import TrainingOptions
+
 if TYPE_CHECKING:
-    from training.config import TrainingConfig
+    from collections.abc import Callable
+
     from training.metrics import EpochMetrics
     from training.run import Run
 
-logger = logging.getLogger(__name__)
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+_DEFAULTS = TrainingOptions()
 
 
-@click.command()
+def _training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options that `TrainingOptions` names."""
+    options = (
+        click.option(
+            "--arch", metavar="NAME",
+            help="small_cnn, or any classification network of torchvision: resnet50, mobilenet_v3_small, …  "
+            "[default: small_cnn for images up to 64 pixels, else resnet18]",
+        ),
+        click.option(
+            "--weights", metavar="DEFAULT|FILE",
+            help="Start from torchvision's weights, or from a file with a state dict. The head is replaced where the "
+            "number of classes differs.  [default: random weights]",
+        ),
+        click.option(
+            "--image-size", metavar="PIXELS", type=click.IntRange(8, 2048),
+            help="Sides of the network's input.  [default: that of the weights, else what suits the images]",
+        ),
+        click.option(
+            "--val-fraction", metavar="PART", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            help="Part of each class that validates, where DATA has no val/: 0.2 for a fifth.",
+        ),
+        click.option(
+            "--epochs", type=click.IntRange(min=1), default=_DEFAULTS.epochs, show_default=True,
+            help="Passes over the training images, at most.",
+        ),
+        click.option(
+            "--batch-size", type=click.IntRange(2, 65_536), default=_DEFAULTS.batch_size, show_default=True,
+            help="Images in one step of the optimizer.",
+        ),
+        click.option(
+            "--lr", metavar="RATE", type=click.FloatRange(0, 1, min_open=True),
+            help="Learning rate of AdamW after its warm-up; half a cosine brings it down to 0.  "
+            "[default: 0.002, with --weights 0.0003]",
+        ),
+        click.option(
+            "--label-smoothing", metavar="PART", type=click.FloatRange(0, 1, max_open=True),
+            default=_DEFAULTS.label_smoothing, show_default=True,
+            help="Of the target's weight, spread over all labels.",
+        ),
+        click.option(
+            "--flip/--no-flip", default=_DEFAULTS.flip,
+            help="Mirror training images at random.  [default: above 64 pixels; a mirrored digit is another sign]",
+        ),
+        click.option(
+            "--patience", metavar="EPOCHS", type=click.IntRange(min=1), default=_DEFAULTS.patience, show_default=True,
+            help="Stop early after so many epochs without a better one.",
+        ),
+        click.option(
+            "--seed", type=click.IntRange(0, 2**32 - 1), default=_DEFAULTS.seed, show_default=True,
+            help="Of weights, order, augmentation and --val-fraction. On a CPU, the same seed gives the same weights.",
+        ),
+        click.option(
+            "--device", type=click.Choice(["auto", "cpu", "cuda"]), default=_DEFAULTS.device, show_default=True,
+            help="'auto' takes a GPU where torch can use one.",
+        ),
+        click.option(
+            "--amp/--no-amp", default=_DEFAULTS.amp,
+            help="Mixed precision: bf16, or fp16 on GPUs without it.  [default: on GPUs]",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command(short_help="Train an image classifier on folders of images.")
 @click.argument("data")
-@click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATA-1, -2 …]")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --run, with its options.")
 @click.option(
-    "--arch",
-    help="small_cnn, or any classification network of torchvision.  [default: small_cnn for images up to 64 pixels, else resnet18]",
-)
+    "--run", "run_path", metavar="FOLDER", type=click.Path(path_type=Path),
+    help="The run folder, new or with --resume.  [default: the next free one of runs/DATA-1, runs/DATA-2, …]",
+)  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on after the last complete epoch of --run, with its options.")
+@_training_options
 @click.option(
-    "--weights", metavar="DEFAULT|FILE", help="Start from torchvision's weights, or from a file with a state dict."
-)
-@click.option(
-    "--image-size",
-    type=click.IntRange(8, 2048),
-    help="Sides of the network's input, in pixels.  [default: what the images or the weights suggest]",
-)
-@click.option(
-    "--val-fraction",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Part of each class that validates, where DATA has no val/.",
-)
-@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
-@click.option("--batch-size", type=click.IntRange(2, 65536), default=64, show_default=True)
-@click.option(
-    "--lr",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Learning rate after the warm-up.  [default: 0.003; 0.0003 with --weights]",
-)
-@click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True)
-@click.option("--flip/--no-flip", default=None, help="Mirror images at random.  [default: for images above 64 pixels]")
-@click.option(
-    "--patience",
-    type=click.IntRange(1),
-    default=10,
-    show_default=True,
-    help="Stop after so many epochs without a better one.",
-)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@click.option(
-    "--workers",
-    type=click.IntRange(0, 256),
-    help="Processes that read images.  [default: 0 if all fit in memory, else one per CPU, at most 8]",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--amp/--no-amp", default=None, help="Mixed precision (bf16, or fp16 on older GPUs).  [default: on a GPU]"
-)
+    "--workers", type=click.IntRange(0, 256),
+    help="Processes that load batches; the weights don't depend on it.  "
+    "[default: none for small images that fit in memory, else one for each CPU, at most 8]",
+)  # fmt: skip
 @click.pass_context
 def train(
-    ctx: click.Context, data: str, run_path: Path | None, resume: bool, workers: int | None, **options: Any
+    ctx: click.Context, /, *, data: str, run_path: Path | None, resume: bool, workers: int | None, **options: Any
 ) -> None:
-    r"""Train an image classifier on DATA, and keep the best epoch in a run folder."""
-    from training.config import TrainingOptions, choose_config
-    from training.digits import digits_folder
-    from training.folders import open_folders
-    from training.loop import Trainer
-    from training.run import Run
-    from training.files import make_next_folder
+    """Train an image classifier on DATA. Keeps the epoch with the best validation acc1 in a run folder.
 
-    root = digits_folder() if data == "digits" else Path(data)
-    opts = TrainingOptions(**options)
-    folders = open_folders(root, val_fraction=opts.val_fraction, seed=opts.seed)
-    if resume:
-        run = Run.open(run_path)
-        trainer = Trainer(run.config, folders, workers=workers or 0)
-    else:
-        config = choose_config(folders, opts)
-        trainer = Trainer(config, folders, workers=workers or 0)
-        run = Run.create(run_path or make_next_folder(Path("runs"), root.name), config, folders)
-    best = trainer.train(run)
-    click.echo(f"{run.path}: best epoch {best.epoch}, val acc1 {best.val_acc1:.2%}")
+    DATA is a folder with train/ and val/, each with a folder of images for each class; or a folder of classes, with
+    --val-fraction; or 'digits', where there is no folder of that name: handwritten digits, which are written to
+    $TANDEM_HOME/datasets/digits.
+
+    Ctrl-C keeps the last complete epoch, and --resume goes on from there.
+
+    Exit codes: 0 done, 1 could not run, 2 usage, 130 interrupted.
+
+    \b
+    Example:
+      tandem train digits --run runs/digits
+      tandem train photos --val-fraction 0.2 --arch resnet50 --weights DEFAULT
+      tandem train digits --run runs/digits --resume
+    """  # noqa: D301 # \b is meant: click leaves the paragraph behind it as it is
+    if resume and run_path is None:
+        raise click.UsageError("--resume needs --run, the folder of the run to go on with")
+    run: Run | None = None
+    try:
+        # torch's threads would wait for each other in a busy loop: where another program wants the same cores, or a
+        # container has a quota of CPU time, training then takes ten times as long. Read when torch is imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from training.start import begin_run, resume_run  # noqa: PLC0415 # torch: not for --help
+
+        folder = _data_folder(data)
+        if resume:
+            assert run_path is not None
+            session = resume_run(run_path, folder, _given(ctx, options), workers=workers)
+        else:
+            session = begin_run(folder, TrainingOptions(**options), path=run_path, workers=workers)
+        with session as (run, trainer):
+            best = trainer.train(run)
+    except KeyboardInterrupt:
+        click.echo(_how_to_go_on(data, run), err=True)
+        ctx.exit(INTERRUPTED)
+    _print_result(run, best)
+
+
+def _data_folder(data: str) -> Path:
+    """Return the folder that DATA means. What looks like a path, or is a folder, is one."""
+    if data != "digits" or Path(data).is_dir():
+        return Path(data)
+    from training.digits import digits_folder  # noqa: PLC0415 # numpy and Pillow: not for --help
+
+    return digits_folder()
+
+
+def _given(ctx: click.Context, options: dict[str, Any]) -> dict[str, object]:
+    """Return what stands on the command line, by the options' names there."""
+    given = {
+        f"--{name.replace('_', '-')}": value
+        for name, value in options.items()
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    if given.get("--device") == "auto":
+        del given["--device"]
+    return given
+
+
+def _how_to_go_on(data: str, run: Run | None) -> str:
+    if run is None:
+        return "Interrupted before the first epoch; nothing was kept."
+    return f"Interrupted; go on with: tandem train {data} --run {run.path} --resume"
+
+
+def _print_result(run: Run, best: EpochMetrics) -> None:
+    click.echo(f"best epoch {best.epoch}: val acc1 {best.val_acc1:.2%}, val loss {best.val_loss:.4f} → {run.path}")
+    click.echo(f"export it with: tandem export {run.path} --name {Path(run.config.data).name}")

@@ -1,10 +1,11 @@
-"""What a run is made of: the options as given, and the config that they and the data lead to."""
+"""The config of a run: what the options say, and what the data decides where they don't."""
 
 from __future__ import annotations
 
 import logging
 import statistics
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -17,38 +18,18 @@ from training.network import SMALL_CNN, check_architecture, pretrained_preproces
 
 if TYPE_CHECKING:
     from training.folders import ImageFolders, Sample
+    from training.options import Device, TrainingOptions
 
 logger = logging.getLogger(__name__)
 
-Device = Literal["auto", "cpu", "cuda"]
-
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
-_LR = 3e-3
+_LR = 2e-3
 _FINE_TUNING_LR = 3e-4
 _SAMPLED_IMAGES = 100
 _SMALLEST_IMAGE_SIZE = 8
 _LARGE_IMAGE_SIZE = 224
 _RESIZE_RATIO = 256 / 224  # torchvision's references: a margin of an eighth is cut off large images.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingOptions:
-    """The options of `tandem train`; None lets the data and the other options decide."""
-
-    arch: str | None = None
-    weights: str | None = None
-    epochs: int = 30
-    batch_size: int = 64
-    lr: float | None = None
-    label_smoothing: float = 0.1
-    image_size: int | None = None
-    flip: bool | None = None
-    patience: int = 10
-    val_fraction: float | None = None
-    seed: int = 0
-    device: Device = "auto"
-    amp: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +87,7 @@ def choose_config(folders: ImageFolders, options: TrainingOptions) -> TrainingCo
         val_folder=folders.val_folder,
         labels=folders.labels,
         architecture=options.arch or _default_architecture(preprocessing, options),
-        weights=options.weights,
+        weights=_absolute(options.weights),
         preprocessing=preprocessing,
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -148,6 +129,10 @@ def _choose_precision(device: str, *, amp: bool | None) -> TrainingPrecision:
             )
         return "bf16"
     return "fp32"
+
+
+def _absolute(weights: str | None) -> str | None:
+    return weights if weights in (None, "DEFAULT") else str(Path(weights).absolute())
 
 
 def _default_architecture(preprocessing: Preprocessing, options: TrainingOptions) -> str:

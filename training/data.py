@@ -34,6 +34,7 @@ BadImage = tuple[Path, ImageError]
 """A file that can't be read, and why."""
 
 _CHUNK = 64
+_MAX_WORKERS = 8
 
 Draw = list[tuple[int, int]]
 """The images of one batch: for each its index, and the seed of what augmentation does to it."""
@@ -88,6 +89,11 @@ class ImageSet(Dataset[Batch]):
         """Return the images of one batch; one that can't be read any more raises a DataError."""
         images = torch.stack([self._image(index, seed) for index, seed in draw])
         return images, self._labels[[index for index, _ in draw]]
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether an image is only copied from memory, neither decoded nor transformed."""
+        return self._pixels is not None and self.transform is None
 
     def read(self, indices: Iterable[int], *, advance: Callable[[], None]) -> list[BadImage]:
         """Decode images, keep them where there is memory for all, and return those that can't be read."""
@@ -183,6 +189,11 @@ def load_batches(images: ImageSet, draws: Sequence[Draw], *, workers: int, pin: 
 
 def _leave_interrupts_to_parent(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def default_workers(images: ImageSet) -> int:
+    """Return how many processes shall load batches: none for images that only have to be copied from memory."""
+    return 0 if images.is_quick else min(_MAX_WORKERS, available_cpus())
 
 
 def available_cpus() -> int:

@@ -45,7 +45,7 @@ def digits_folder() -> Path:
             _rename_unless_there(written, target)
     except OSError as error:
         raise OutputError(
-            f"the digits can't be written to {target} ({error.strerror}): set TANDEM_HOME to a folder that can be written"
+            f"the digits can't be written to {target} ({error.strerror}): set TANDEM_HOME to a folder that can be"
         ) from error
     logger.info("wrote the handwritten digits to %s", target)
     return target

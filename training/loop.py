@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from classifier.errors import DataError, OutOfDeviceMemory
 from training.augment import SMALL_IMAGE_SIZE, shift_turn_scale
-from training.data import draw_batches, in_order, load_batches, normalise, read_images
+from training.data import default_workers, draw_batches, in_order, load_batches, normalise, read_images
 from training.metrics import EpochMetrics, best_epoch, describe_epoch
 from training.network import build_network, check_image_size, load_weights
 from training.progress import progress_bar
@@ -46,49 +46,63 @@ class Trainer:
     not the training was interrupted in between. CUDA's kernels don't promise that.
     """
 
-    def __init__(self, config: TrainingConfig, folders: ImageFolders, *, workers: int) -> None:
-        """Build the network and read the images.
+    def __init__(
+        self,
+        config: TrainingConfig,
+        folders: ImageFolders,
+        *,
+        workers: int | None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """Build the network, read the images, and go on from `checkpoint` if there is one.
+
+        Args:
+            config: of the run.
+            folders: the images that `config` was made for.
+            workers: processes that load batches; None for none where that is quick, else one for each CPU, at most 8.
+            checkpoint: of the same run.
 
         Raises:
             DataError: images or weights can't be read, or the network can't take images of this size.
         """
         self.config = config
-        self.workers = workers
         self.device = torch.device(config.device)
-        self.history: tuple[EpochMetrics, ...] = ()
         # channels_last: how the images come, and what convolutions are quickest with.
-        self.network = initial_network(config).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        network = initial_network(config) if checkpoint is None else restored_network(config, checkpoint)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.optimizer = _make_optimizer(self.network, config)
         self.scaler = torch.amp.GradScaler(config.device, enabled=config.precision == "fp16")
+        self.history: tuple[EpochMetrics, ...] = ()
+        if checkpoint is not None:
+            self.history = checkpoint.history
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            self.scaler.load_state_dict(checkpoint.scaler)
         with progress_bar("reading images", len(folders.train) + len(folders.val)) as advance:
             self.train_images, self.val_images = read_images(
                 folders, config.preprocessing, flip=config.flip, advance=advance
             )
+        self.workers = default_workers(self.train_images) if workers is None else workers
 
     def train(self, run: Run) -> EpochMetrics:
-        """Train until the last epoch or the early stop, after the last checkpoint if there is one; return the best epoch.
+        """Train until the last epoch or the early stop, with a checkpoint after each epoch; return the best one.
 
         Raises:
             DataError: the loss isn't finite any more.
-            OutputError: the run folder can't be written, or another process trains in it.
+            OutputError: the run folder can't be written.
             OutOfDeviceMemory: a batch is too large.
         """
-        with run.lock():
-            if checkpoint := run.load_checkpoint():
-                self._restore(checkpoint)
-                run.follow(checkpoint)
-            drawn = time.monotonic()
-            try:
-                while not self._is_over():
-                    self._run_epoch()
-                    run.save_checkpoint(self._checkpoint())
-                    logger.info("%s", describe_epoch(self.history, self.config.epochs))
-                    if time.monotonic() - drawn > _CURVES_EVERY_S:
-                        self._draw(run)
-                        drawn = time.monotonic()
-            finally:
-                if self.history:
+        drawn = time.monotonic()
+        try:
+            while not self._is_over():
+                self._run_epoch()
+                run.save_checkpoint(self._checkpoint())
+                logger.info("%s", describe_epoch(self.history, self.config.epochs))
+                if time.monotonic() - drawn > _CURVES_EVERY_S:
                     self._draw(run)
+                    drawn = time.monotonic()
+        finally:
+            if self.history:
+                self._draw(run)
         return best_epoch(self.history)
 
     def _draw(self, run: Run) -> None:
@@ -131,10 +145,9 @@ class Trainer:
         lr = 0.0
         self.network.train()
         with progress_bar(f"epoch {epoch}/{config.epochs}", len(draws)) as advance:
-            for step, (images, labels) in enumerate(self._load(self.train_images, draws)):
+            for step, (loaded, labels) in enumerate(self._load(self.train_images, draws)):
                 lr = config.lr * lr_factor((epoch - 1) * len(draws) + step, len(draws) * config.epochs)
-                if config.preprocessing.crop_size <= SMALL_IMAGE_SIZE:
-                    images = shift_turn_scale(images, flip=config.flip, generator=generator)
+                images = augment(loaded, config, generator)
                 loss, logits = self._step(images, labels, lr)
                 total_loss += loss * len(labels)
                 correct += (logits.argmax(1) == labels).sum()
@@ -149,14 +162,17 @@ class Trainer:
         precision = self.config.precision
         with torch.autocast(self.config.device, dtype=_DTYPES[precision], enabled=precision != "fp32"):
             logits = self.network(images)
-            loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+            loss = self._loss(logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's own
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), _MAX_GRADIENT_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach(), logits.detach()
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
     @torch.inference_mode()
     def _evaluate(self) -> tuple[float, float]:
@@ -167,7 +183,7 @@ class Trainer:
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for images, labels in self._load(self.val_images, in_order(count, batch_size=self.config.batch_size)):
             logits = self.network(images)
-            total_loss += functional.cross_entropy(logits, labels, reduction="sum")
+            total_loss += self._loss(logits, labels) * len(labels)
             correct += (logits.argmax(1) == labels).sum()
         return total_loss.item() / count, correct.item() / count
 
@@ -194,12 +210,6 @@ class Trainer:
             scaler=self.scaler.state_dict(),
         )
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        self.history = checkpoint.history
-        self.network.load_state_dict(checkpoint.network)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.scaler.load_state_dict(checkpoint.scaler)
-
 
 def initial_network(config: TrainingConfig) -> nn.Module:
     """Return the network before the first epoch: random weights from the seed, or those that were asked for.
@@ -216,11 +226,25 @@ def initial_network(config: TrainingConfig) -> nn.Module:
     return network
 
 
+def restored_network(config: TrainingConfig, checkpoint: Checkpoint) -> nn.Module:
+    """Return the network after the last epoch of `checkpoint`."""
+    network = build_network(config.architecture, classes=len(config.labels), image_size=config.preprocessing.crop_size)
+    network.load_state_dict(checkpoint.network)
+    return network
+
+
 def seed_everything(seed: int, epoch: int) -> torch.Generator:
     """Seed torch for `epoch`, 0 being before the first; return a generator for order and augmentation."""
     for_torch, for_images = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64)
     torch.manual_seed(int(for_torch))
     return torch.Generator().manual_seed(int(for_images))
+
+
+def augment(images: torch.Tensor, config: TrainingConfig, generator: torch.Generator) -> torch.Tensor:
+    """Return normalised images, changed at random if they are small: larger ones were, when they were loaded."""
+    if config.preprocessing.crop_size > SMALL_IMAGE_SIZE:
+        return images
+    return shift_turn_scale(images, flip=config.flip, generator=generator)
 
 
 def lr_factor(step: int, steps: int) -> float:

@@ -42,8 +42,9 @@ def best_epoch(history: Sequence[EpochMetrics]) -> EpochMetrics:
 def describe_epoch(history: Sequence[EpochMetrics], epochs: int) -> str:
     """Return the last epoch in one line."""
     last = history[-1]
+    best = "  best" if best_epoch(history) is last else ""
     return (
         f"epoch {last.epoch:>{len(str(epochs))}}/{epochs}  loss {last.loss:.4f}  acc1 {last.acc1:6.2%}  "
-        f"val loss {last.val_loss:.4f}  val acc1 {last.val_acc1:6.2%}  lr {last.lr:.1e}  {last.images_per_s:,.0f} images/s"
-        + ("  best" if best_epoch(history) is last else "")
+        f"val loss {last.val_loss:.4f}  val acc1 {last.val_acc1:6.2%}  lr {last.lr:.1e}  "
+        f"{last.images_per_s:,.0f} images/s{best}"
     )

@@ -137,8 +137,11 @@ def load_weights(network: nn.Module, weights: str, name: str, *, classes: int, i
     """Put `weights` into `network`, all but a head for another number of classes.
 
     Args:
-        network: what `build_network` gave for the other arguments.
+        network: what `build_network` gave for the last three arguments.
         weights: `DEFAULT` for torchvision's best, or a file with a state dict.
+        name: its architecture.
+        classes: its number of logits.
+        image_size: of its input.
 
     Raises:
         DataError: the weights can't be had, or are not this network's.

@@ -16,7 +16,7 @@ import torch
 
 from classifier.errors import DataError, OutputError
 from classifier.types import from_json, to_json
-from training.config import TrainingConfig
+from training.config import TrainingConfig  # noqa: TC001 # msgspec reads the annotation when it decodes
 from training.files import replace_file, unwritable
 from training.metrics import EpochMetrics, best_epoch
 from training.network import build_network

@@ -18,6 +18,8 @@ _MISSING_OPERATORS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 
+_declared: list[torch.library.Library] = []
+
 
 @cache
 def import_torchvision() -> ModuleType:
@@ -34,13 +36,11 @@ def import_torchvision() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # They are half imported.
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # torch's own
     for schema in _MISSING_OPERATORS:
-        library.define(schema)
-    torchvision = _import()
-    # The declarations end with the object that made them.
-    torchvision._tandem_operators = library
-    return torchvision
+        library.define(schema)  # type: ignore[no-untyped-call]  # likewise
+    _declared.append(library)  # The declarations end with the object that made them.
+    return _import()
 
 
 def _import() -> ModuleType:

@@ -1,0 +1,27 @@
+"""The options of `tandem train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """What a user may choose, with what holds for one who doesn't; None lets the data and the other options decide."""
+
+    arch: str | None = None
+    weights: str | None = None
+    image_size: int | None = None
+    val_fraction: float | None = None
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float | None = None
+    label_smoothing: float = 0.1
+    flip: bool | None = None
+    patience: int = 10
+    seed: int = 0
+    device: Device = "auto"
+    amp: bool | None = None

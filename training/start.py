@@ -1,0 +1,132 @@
+"""A run that begins, and one that goes on."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifier.errors import DataError
+from training.config import choose_config, choose_device
+from training.files import make_next_folder
+from training.folders import open_folders
+from training.loop import Trainer
+from training.run import Run, check_is_free, installed_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from training.config import TrainingConfig
+    from training.options import TrainingOptions
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def begin_run(
+    data: Path, options: TrainingOptions, *, path: Path | None, workers: int | None
+) -> Iterator[tuple[Run, Trainer]]:
+    """Yield a new run and what trains it. All that can be wrong with the input is found before its folder is made.
+
+    Args:
+        data: the data set's folder.
+        options: of the run.
+        path: the run folder; None for the next free `runs/<data>-<n>`.
+        workers: processes that load batches; None for what suits the images.
+
+    Raises:
+        DataError: the data set, the network's name, the weights or the image size can't be used.
+        EngineUnavailable: the device or the mixed precision can't be had.
+        OutputError: the run folder holds something already, or can't be written.
+    """
+    if path is not None:
+        check_is_free(path)
+    folders = open_folders(data, val_fraction=options.val_fraction, seed=options.seed)
+    config = choose_config(folders, options)
+    describe_config(config, train=len(folders.train), val=len(folders.val))
+    trainer = Trainer(config, folders, workers=workers)
+    run = Run.create(path or make_next_folder(Path("runs"), data.absolute().name), config, folders)
+    with run.lock():
+        yield run, trainer
+
+
+@contextmanager
+def resume_run(
+    path: Path, data: Path, given: Mapping[str, object], *, workers: int | None
+) -> Iterator[tuple[Run, Trainer]]:
+    """Yield the run in `path` and what trains it, as it was after its last complete epoch.
+
+    Args:
+        path: the run folder.
+        data: the data set's folder.
+        given: options that the user gave this time; what they say must be what the run was begun with.
+        workers: processes that load batches; None for what suits the images.
+
+    Raises:
+        DataError: there is no run, or it was begun with other data or options.
+        EngineUnavailable: the run's device can't be had.
+        OutputError: another process trains in it.
+    """
+    run = Run.open(path)
+    config = run.config
+    _check_same_options(run, {"DATA": str(data.absolute()), **given})
+    choose_device(config.device)
+    folders = open_folders(data, val_fraction=config.val_fraction, seed=config.seed)
+    if folders.digest() != config.data_digest:
+        raise DataError(
+            f"the images in {data} are not those that {path} was begun with: put them back, or begin a new run"
+        )
+    if changed := sorted(name for name, value in installed_versions().items() if run.versions.get(name) != value):
+        logger.warning("not bit-equal to an undisturbed run any more, because these changed: %s", ", ".join(changed))
+    with run.lock():
+        checkpoint = run.load_checkpoint()
+        if checkpoint is not None:
+            run.follow(checkpoint)
+        epochs = 0 if checkpoint is None else len(checkpoint.history)
+        logger.info("%s goes on after epoch %d of %d", path, epochs, config.epochs)
+        yield run, Trainer(config, folders, workers=workers, checkpoint=checkpoint)
+
+
+def describe_config(config: TrainingConfig, *, train: int, val: int) -> None:
+    """Log what will be trained, on what."""
+    size = config.preprocessing.crop_size
+    logger.info(
+        "%s%s at %d × %d pixels: %d classes, %s images to train, %s to validate, on %s in %s",
+        config.architecture,
+        "" if config.weights is None else f" from {config.weights}",
+        size,
+        size,
+        len(config.labels),
+        f"{train:,}",
+        f"{val:,}",
+        config.device,
+        config.precision,
+    )
+
+
+def _check_same_options(run: Run, given: Mapping[str, object]) -> None:
+    config = run.config
+    begun_with = {
+        "DATA": config.data,
+        "--arch": config.architecture,
+        "--weights": config.weights,
+        "--image-size": config.preprocessing.crop_size,
+        "--val-fraction": config.val_fraction,
+        "--epochs": config.epochs,
+        "--batch-size": config.batch_size,
+        "--lr": config.lr,
+        "--label-smoothing": config.label_smoothing,
+        "--flip": config.flip,
+        "--patience": config.patience,
+        "--seed": config.seed,
+        "--device": config.device,
+        "--amp": config.precision != "fp32",
+    }
+    differences = [
+        f"{name} was {begun_with[name]}, not {value}" for name, value in given.items() if begun_with[name] != value
+    ]
+    if differences:
+        raise DataError(
+            f"{run.path} was begun with other options ({'; '.join(differences)}): leave them out, or begin a new run"
+        )
