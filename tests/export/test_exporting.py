@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from sklearn import metrics as sklearn_metrics
+
+from classifier.artifact import CARD, CONFIG, EVALUATION, FILES, GOLDEN, MODEL
+from classifier.errors import SelfTestFailed
+from classifier.images import decode_image
+from classifier.model import Model
+from classifier.selftest import GoldenSet, self_test
+from classifier.types import ModelConfig, from_json
+from export.evaluation import Evaluation
+from export.exporting import self_test_files
+from registry import Artifact, LocalRegistry
+from tandem import main
+from training.run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def artifact(digits_home: Path) -> Artifact:
+    return LocalRegistry(digits_home / "registry").resolve("digits:1")
+
+
+@pytest.fixture
+def run_copy(digits_run: Path, tmp_path: Path) -> Path:
+    """Return a copy of the run, beside a copy of the data set that it names."""
+    copy = tmp_path / "run"
+    shutil.copytree(digits_run, copy)
+    record = json.loads((copy / "run.json").read_bytes())
+    shutil.copytree(record["config"]["data"], tmp_path / "digits")
+    record["config"]["data"] = str(tmp_path / "digits")
+    (copy / "run.json").write_text(json.dumps(record))
+    return copy
+
+
+@pytest.fixture
+def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Return a function that runs `tandem export` in this process, which has torch imported already."""
+    monkeypatch.setenv("TANDEM_HOME", str(tmp_path / "home"))
+    return lambda *args: CliRunner().invoke(main, ["export", *map(str, args)])
+
+
+def test_an_artifact_is_made_of_the_agreed_files_and_opens_as_any_other(artifact: Artifact) -> None:
+    assert tuple(artifact.files) == FILES
+    model = Model.open(artifact, device="cpu")
+    report = self_test(model)
+    assert report.images == 16
+    assert report.max_difference <= 1e-4
+    assert model.config.architecture == "small_cnn"
+    assert model.config.labels == tuple("0123456789")
+
+
+def test_the_reported_numbers_are_those_of_the_validation_images(artifact: Artifact, digits_run: Path) -> None:
+    """Recomputed from the artifact alone, with scikit-learn and a bare onnxruntime session."""
+    evaluation = from_json(artifact.read(EVALUATION), Evaluation)
+    config = from_json(artifact.read(CONFIG), ModelConfig)
+    files = Run.open(digits_run).validation_files()
+    images = np.stack([decode_image(path.read_bytes(), config.preprocessing).pixels for path, _ in files])
+    session = onnxruntime.InferenceSession(artifact.read(MODEL), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["probabilities"], {"images": images})
+    exact = scores.astype(np.float64)
+    exact /= exact.sum(axis=1, keepdims=True)  # float32 rows sum to 1 but for their rounding.
+    truth = [config.labels.index(path.parent.name) for path, _ in files]
+
+    measured = evaluation.precisions[0]
+    assert (evaluation.dataset, evaluation.images, measured.engine) == ("digits", len(files), "onnxruntime")
+    assert measured.metrics.acc1 == pytest.approx(sklearn_metrics.accuracy_score(truth, scores.argmax(1)), abs=1e-6)
+    assert measured.metrics.loss == pytest.approx(sklearn_metrics.log_loss(truth, exact), abs=1e-5)
+    assert measured.agreement == 1.0
+    assert measured.max_difference < 1e-5
+    assert evaluation.torch.acc1 == measured.metrics.acc1
+
+
+def test_golden_images_are_validation_images_as_they_are_on_disk(artifact: Artifact, digits_run: Path) -> None:
+    golden = GoldenSet.from_bytes(artifact.read(GOLDEN))
+    on_disk = {path.read_bytes() for path, _ in Run.open(digits_run).validation_files()}
+    assert set(golden.images) <= on_disk
+
+
+@pytest.mark.parametrize("file", [MODEL, CONFIG, EVALUATION, CARD])
+def test_no_file_names_a_path_of_this_machine_or_a_day(artifact: Artifact, digits_home: Path, file: str) -> None:
+    data = artifact.read(file)
+    for place in (ROOT, Path.home(), digits_home, Path(sys.prefix), Path(torch.__file__).parent, "site-packages"):
+        assert str(place).encode() not in data
+    if file != MODEL:  # Among a million random bytes there is every short pattern.
+        assert not re.search(rb"20[2-9]\d-\d\d-\d\d|\d\d:\d\d:\d\d", data)
+
+
+def test_the_same_run_gives_the_same_bytes_in_any_process_and_no_second_version(
+    tandem: Callable[..., object], artifact: Artifact, digits_run: Path, tmp_path: Path
+) -> None:
+    """Another process, hash seed, number of threads, folder and registry: the digest is that of digits_home."""
+    env = {"TANDEM_HOME": str(tmp_path / "home"), "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
+    first = tandem("export", digits_run, "--name", "digits", env=env, cwd=tmp_path)
+    assert first.stdout.splitlines()[0] == f"digits:1  {artifact.digest}"
+    assert "acc1" in first.stdout
+    assert "Self-testing" in first.stderr
+
+    env["PYTHONHASHSEED"] = "1"
+    again = tandem("export", digits_run, "--name", "digits", "--tag", "candidate", env=env)
+    assert again.stdout.splitlines()[:2] == [f"unchanged: digits:1  {artifact.digest}", "  aliases candidate"]
+    registry = LocalRegistry(tmp_path / "home" / "registry")
+    assert [model.reference for model in registry.models()] == ["digits:1"]
+    assert registry.resolve("digits:candidate").digest == artifact.digest
+
+
+def test_an_artifact_that_fails_its_self_test_is_refused(artifact: Artifact) -> None:
+    files = {file: artifact.read(file) for file in FILES}
+    self_test_files("digits", files)
+    golden = GoldenSet.from_bytes(files[GOLDEN])
+    wrong = GoldenSet(images=golden.images, scores=golden.scores[::-1].copy(), tolerances=golden.tolerances)
+    with pytest.raises(SelfTestFailed):
+        self_test_files("digits", MappingProxyType({**files, GOLDEN: wrong.to_bytes()}))
+
+
+def refused(result: Result, home: Path) -> str:
+    """Return the one sentence of a refusal that left nothing in the registry."""
+    assert result.exit_code == 1, result.output
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert result.stderr.endswith(f"{error}\n")
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    assert not (home / "registry" / "index.json").exists()
+    return error
+
+
+def test_a_folder_that_is_no_run_is_refused(export: Callable[..., Result], tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", tmp_path):
+        error = refused(export(path, "--name", "digits"), tmp_path / "home")
+        assert str(path) in error
+
+
+def test_a_run_without_a_complete_epoch_is_refused(
+    export: Callable[..., Result], run_copy: Path, tmp_path: Path
+) -> None:
+    (run_copy / "best.pt").unlink()
+    assert "no complete epoch" in refused(export(run_copy, "--name", "digits"), tmp_path / "home")
+
+
+def test_validation_images_that_are_gone_are_counted_and_named(
+    export: Callable[..., Result], run_copy: Path, tmp_path: Path
+) -> None:
+    gone = sorted((tmp_path / "digits" / "val" / "3").iterdir())[:2]
+    for file in gone:
+        file.unlink()
+    error = refused(export(run_copy, "--name", "digits"), tmp_path / "home")
+    assert "2 of the 3" in error
+    assert str(gone[0]) in error
+
+
+def test_validation_images_that_are_others_now_are_refused(
+    export: Callable[..., Result], run_copy: Path, tmp_path: Path
+) -> None:
+    """A card with their accuracy would speak of images that the run never validated on."""
+    for three, eight in zip(*(sorted((tmp_path / "digits" / "val" / digit).iterdir()) for digit in "38"), strict=False):
+        three.write_bytes(eight.read_bytes())
+    assert "are not the same any more" in refused(export(run_copy, "--name", "digits"), tmp_path / "home")
+
+
+def test_metrics_that_are_gone_are_refused(export: Callable[..., Result], run_copy: Path, tmp_path: Path) -> None:
+    (run_copy / "metrics.jsonl").unlink()
+    assert "metrics.jsonl can't be read" in refused(export(run_copy, "--name", "digits"), tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    "name", ["Digits", "digits:3", "digits@sha256:abc", "a b", "", "../digits", "ghcr.io/acme/digits"]
+)
+def test_a_bad_name_is_refused_before_any_work(
+    export: Callable[..., Result], digits_run: Path, tmp_path: Path, name: str
+) -> None:
+    result = export(digits_run, "--name", name)
+    refused(result, tmp_path / "home")
+    assert "Writing the graph" not in result.stderr
+
+
+@pytest.mark.parametrize("alias", ["7", "a b", "deadbeefdeadbeef"])
+def test_a_bad_alias_is_refused_before_any_work(
+    export: Callable[..., Result], digits_run: Path, tmp_path: Path, alias: str
+) -> None:
+    assert alias in refused(export(digits_run, "--name", "digits", "--tag", alias), tmp_path / "home")
+
+
+def test_a_registry_that_can_not_be_written_is_refused_before_any_work(
+    export: Callable[..., Result], digits_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("a file")
+    error = refused(export(digits_run, "--name", "digits"), tmp_path / "home")
+    assert "is not a folder: set TANDEM_HOME to another" in error
+
+
+def test_a_command_line_without_a_name_is_a_usage_error(export: Callable[..., Result], digits_run: Path) -> None:
+    result = export(digits_run)
+    assert result.exit_code == 2
+    assert "--name" in result.stderr
+
+
+def test_help_ends_with_an_example() -> None:
+    result = CliRunner().invoke(main, ["export", "--help"])
+    assert result.exit_code == 0
+    assert "tandem export runs/digits --name digits" in result.output

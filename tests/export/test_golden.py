@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from classifier.selftest import GoldenSet
+from export.golden import MAX_IMAGES, TOLERANCE_FLOOR, choose, make_golden_set
+from export.scoring import ScoredImages
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def even_scores(images: int, classes: int) -> np.ndarray:
+    return np.tile(np.linspace(0.4, 0.6, classes, dtype=np.float32), (images, 1))
+
+
+def test_with_few_labels_each_comes_equally_often() -> None:
+    truth = np.arange(100) % 4
+    chosen = choose([1000] * 100, truth, even_scores(100, 4))
+    assert len(chosen) == MAX_IMAGES
+    assert np.bincount(truth[chosen]).tolist() == [4, 4, 4, 4]
+
+
+def test_with_many_labels_no_label_comes_twice_but_for_the_least_certain_image() -> None:
+    truth = np.arange(200) % 50
+    chosen = choose(list(range(200)), truth, even_scores(200, 50))
+    assert len(set(truth[chosen].tolist())) >= MAX_IMAGES - 1
+
+
+def test_the_least_certain_image_is_in_it() -> None:
+    """It is the one whose scores another kernel's rounding moves most."""
+    scores = even_scores(100, 3)
+    scores[37] = (0.34, 0.33, 0.33)
+    assert 37 in choose(list(range(100)), np.arange(100) % 3, scores)
+
+
+def test_small_files_are_taken_and_huge_ones_are_not() -> None:
+    """An artifact is copied often; a 20 MB photograph in each copy proves no more than a small one."""
+    sizes = [1000 + index for index in range(60)]
+    scores = even_scores(60, 3)
+    sizes[11] = 20_000_000
+    scores[11] = (0.34, 0.33, 0.33)
+    chosen = choose(sizes, np.arange(60) % 3, scores)
+    assert 11 not in chosen
+    assert max(sizes[index] for index in chosen) < 1100
+
+
+def test_fewer_images_than_the_limit_are_all_taken() -> None:
+    assert choose([10, 20, 30], np.array([0, 1, 0]), even_scores(3, 2)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("measured", "tolerance"), [(0.0, TOLERANCE_FLOOR), (3e-7, TOLERANCE_FLOOR), (9e-5, 1.8e-4)])
+def test_golden_images_are_the_files_with_torchs_scores_and_twice_the_measured_difference(
+    tmp_path: Path, measured: float, tolerance: float
+) -> None:
+    files = [tmp_path / f"{index}.png" for index in range(3)]
+    for index, file in enumerate(files):
+        file.write_bytes(bytes([index]) * (index + 1))
+    scored = ScoredImages(
+        files=files, truth=np.array([0, 1, 0]), reference=even_scores(3, 2), scores=even_scores(3, 2) + 1
+    )
+    golden = make_golden_set(scored, precision="fp32", max_difference=measured)
+    assert golden.images == (b"\0", b"\1\1", b"\2\2\2")
+    assert golden.tolerances == {"fp32": pytest.approx(tolerance)}
+    np.testing.assert_array_equal(golden.scores, scored.reference)
+    assert GoldenSet.from_bytes(golden.to_bytes()).images == golden.images

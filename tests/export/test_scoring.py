@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from classifier.engines.onnxruntime import OnnxRuntimeEngine
+from classifier.errors import DataError, ExportRefused
+from classifier.images import decode_image
+from classifier.types import Preprocessing
+from export.graph import export_graph
+from export.scoring import MAX_DIFFERENCE, TIE, check_agreement, score_images
+
+PREPROCESSING = Preprocessing(resize_size=20, crop_size=16)
+LABELS = ("cat", "dog", "owl")
+Samples = list[tuple[Path, int]]
+
+
+def engine_of(network: nn.Module) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(export_graph(network, LABELS, PREPROCESSING), device="cpu")
+
+
+def ignore() -> None:
+    pass
+
+
+def test_every_image_is_scored_by_torch_and_by_the_engine_from_the_same_pixels(
+    network: nn.Module, samples: Samples
+) -> None:
+    calls: list[None] = []
+    scored = score_images(network, engine_of(network), samples, PREPROCESSING, advance=lambda: calls.append(None))
+    assert len(calls) == len(samples)
+    assert scored.reference.shape == scored.scores.shape == (len(samples), len(LABELS))
+    assert scored.truth.tolist() == [label for _, label in samples]
+    assert scored.max_difference <= 1e-6
+
+    pixels = decode_image(samples[-1][0].read_bytes(), PREPROCESSING).pixels.astype(np.float32) / 255
+    normalised = (pixels - np.float32(PREPROCESSING.mean)) / np.float32(PREPROCESSING.std)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(normalised.transpose(2, 0, 1).copy())[None])
+    np.testing.assert_allclose(scored.reference[-1], torch.softmax(logits, 1)[0], atol=1e-6)
+
+
+def test_a_graph_of_other_weights_is_refused_with_the_numbers(network: nn.Module, samples: Samples) -> None:
+    """The graph and the network really differ: one weight was moved between them."""
+    moved = copy.deepcopy(network)
+    with torch.no_grad():
+        moved[-1].bias[0] += 0.01
+    with pytest.raises(ExportRefused, match=r"a probability of \d\d\.png is 0\.00\d+ away, and 0\.0001 is allowed"):
+        score_images(network, engine_of(moved), samples, PREPROCESSING, advance=ignore)
+
+
+def test_a_graph_that_normalises_otherwise_is_refused(network: nn.Module, samples: Samples) -> None:
+    """The reference uses the run's preprocessing, not the graph's: a wrong mean in the graph can't hide."""
+    other = Preprocessing(resize_size=20, crop_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    engine = OnnxRuntimeEngine(export_graph(network, LABELS, other), device="cpu")
+    with pytest.raises(ExportRefused, match="does not compute what the network does"):
+        score_images(network, engine, samples, PREPROCESSING, advance=ignore)
+
+
+def test_a_network_that_diverged_is_refused_for_what_it_is(network: nn.Module, samples: Samples) -> None:
+    engine = engine_of(network)
+    with torch.no_grad():
+        network[-1].bias.fill_(float("nan"))
+    with pytest.raises(ExportRefused, match="not finite numbers: train again with a lower --lr"):
+        score_images(network, engine, samples, PREPROCESSING, advance=ignore)
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "empty"])
+def test_a_validation_image_that_is_gone_or_broken_is_named(
+    network: nn.Module, samples: Samples, tmp_path: Path, damage: str
+) -> None:
+    bad = tmp_path / "bad.png"
+    if damage != "missing":
+        bad.write_bytes(b"" if damage == "empty" else b"not an image at all")
+    with pytest.raises(DataError, match=r"bad\.png .*restore the data set"):
+        score_images(network, engine_of(network), [*samples, (bad, 0)], PREPROCESSING, advance=ignore)
+
+
+def agree(reference: list[float], scores: list[float]) -> None:
+    check_agreement([Path("a.png")], np.array([reference], np.float32), np.array([scores], np.float32))
+
+
+def test_labels_that_are_tied_may_change_places() -> None:
+    agree([0.4, 0.4 + TIE / 2, 0.2], [0.4 + TIE / 2, 0.4, 0.2])
+
+
+def test_a_label_that_is_ahead_may_not_change_places_though_each_score_is_near() -> None:
+    ahead = MAX_DIFFERENCE / 2
+    with pytest.raises(ExportRefused, match=r"a\.png another label than the network, whose own best is ahead by 5e-05"):
+        agree([0.4, 0.4 + ahead, 0.2], [0.4 + ahead, 0.4, 0.2])
+
+
+@pytest.mark.parametrize("score", [float("nan"), 0.4 + 2 * MAX_DIFFERENCE])
+def test_a_score_that_is_no_number_or_too_far_away_is_refused(score: float) -> None:
+    with pytest.raises(ExportRefused, match=r"away, and 0\.0001 is allowed"):
+        agree([0.4, 0.3, 0.3], [score, 0.3, 0.3])
