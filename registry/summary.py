@@ -122,7 +122,7 @@ class Description:
             ("labels", f"{len(config.labels)}: {labels}"),
             (
                 "input",
-                f"{pixels.crop_size} × {pixels.crop_size} px, cropped from {pixels.resize_size}",
+                f"resized to {pixels.resize_size} px, cropped to {pixels.crop_size}, {pixels.interpolation}",
             ),
             ("allowed", ", ".join(f"{way.precision} on {way.engine}" for way in config.allowed)),
         ]
@@ -130,7 +130,7 @@ class Description:
             facts.append(("evaluated on", f"{evaluation.images} images of {evaluation.dataset}/{evaluation.split}"))
             facts.append(("acc1 of torch", f"{evaluation.torch.acc1:.2%}"))
             facts += [
-                (f"acc1 of {way.precision}", f"{way.metrics.acc1:.2%}, {way.agreement:.2%} of the labels as torch's")
+                (f"acc1 of {way.precision}", f"{way.metrics.acc1:.2%}, the label of torch on {way.agreement:.2%}")
                 for way in evaluation.precisions
             ]
         return facts
