@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,8 +31,19 @@ MAX_BYTES_IN_MEMORY = 1 << 30
 Batch = tuple[torch.Tensor, torch.Tensor]
 """uint8 images `[N, H, W, 3]` and int64 labels `[N]`."""
 
-BadImage = tuple[Path, ImageError]
+BadImage = tuple[Path, str]
 """A file that can't be read, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadBatch:
+    """The images of a batch that can't be read.
+
+    Not an exception: that would come out of a worker with the worker's traceback for a message.
+    """
+
+    images: list[BadImage]
+
 
 _CHUNK = 64
 _MAX_WORKERS = 8
@@ -62,7 +74,7 @@ class _Draws(Sampler[Draw]):
         return len(self._draws)
 
 
-class ImageSet(Dataset[Batch]):
+class ImageSet(Dataset[Batch | BadBatch]):
     """Labelled images, decoded by `classifier.images` as they are in production."""
 
     def __init__(
@@ -85,10 +97,19 @@ class ImageSet(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, draw: Draw) -> Batch:
-        """Return the images of one batch; one that can't be read any more raises a DataError."""
-        images = torch.stack([self._image(index, seed) for index, seed in draw])
-        return images, self._labels[[index for index, _ in draw]]
+    def __getitem__(self, draw: Draw) -> Batch | BadBatch:
+        """Return the images of one batch, or those of them that can't be read any more."""
+        images, bad = [], []
+        for index, seed in draw:
+            try:
+                image = self._decode(index) if self._pixels is None else self._pixels[index]
+            except ImageError as error:
+                bad.append((self.samples[index].path, str(error)))
+            else:
+                images.append(image if self.transform is None else self.transform(image, seed))
+        if bad:
+            return BadBatch(bad)
+        return torch.stack(images), self._labels[[index for index, _ in draw]]
 
     @property
     def is_quick(self) -> bool:
@@ -102,19 +123,12 @@ class ImageSet(Dataset[Batch]):
             try:
                 image = self._decode(index)
             except ImageError as error:
-                bad.append((self.samples[index].path, error))
+                bad.append((self.samples[index].path, str(error)))
             else:
                 if self._pixels is not None:
                     self._pixels[index] = image
             advance()
         return bad
-
-    def _image(self, index: int, seed: int) -> torch.Tensor:
-        try:
-            image = self._decode(index) if self._pixels is None else self._pixels[index]
-        except ImageError as error:
-            raise _bad_images([(self.samples[index].path, error)]) from error
-        return image if self.transform is None else self.transform(image, seed)
 
     def _decode(self, index: int) -> torch.Tensor:
         data = read_image(self.samples[index].path)
@@ -173,18 +187,33 @@ def in_order(images: int, *, batch_size: int) -> list[Draw]:
     return [[(i, 0) for i in range(start, min(start + batch_size, images))] for start in range(0, images, batch_size)]
 
 
-def load_batches(images: ImageSet, draws: Sequence[Draw], *, workers: int, pin: bool) -> Iterable[Batch]:
-    """Return the batches that `draws` lists, read ahead by `workers` processes."""
-    loader: DataLoader[Batch] = DataLoader(
+def load_batches(images: ImageSet, draws: Sequence[Draw], *, workers: int, pin: bool) -> Iterator[Batch]:
+    """Yield the batches that `draws` lists, read ahead by `workers` processes.
+
+    Raises:
+        DataError: an image can't be read any more, or a worker was killed.
+    """
+    loader: DataLoader[Batch | BadBatch] = DataLoader(
         images,
         sampler=_Draws(draws),
         batch_size=None,  # One index of the sampler is one batch.
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_leave_interrupts_to_parent,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # Else it draws from the generator that dropout draws from.
     )
-    return loader
+    try:
+        for batch in loader:
+            if isinstance(batch, BadBatch):
+                raise _bad_images(batch.images)
+            images_nhwc, labels = batch
+            yield images_nhwc, labels
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "a process that loads images was killed, for which little memory is the usual reason: give fewer --workers"
+        ) from error
 
 
 def _leave_interrupts_to_parent(_worker: int) -> None:

@@ -28,21 +28,23 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except (OSError, RuntimeError) as error:
-        # torch.save hides an OSError behind a RuntimeError where its own archive can't be closed.
-        reason = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(reason, OSError):
-            raise
-        raise unwritable(path, reason) from error
+    except OSError as error:
+        raise unwritable(path, error) from error
+    except RuntimeError as error:
+        # torch.save hides what happened behind a RuntimeError: its archive can't be closed then.
+        match error.__context__:
+            case OSError() as reason:
+                raise unwritable(path, reason) from error
+            case KeyboardInterrupt() as reason:
+                raise reason from error
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
     """Return the error that says why `path` can't be written."""
-    return OutputError(
-        f"{path} can't be written ({error.strerror}): free or mount what it needs, or choose another --run"
-    )
+    return OutputError(f"{path} can't be written ({error.strerror}): make room or mend that, or choose another --run")
 
 
 def make_next_folder(parent: Path, name: str) -> Path:

@@ -52,7 +52,8 @@ class ImageFolders:
         for split, samples in (("train", self.train), ("val", self.val)):
             for sample in samples:
                 relative = sample.path.relative_to(self.root).as_posix()
-                line = f"{split}\0{relative}\0{sample.path.stat().st_size}\n"
+                # lstat: a dangling link is refused with the other images that can't be read.
+                line = f"{split}\0{relative}\0{sample.path.lstat().st_size}\n"
                 lines.update(line.encode(errors="surrogateescape"))
         return f"sha256:{lines.hexdigest()}"
 

@@ -18,6 +18,7 @@ from training.augment import SMALL_IMAGE_SIZE, shift_turn_scale
 from training.data import default_workers, draw_batches, in_order, load_batches, normalise, read_images
 from training.metrics import EpochMetrics, best_epoch, describe_epoch
 from training.network import build_network, check_image_size, load_weights
+from training.optimizer import lr_factor, make_optimizer
 from training.progress import progress_bar
 from training.report import draw_curves
 from training.run import CURVES, Checkpoint
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WEIGHT_DECAY = 0.05
 _MAX_GRADIENT_NORM = 1.0
-_WARMUP_FRACTION = 0.1
 _CURVES_EVERY_S = 60
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -70,7 +69,7 @@ class Trainer:
         # channels_last: how the images come, and what convolutions are quickest with.
         network = initial_network(config) if checkpoint is None else restored_network(config, checkpoint)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
-        self.optimizer = _make_optimizer(self.network, config)
+        self.optimizer = make_optimizer(self.network, lr=config.lr)
         self.scaler = torch.amp.GradScaler(config.device, enabled=config.precision == "fp16")
         self.history: tuple[EpochMetrics, ...] = ()
         if checkpoint is not None:
@@ -100,9 +99,11 @@ class Trainer:
                 if time.monotonic() - drawn > _CURVES_EVERY_S:
                     self._draw(run)
                     drawn = time.monotonic()
-        finally:
+        except KeyboardInterrupt:
             if self.history:
                 self._draw(run)
+            raise
+        self._draw(run)
         return best_epoch(self.history)
 
     def _draw(self, run: Run) -> None:
@@ -245,19 +246,3 @@ def augment(images: torch.Tensor, config: TrainingConfig, generator: torch.Gener
     if config.preprocessing.crop_size > SMALL_IMAGE_SIZE:
         return images
     return shift_turn_scale(images, flip=config.flip, generator=generator)
-
-
-def lr_factor(step: int, steps: int) -> float:
-    """Return what the learning rate is multiplied with at `step` of `steps`: a linear warm-up, then half a cosine."""
-    warmup = max(1, round(_WARMUP_FRACTION * steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def _make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    # Biases and the scales of normalisation layers are not to shrink.
-    decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr)

@@ -92,14 +92,18 @@ def describe_config(config: TrainingConfig, *, train: int, val: int) -> None:
     """Log what will be trained, on what."""
     size = config.preprocessing.crop_size
     logger.info(
-        "%s%s at %d × %d pixels: %d classes, %s images to train, %s to validate, on %s in %s",
+        "%s has %d classes, %s images to train and %s to validate",
+        config.data,
+        len(config.labels),
+        f"{train:,}",
+        f"{val:,}",
+    )
+    logger.info(
+        "training %s%s at %d × %d pixels on %s in %s",
         config.architecture,
         "" if config.weights is None else f" from {config.weights}",
         size,
         size,
-        len(config.labels),
-        f"{train:,}",
-        f"{val:,}",
         config.device,
         config.precision,
     )
