@@ -29,6 +29,11 @@ IMAGE_SOURCES = {
 }
 """What each file of `requirements/` locks."""
 
+TORCHLESS_TESTS = [
+    *(f"tests/{package}" for package in ("classifier", "registry", "service", "batch", "commands")),
+    "tests/test_tandem.py",
+]
+
 
 @nox.session
 def demo(session: nox.Session) -> None:
@@ -81,7 +86,7 @@ def torchless(session: nox.Session) -> None:
     session.run("python", "-c", f"from importlib.util import find_spec; assert not any(map(find_spec, {absent}))")
     session.run(
         *("pytest", "-n", "2", "--dist", "worksteal", "--override-ini", "pythonpath="),
-        *(session.posargs or ["tests/classifier", "tests/registry", "tests/service", "tests/batch", "tests/commands"]),
+        *(session.posargs or TORCHLESS_TESTS),
         env={"TANDEM_TEST_HOME": str(digits_home(session))},
     )
 
