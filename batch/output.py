@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import msgspec
 import numpy as np
 
-from batch.plan import printable
 from classifier.errors import ImageError
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def make_row(image: ScoredImage, model: Model, *, top_k: int) -> Row:
     best = None if image.scores is None else model.top_k(image.scores, top_k)
     return Row(
         path=loaded.file.printable_path,
-        input=printable(loaded.file.input.given),
+        input=loaded.file.printable_input,
         status="error" if failed else "ok",
         error=f"{failed.reason}: {failed}" if failed else None,
         width=decoded.width if decoded else None,

@@ -64,6 +64,11 @@ class ImageFile:
         return printable(self.relative)
 
     @property
+    def printable_input(self) -> str:
+        """Its input as the rows have it."""
+        return printable(self.input.given)
+
+    @property
     def class_folder(self) -> str:
         """The name of the folder that it lies in, which names its class where folders are classes."""
         return printable(self.path.parent.name)
