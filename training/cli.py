@@ -88,7 +88,15 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command(short_help="Train an image classifier on folders of images.")
+_EXAMPLE = """\b
+Example:
+  tandem train digits --run runs/digits
+  tandem train photos --val-fraction 0.2 --arch resnet50 --weights DEFAULT
+  tandem train digits --run runs/digits --resume
+"""
+
+
+@click.command(short_help="Train an image classifier on folders of images.", epilog=_EXAMPLE)
 @click.argument("data")
 @click.option(
     "--run", "run_path", metavar="FOLDER", type=click.Path(path_type=Path),
@@ -114,13 +122,7 @@ def train(
     Ctrl-C keeps the last complete epoch, and --resume goes on from there.
 
     Exit codes: 0 done, 1 could not run, 2 usage, 130 interrupted.
-
-    \b
-    Example:
-      tandem train digits --run runs/digits
-      tandem train photos --val-fraction 0.2 --arch resnet50 --weights DEFAULT
-      tandem train digits --run runs/digits --resume
-    """  # noqa: D301 # \b is meant: click leaves the paragraph behind it as it is
+    """
     if resume and run_path is None:
         raise click.UsageError("--resume needs --run, the folder of the run to go on with")
     run: Run | None = None
