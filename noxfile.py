@@ -22,7 +22,8 @@ nox.options.sessions = ["lint", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 IMAGE_SOURCES = {
-    "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service"),
+    # uv builds a Bento, and serves none.
+    "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service", "--no-emit-package=uv"),
     "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch"),
     "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch"),
     "build": ("--group=pyproject.toml:build",),
