@@ -31,7 +31,7 @@ IMAGE_SOURCES = {
 """What each file of `requirements/` locks."""
 
 TORCHLESS_TESTS = [
-    *(f"tests/{package}" for package in ("classifier", "registry", "service", "batch", "commands")),
+    *(f"tests/{package}" for package in ("classifier", "registry", "service", "batch", "commands", "system")),
     "tests/test_tandem.py",
 ]
 
