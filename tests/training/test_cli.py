@@ -192,6 +192,26 @@ def test_torchvision_network_from_a_file_of_weights(few_digits: Path, train: Tra
     assert logits.shape == (1, 3)
 
 
+def test_mixed_precision(few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """--amp trains in bf16 where the CPU has instructions for it, and is refused where it would be slower."""
+    result = train(few_digits, "--run", tmp_path / "run", "--amp", *QUICK)
+    capabilities = torch.cpu.get_capabilities()
+    if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+        assert result.exit_code == 0
+        assert Run.open(tmp_path / "run").config.precision == "bf16"
+        assert best_epoch(history_of(Run.open(tmp_path / "run"))).val_acc1 > 0.5
+    else:
+        assert result.exit_code == 1
+        assert "leave out --amp" in result.stderr
+
+
+def test_folder_called_digits(few_digits: Path, train: Train) -> None:
+    """A folder of that name is meant, where there is one."""
+    shutil.copytree(few_digits, "digits")
+    assert train("digits", "--epochs", "1").exit_code == 0
+    assert Run.open(Path("runs/digits-1")).config.labels == ("0", "1", "2", "3")
+
+
 def test_large_images(few_digits: Path, train: Train, tmp_path: Path) -> None:
     """Photographs get resnet18, random crops and flips; validation sees the middle of the whole image."""
     for file in few_digits.rglob("*.png"):

@@ -106,6 +106,19 @@ def test_dangling_link(train: Train, my_digits: Path) -> None:
     assert "gone.png" in error_of(train, my_digits)
 
 
+def test_names_that_cannot_be_printed(train: Train, my_digits: Path) -> None:
+    """A label with a line break or with bytes that are not UTF-8 would break the first table it gets into."""
+    for name in ("4\n5", os.fsdecode(b"caf\xe9")):
+        for split in ("train", "val"):
+            shutil.copytree(my_digits / split / "0", my_digits / split / name)
+        assert "has a name that can't be printed: rename it" in error_of(train, my_digits)
+        shutil.rmtree(my_digits / "train" / name)
+        shutil.rmtree(my_digits / "val" / name)
+    image = next((my_digits / "val" / "0").iterdir())
+    image.rename(image.with_name("two\nlines.png"))
+    assert "has a line break in its name: rename it" in error_of(train, my_digits)
+
+
 def test_unknown_network(train: Train, few_digits: Path) -> None:
     assert "'resnt50': did you mean resnet50" in error_of(train, few_digits, "--arch", "resnt50")
 
