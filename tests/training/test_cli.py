@@ -67,6 +67,14 @@ def test_run_folder_is_complete(undisturbed: Run, few_digits: Path) -> None:
         assert curves.format == "PNG"
 
 
+def test_learning_rate_follows_the_whole_run(undisturbed: Run) -> None:
+    """It warms up once and comes down to nothing at the last step of the last epoch."""
+    rates = [metrics.lr for metrics in history_of(undisturbed)]
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert 0.9 * undisturbed.config.lr < max(rates) <= undisturbed.config.lr
+    assert rates[-1] < 0.01 * undisturbed.config.lr
+
+
 def test_best_weights_are_plain_data(undisturbed: Run) -> None:
     """The best weights are a state dict that torch loads without unpickling anything else."""
     state = torch.load(undisturbed.path / BEST, weights_only=True)
