@@ -91,6 +91,17 @@ def test_interrupted_write(tmp_path: Path, error: BaseException, raised: type[Ba
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_whoever_reads_keeps_what_he_opened(tmp_path: Path) -> None:
+    """A checkpoint is replaced as a whole: there is no moment at which a reader gets half of it."""
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"before")
+    with path.open("rb") as reader:
+        with replace_file(path) as file:
+            file.write(b"after, and longer")
+        assert reader.read() == b"before"
+    assert path.read_bytes() == b"after, and longer"
+
+
 def test_next_folder(tmp_path: Path) -> None:
     """The lowest number that is free."""
     made = [make_next_folder(tmp_path / "runs", "cats").name for _ in range(3)]
