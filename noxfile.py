@@ -102,14 +102,28 @@ def torchless(session: nox.Session) -> None:
 def containers(session: nox.Session) -> None:
     """Build the batch image and the Bento's with ENGINE=cpu, and run both. Needs Docker."""
     install(session, "-e", ".[cpu,service,batch]", *group("tests"))
-    session.run("pytest", "-m", "containers", *session.posargs, env={"TANDEM_TEST_HOME": str(digits_home(session))})
+    session.run(
+        "pytest",
+        "tests/system",
+        "-m",
+        "containers",
+        *session.posargs,
+        env={"TANDEM_TEST_HOME": str(digits_home(session))},
+    )
 
 
 @nox.session(requires=["digits"])
 def cuda_image(session: nox.Session) -> None:
     """Build the batch image with CUDA, and see it refuse in one sentence where there is no GPU. Needs Docker."""
     install(session, "-e", ".[cpu,service,batch]", *group("tests"))
-    session.run("pytest", "-m", "cuda_image", *session.posargs, env={"TANDEM_TEST_HOME": str(digits_home(session))})
+    session.run(
+        "pytest",
+        "tests/system",
+        "-m",
+        "cuda_image",
+        *session.posargs,
+        env={"TANDEM_TEST_HOME": str(digits_home(session))},
+    )
 
 
 @nox.session
