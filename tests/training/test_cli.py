@@ -19,8 +19,9 @@ from torch.nn import functional
 from classifier.images import decode_image, read_image
 from tests.training.commands import ONE_THREAD, QUICK, command, equal_weights, stop_after_an_epoch
 from training.data import normalise
+from training.files import BEST, CHECKPOINT, CURVES, LABELS, METRICS, RECORD, VALIDATION
 from training.metrics import EpochMetrics, best_epoch
-from training.run import BEST, CHECKPOINT, CURVES, LABELS, METRICS, RECORD, VALIDATION, Run
+from training.run import Run
 
 if TYPE_CHECKING:
     from tests.training.conftest import Train

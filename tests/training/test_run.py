@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from classifier.errors import DataError, OutputError
-from training.files import make_next_folder, replace_file
+from training.files import RECORD, make_next_folder, replace_file
 from training.metrics import EpochMetrics, best_epoch
 from training.optimizer import lr_factor
-from training.run import RECORD, Run
+from training.run import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
