@@ -59,9 +59,7 @@ class LazyGroup(click.Group):
             if package in ("", *_OWN):
                 raise
             extra = EXTRAS.get(ctx.invoked_subcommand or "", "cpu")
-            raise click.ClickException(
-                f"'tandem {ctx.invoked_subcommand}' can't find the package '{package}': {install_extra(extra)}"
-            ) from error
+            raise click.ClickException(f"the package '{package}' is not installed: {install_extra(extra)}") from error
 
 
 EXTRAS = {"train": "train", "export": "train", "batch": "batch", "parity": "batch"}
