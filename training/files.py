@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
+import pickle
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,6 +22,9 @@ METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
+
+NO_TORCH_FILE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+"""What `torch.load` raises on bytes that `torch.save` did not write."""
 
 
 @contextmanager
@@ -53,6 +58,28 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
 def unwritable(path: Path, error: OSError) -> OutputError:
     """Return the error that says why `path` can't be written."""
     return OutputError(f"{path} can't be written ({error.strerror}): make room or mend that, or choose another --run")
+
+
+@contextmanager
+def lock_folder(path: Path) -> Iterator[None]:
+    """Keep other processes from training into the folder `path`, which is made if need be, until the block ends.
+
+    Raises:
+        OutputError: one does, or the folder can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # The folder itself: a file in it could be replaced between two processes' looks at it.
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise OutputError(f"another process is training in {path}: let it end, or stop it") from error
+    finally:
+        os.close(folder)
 
 
 def make_next_folder(parent: Path, name: str) -> Path:

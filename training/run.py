@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import pickle
 import platform
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from classifier.errors import DataError, OutputError
+from classifier.errors import DataError
 from classifier.types import from_json, to_json
 from training.config import TrainingConfig  # noqa: TC001 # msgspec reads the annotation when it decodes
 from training.files import (
@@ -22,18 +19,16 @@ from training.files import (
     CHECKPOINT,
     LABELS,
     METRICS,
+    NO_TORCH_FILE,
     RECORD,
     VALIDATION,
     check_is_free,
     replace_file,
-    unwritable,
 )
 from training.metrics import EpochMetrics, best_epoch
 from training.network import build_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import nn
 
     from training.folders import ImageFolders
@@ -94,10 +89,6 @@ class Run:
         check_is_free(path)
         files = [sample.path.relative_to(folders.root).as_posix() for sample in folders.val]
         run = cls(path=path, config=config, versions=installed_versions())
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(path, error) from error
         run._write(VALIDATION, "".join(f"{file}\n" for file in files).encode(errors="surrogateescape"))
         run._write(LABELS, to_json(config.labels))
         # Last: it is what makes the folder a run.
@@ -193,20 +184,6 @@ class Run:
             with replace_file(self.path / BEST) as file:
                 torch.save(checkpoint.network, file)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes from training in this run until the block ends.
-
-        Raises:
-            OutputError: one does.
-        """
-        with (self.path / RECORD).open("rb") as record:
-            try:
-                fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(f"another process is training in {self.path}: let it end, or stop it") from error
-            yield
-
     def _write(self, name: str, data: bytes) -> None:
         with replace_file(self.path / name) as file:
             file.write(data)
@@ -217,7 +194,7 @@ class Run:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise DataError(f"{path} can't be read ({error.strerror}): check its permissions") from error
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        except NO_TORCH_FILE as error:
             raise DataError(f"{path} is damaged: train again into another folder") from error
         return state
 

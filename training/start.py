@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from classifier.errors import DataError
 from training.config import choose_config, choose_device, resolve_weights
-from training.files import check_is_free, make_next_folder
+from training.files import check_is_free, lock_folder, make_next_folder
 from training.folders import open_folders
 from training.loop import Trainer
 from training.run import Run, installed_versions
@@ -46,9 +46,10 @@ def begin_run(
     config = choose_config(folders, options)
     describe_config(config, train=len(folders.train), val=len(folders.val))
     trainer = Trainer(config, folders, workers=workers)
-    run = Run.create(path or make_next_folder(Path("runs"), data.resolve().name), config, folders)
-    with run.lock():
-        yield run, trainer
+    path = path or make_next_folder(Path("runs"), data.resolve().name)
+    with lock_folder(path):
+        check_is_free(path)  # once more: another process may have begun a run meanwhile
+        yield Run.create(path, config, folders), trainer
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def resume_run(
         )
     if changed := sorted(name for name, value in installed_versions().items() if run.versions.get(name) != value):
         logger.warning("not bit-equal to an undisturbed run any more, because these changed: %s", ", ".join(changed))
-    with run.lock():
+    with lock_folder(path):
         checkpoint = run.load_checkpoint()
         if checkpoint is not None:
             run.follow(checkpoint)

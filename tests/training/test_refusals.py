@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.training.commands import ONE_THREAD, QUICK, command, equal_weights
-from training.files import BEST, CHECKPOINT, RECORD
+from training.files import BEST, CHECKPOINT, RECORD, lock_folder
 from training.network import SmallCNN
 from training.run import Run
 
@@ -135,11 +135,13 @@ def test_missing_weights(train: Train, few_digits: Path) -> None:
 
 
 def test_weights_that_are_none(train: Train, few_digits: Path) -> None:
-    """Text, a pickle that would run code, and a list are no state dicts."""
+    """Text, a byte, a pickle that would run code, a list and numbered tensors are no state dicts."""
     Path("text.pt").write_text("weights")
     torch.save([torch.zeros(1)], "list.pt")
     torch.save({"network": Path("x")}, "pickle.pt")
-    for file in ("text.pt", "list.pt", "pickle.pt"):
+    torch.save({0: torch.zeros(1)}, "numbers.pt")
+    Path("byte.pt").write_bytes(b"\x80")
+    for file in ("text.pt", "list.pt", "pickle.pt", "numbers.pt", "byte.pt"):
         assert "torch.save(network.state_dict(), …)" in error_of(train, few_digits, "--weights", file)
 
 
@@ -233,7 +235,7 @@ def test_damaged_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path:
 def test_two_processes_in_one_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:
     """The second is refused, else they would replace each other's checkpoints."""
     path = shutil.copytree(undisturbed.path, tmp_path / "run")
-    with Run.open(path).lock():
+    with lock_folder(path):
         assert "another process is training in" in error_of(train, few_digits, "--run", path, "--resume")
 
 
