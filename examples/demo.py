@@ -136,7 +136,7 @@ def _show_what_next() -> None:
   $ export TANDEM_HOME=$PWD/.demo
   $ tandem models show digits                        # what was measured before it may serve
   $ tandem classify {next(TEST_FOLDER.rglob("*.png"))} --model digits
-  $ bentoml serve                                    # then open http://localhost:3000
+  $ BENTOML_DO_NOT_TRACK=true bentoml serve          # the service, on port 3000
   $ curl -F image=@{next(TEST_FOLDER.rglob("*.png"))} http://localhost:3000/classify
   $ tandem train FOLDER && tandem export runs/FOLDER-1 --name NAME   # your own images: FOLDER/CLASS/*.jpg""")
 

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_GRADIENT_NORM = 1.0
 _CURVES_EVERY_S = 60
+_LITTLE_BETTER_THAN_GUESSING = 1.5
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -107,7 +108,14 @@ class Trainer:
                 self._draw(run)
             raise
         self._draw(run)
-        return best_epoch(self.history)
+        best = best_epoch(self.history)
+        if len(self.history) < self.config.epochs:
+            logger.info("stopped early: epoch %d stayed the best for %d epochs", best.epoch, self.config.patience)
+        if best.val_acc1 < _LITTLE_BETTER_THAN_GUESSING / len(self.config.labels):
+            logger.warning(
+                "this is little better than guessing: few images want --weights DEFAULT or a smaller --batch-size"
+            )
+        return best
 
     def _draw(self, run: Run) -> None:
         title = f"{self.config.architecture} on {Path(self.config.data).name}"
