@@ -16,7 +16,9 @@ TandemError                  commands print it and exit with 1
 │   ├── InvalidReference     a reference that can't be read
 │   ├── ModelNotFound        nothing has that name, version, alias or digest
 │   ├── ModelNotNamed        no model was named, and there isn't exactly one
-│   └── RegistryUnwritable   a write to a registry that can't be written
+│   ├── RegistryUnwritable   a write to a registry that can't be written
+│   ├── RegistryUnreachable  a remote registry that doesn't answer, not in time, or not as a registry does
+│   └── RegistryDenied       a remote registry that refuses: no credentials, wrong ones, or no permission
 ├── DataError                an input: a folder, a data set, a run
 ├── OutputError              an output: unwritable, or holding something else
 └── ServiceError             a service that was called as a client
@@ -108,6 +110,14 @@ class ModelNotNamed(RegistryError):
 
 class RegistryUnwritable(RegistryError):
     """A write to a registry that can't be written: read-only, or its disk is full."""
+
+
+class RegistryUnreachable(RegistryError):
+    """A remote registry that doesn't answer, doesn't answer in time, or doesn't answer as a registry does."""
+
+
+class RegistryDenied(RegistryError):
+    """A remote registry that refuses what was asked: no credentials, wrong ones, or no permission."""
 
 
 class DataError(TandemError):

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from classifier.artifact import CONFIG
 from classifier.errors import DamagedArtifact
 from registry.manifest import FILEPATH, MANIFEST_TYPE, Descriptor, Manifest, parse_config
-from registry.references import version_of
+from registry.references import Reference, version_of
 
 if TYPE_CHECKING:
     from classifier.types import ModelConfig
-    from registry.layout import Layout
+
+_T = TypeVar("_T")
+
+
+class BlobStore(Protocol):
+    """Where an artifact's blobs are read; `registry.layout.Layout` and `registry.remote.RemoteBlobs` are two."""
+
+    def read_blob(self, descriptor: Descriptor) -> bytes:
+        """Return the blob's contents, after size and digest were checked."""
+
+    def read_json(self, descriptor: Descriptor, type: type[_T]) -> _T:
+        """Return the `type` that the blob's JSON describes."""
+
+    def check_blob(self, descriptor: Descriptor) -> None:
+        """Compare the blob with its descriptor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,16 +34,16 @@ class Artifact:
     """A model in a local registry; a `classifier.artifact.ArtifactFiles`.
 
     Attributes:
-        name: the model's name, `digits`.
+        name: the model's name, `digits`; of what was fetched from a remote registry, `ghcr.io/acme/digits`.
         tags: all by which the registry knows this digest under that name, versions first; None is the name alone.
         descriptor: of the manifest.
-        layout: where the blobs are.
+        layout: where the blobs are: on disk, or in a remote registry.
     """
 
     name: str
     tags: tuple[str | None, ...]
     descriptor: Descriptor
-    layout: Layout = field(repr=False)
+    layout: BlobStore = field(repr=False)
 
     @property
     def digest(self) -> str:
@@ -50,6 +64,11 @@ class Artifact:
     def aliases(self) -> tuple[str, ...]:
         """The aliases that stand on this version."""
         return tuple(tag for tag in self.tags if tag is not None and version_of(tag) is None)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a remote registry's model, or the copy that was fetched of it."""
+        return Reference.parse(self.name).host is not None
 
     @property
     def reference(self) -> str:
@@ -124,7 +143,9 @@ class Artifact:
         return problems
 
     def _damaged(self, fact: str) -> DamagedArtifact:
-        return DamagedArtifact(
-            f"model '{self.reference}' is damaged: {fact}; export it again, or remove it with 'tandem models rm "
-            f"{self.reference} --force' and copy it in again"
+        remedy = (
+            f"fetch it again with 'tandem models pull {self.reference}'"
+            if self.is_copy
+            else f"export it again, or remove it with 'tandem models rm {self.reference} --force' and copy it in again"
         )
+        return DamagedArtifact(f"model '{self.reference}' is damaged: {fact}; {remedy}")
