@@ -81,7 +81,7 @@ class Artifact:
         try:
             return self.layout.read_json(self.descriptor, Manifest)
         except DamagedArtifact as error:
-            raise self._damaged(str(error)) from error
+            raise self.damaged(str(error)) from error
 
     @property
     def files(self) -> dict[str, Descriptor]:
@@ -106,11 +106,11 @@ class Artifact:
         """
         files = self.files
         if file not in files:
-            raise self._damaged(f"it has no {file}, only {', '.join(files)}")
+            raise self.damaged(f"it has no {file}, only {', '.join(files)}")
         try:
             return self.layout.read_blob(files[file])
         except DamagedArtifact as error:
-            raise self._damaged(f"{file}: {error}") from error
+            raise self.damaged(f"{file}: {error}") from error
 
     @property
     def kind(self) -> str | None:
@@ -133,16 +133,17 @@ class Artifact:
             try:
                 self.layout.check_blob(blob)
             except DamagedArtifact as error:
-                problems.append(str(self._damaged(f"{blob.annotations.get(FILEPATH, blob.media_type)}: {error}")))
+                problems.append(str(self.damaged(f"{blob.annotations.get(FILEPATH, blob.media_type)}: {error}")))
         if not problems:
             try:
                 missing = {allowed.graph for allowed in self.config.allowed} - set(manifest.files)
             except DamagedArtifact as error:
                 return [str(error)]
-            problems += [str(self._damaged(f"it has no {graph}, which its config names")) for graph in sorted(missing)]
+            problems += [str(self.damaged(f"it has no {graph}, which its config names")) for graph in sorted(missing)]
         return problems
 
-    def _damaged(self, fact: str) -> DamagedArtifact:
+    def damaged(self, fact: str) -> DamagedArtifact:
+        """Return the error that says so, with the way to a whole model."""
         remedy = (
             f"fetch it again with 'tandem models pull {self.reference}'"
             if self.is_copy

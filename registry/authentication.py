@@ -144,7 +144,7 @@ class Authenticator:
 def _parse(header: str) -> list[_Challenge]:
     """Return the challenges of a `WWW-Authenticate` header."""
     starts = list(re.finditer(r"(?:^|,)\s*(basic|bearer)\b", header, re.IGNORECASE))
-    ends = [match.start() for match in starts[1:]] + [len(header)]
+    ends = [*(match.start() for match in starts[1:]), len(header)][: len(starts)]
     return [
         _Challenge(
             scheme=match[1].lower(),

@@ -20,7 +20,8 @@ from classifier.errors import RegistryDenied, RegistryError, RegistryUnreachable
 from registry.authentication import Authenticator
 from registry.failures import LATER, network_failure, origin_of, overloaded, problem_of
 from registry.hosts import api_host, is_loopback, is_plain, may_be_plain, open_pool
-from registry.retrying import TransientFailure, time_limit_s
+from registry.retrying import time_limit_s
+from registry.transient import TransientFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -162,7 +163,7 @@ class Connection:
         fact = f"HTTP {answer.status}" + (f", {said}" if said else "")
         if answer.status in (401, 403):
             return RegistryDenied(
-                f"{self.host} doesn't allow to {what} ({fact}): log in with 'docker login {self.host}' as a user who may"
+                f"{self.host} doesn't allow to {what} ({fact}): 'docker login {self.host}' as a user who may"
             )
         if answer.status == 413:
             return RegistryDenied(f"{self.host} refuses to {what}: it is too large for it ({fact}); raise its limit")
@@ -221,8 +222,8 @@ class Connection:
     ) -> BaseHTTPResponse:
         if not may_be_plain(url):
             raise RegistryDenied(
-                f"{self.host} leads to {origin_of(url)}, which is not HTTPS: list its host in TANDEM_REGISTRY_PLAIN_HTTP if "
-                "you trust the network to it"
+                f"{self.host} leads to {origin_of(url)}, which is not HTTPS: list its host in "
+                "TANDEM_REGISTRY_PLAIN_HTTP if you trust the network to it"
             )
         headers = {"User-Agent": "tandem", "Accept-Encoding": "identity", **headers}
         content = body() if body else None
@@ -269,7 +270,7 @@ class Connection:
         return overloaded(self.host, response.status, said, response.headers.get("Retry-After"))
 
     def _failed(self, error: Exception) -> RegistryError:
-        return network_failure(error, self.host, self._stall_s)
+        return network_failure(error, self.host)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

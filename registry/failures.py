@@ -16,7 +16,7 @@ import urllib3.exceptions
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError, ProxyError, SSLError
 
 from classifier.errors import RegistryUnreachable
-from registry.retrying import TransientFailure
+from registry.transient import TransientFailure
 
 if TYPE_CHECKING:
     from classifier.errors import RegistryError
@@ -33,12 +33,12 @@ class _Problems(msgspec.Struct, kw_only=True):
     errors: tuple[_Problem, ...] = ()
 
 
-def network_failure(error: Exception, host: str, stall_s: float) -> RegistryError:
+def network_failure(error: Exception, host: str) -> RegistryError:
     """Return our error for what urllib3 raised on the way to `host`."""
     if isinstance(error, SSLError):
         return _tls_failure(error, host)
     if isinstance(error, urllib3.exceptions.TimeoutError):
-        return TransientFailure(f"{host} gave no answer for {stall_s:.0f} s: {LATER}")
+        return TransientFailure(f"{host} gave no answer in time: {LATER}")
     facts: tuple[tuple[type[Exception], str], ...] = (
         (ProxyError, f"the proxy on the way to {host} doesn't answer: check HTTPS_PROXY and NO_PROXY"),
         (NameResolutionError, f"the name of {host} can't be resolved: check how it is spelt, and the network"),
@@ -82,8 +82,8 @@ def _tls_failure(error: SSLError, host: str) -> RegistryError:
         return TransientFailure(f"the connection to {host} broke: {LATER}")
     reason = getattr(cause, "verify_message", "") or "the TLS handshake failed"
     return RegistryUnreachable(
-        f"{host} can't be trusted ({reason}): name its certificate authority with TANDEM_REGISTRY_CA, or list the host in "
-        "TANDEM_REGISTRY_PLAIN_HTTP if it has no TLS"
+        f"{host} can't be trusted ({reason}): name its certificate authority with TANDEM_REGISTRY_CA, or list the "
+        "host in TANDEM_REGISTRY_PLAIN_HTTP if it has no TLS"
     )
 
 

@@ -37,9 +37,9 @@ def find_artifact(reference: Reference, stored: Sequence[Artifact], root: Path) 
     else:
         matching = _meant_by_bare_name(named)
     if not matching:
-        known = ", ".join(tag for artifact in named for tag in artifact.tags if tag is not None)
+        known = ", ".join(tag for artifact in named for tag in artifact.tags if tag is not None) or "no tag"
         raise ModelNotFound(
-            f"model '{reference}' is not in the registry {root}: '{reference.repository}' has {known or 'no tag'}; {SEE_LIST}"
+            f"model '{reference}' is not in the registry {root}: '{reference.repository}' has {known}; {SEE_LIST}"
         )
     if reference.digest not in (None, matching[0].digest):
         raise ModelNotFound(

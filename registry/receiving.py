@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from classifier.errors import RegistryUnwritable
 from registry.durable import sync_folder
-from registry.retrying import DamagedInTransit
+from registry.transient import DamagedInTransit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,8 @@ from classifier.types import from_json
 from registry.connection import REDIRECTS, Answer, Connection
 from registry.manifest import INDEX_TYPE, MANIFEST_TYPE, Descriptor, describe
 from registry.references import is_digest
-from registry.retrying import DamagedInTransit, TransientFailure, retry
+from registry.retrying import retry
+from registry.transient import DamagedInTransit, TransientFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

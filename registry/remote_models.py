@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from classifier.errors import DamagedArtifact, ModelNotFound, RegistryError
+from classifier.errors import DamagedArtifact, ModelNotFound
 from classifier.types import from_json
 from registry.artifact import Artifact
 from registry.connection import CONNECTIONS, MAX_ANSWER_BYTES
@@ -149,22 +149,6 @@ class RemoteModels:
         """Return the lowest number above all versions that are there."""
         return max((version_of(tag) or 0 for tag in self.repository.tags()), default=0) + 1
 
-    def check_free(self, tag: str, digest: str) -> bool:
-        """Return whether version `tag` has yet to be pushed; False where it is `digest` already.
-
-        Raises:
-            RegistryError: it is another digest.
-        """
-        there = self.repository.find_manifest(tag)
-        if there is None:
-            return True
-        if there[0].digest != digest:
-            raise RegistryError(
-                f"'{self._name}:{tag}' is {there[0].digest}, not {digest}, and versions never change: push to "
-                f"'{self._name}:{self.free_version()}', which is free"
-            )
-        return False
-
     def _meant_by_bare_name(self) -> str:
         tags = self.repository.tags()
         if PRODUCTION in tags:
@@ -172,8 +156,8 @@ class RemoteModels:
         versions = [tag for tag in tags if version_of(tag) is not None]
         if not versions:
             raise ModelNotFound(
-                f"'{self._name}' has neither '{PRODUCTION}' nor a version: 'tandem models list {self._name}' shows what "
-                "there is"
+                f"'{self._name}' has neither '{PRODUCTION}' nor a version: 'tandem models list {self._name}' shows "
+                "what there is"
             )
         return max(versions, key=lambda tag: version_of(tag) or 0)
 

@@ -9,33 +9,18 @@ from typing import TYPE_CHECKING, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_exponential_jitter
 
-from classifier.errors import DamagedArtifact, RegistryError, RegistryUnreachable
+from classifier.errors import RegistryError
+from registry.transient import DamagedInTransit, TransientFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TRIES = 4
-_BACKOFF = wait_exponential_jitter(initial=0.25, max=10, jitter=0.25)
+_BACKOFF = wait_exponential_jitter(multiplier=0.25, max=10, jitter=0.25)
 _DEFAULT_TIME_LIMIT_S = 120.0
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-
-
-class TransientFailure(RegistryUnreachable):
-    """A failure that may heal: a dropped connection, no answer in time, a registry that is overloaded.
-
-    Attributes:
-        retry_after_s: how long the registry asks to wait; None where it doesn't say.
-    """
-
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class DamagedInTransit(DamagedArtifact):
-    """What arrived is not what its digest says; it may be whole where it came from."""
 
 
 def time_limit_s() -> float:

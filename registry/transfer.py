@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from io import BufferedReader, FileIO
 from typing import TYPE_CHECKING
 
 from classifier.errors import DamagedArtifact, InvalidReference, RegistryError, RegistryUnwritable
 from registry.connection import CONNECTIONS
 from registry.fetching import fetch_model
 from registry.layout import Layout
-from registry.local import LocalRegistry
 from registry.manifest import MANIFEST_TYPE
 from registry.progress import show_transfer
 from registry.references import Reference, version_of
 from registry.remote_models import RemoteModels
+from registry.sending import open_checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from registry.artifact import Artifact
+    from registry.local import LocalRegistry
     from registry.manifest import Descriptor
     from registry.progress import Advance
     from registry.receiving import PartialBlob
@@ -72,8 +70,11 @@ def push(reference: str, target: str, registry: LocalRegistry) -> Pushed:
     there = remote.repository.find_manifest(tag)
     if there is not None and there[0].digest == artifact.digest:
         return Pushed(reference=pushed, digest=artifact.digest)
-    if version_of(tag) is not None:
-        remote.check_free(tag, artifact.digest)
+    if there is not None and version_of(tag) is not None:
+        raise RegistryError(
+            f"'{pushed}' is {there[0].digest}, not {artifact.digest}, and versions never change: push to "
+            f"'{destination.repository}:{remote.free_version()}', which is free"
+        )
     sent, mounted = _send_blobs(artifact, remote, mount_from=_neighbours(artifact, destination, registry))
     manifest = artifact.layout.read_blob(artifact.descriptor)
     # The manifest last: a registry that names a model has all of it.
@@ -163,7 +164,7 @@ def _send_blobs(artifact: Artifact, remote: RemoteModels, *, mount_from: str | N
         if remote.repository.has_blob(blob):
             advance(blob.size)
             return
-        opened = partial(_open_checked, layout.blob_path(blob.digest), blob, advance)
+        opened = partial(open_checked, layout.blob_path(blob.digest), blob, advance, artifact.damaged)
         if remote.repository.upload(blob, opened, mount_from=mount_from):
             sent.append(blob.size)
         else:
@@ -175,7 +176,10 @@ def _send_blobs(artifact: Artifact, remote: RemoteModels, *, mount_from: str | N
 
 
 def _in_parallel(work: Callable[[Descriptor, Advance], None], blobs: Sequence[Descriptor], title: str) -> None:
-    """Do `work` on all blobs, several at once; the first failure stops the others at their next piece, and is raised."""
+    """Do `work` on all blobs, several at once; the first failure stops the others, and is raised.
+
+    The largest go first: the small ones fit beside them.
+    """
     if not blobs:
         return
     stop = threading.Event()
@@ -187,7 +191,6 @@ def _in_parallel(work: Callable[[Descriptor, Advance], None], blobs: Sequence[De
             show(size)
 
         with ThreadPoolExecutor(CONNECTIONS) as threads:
-            # The largest first: the small ones fit beside it.
             order = sorted(blobs, key=lambda blob: -blob.size)
             try:
                 for done in as_completed([threads.submit(work, blob, advance) for blob in order]):
@@ -220,33 +223,6 @@ class _Counted:
         """Add bytes."""
         self._advance(len(piece))
         self._sink.write(piece)
-
-
-class _CheckedFile(FileIO):
-    """A blob that is hashed while it is read, and whose end is not given where it isn't what its digest says."""
-
-    def __init__(self, path: Path, blob: Descriptor, advance: Advance) -> None:
-        super().__init__(path)
-        self._blob = blob
-        self._advance = advance
-        self._hash = hashlib.sha256()
-        self._read_bytes = 0
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # any writable buffer would do
-        """Read, and hash what was read."""
-        count = super().readinto(buffer) or 0
-        self._hash.update(memoryview(buffer)[:count])
-        self._read_bytes += count
-        self._advance(count)
-        if self._read_bytes >= self._blob.size or not count:
-            digest = f"sha256:{self._hash.hexdigest()}"
-            if self._read_bytes != self._blob.size or digest != self._blob.digest:
-                raise DamagedArtifact(f"the contents of {self.name} are not what its digest says")
-        return count
-
-
-def _open_checked(path: Path, blob: Descriptor, advance: Advance) -> BufferedReader:
-    return BufferedReader(_CheckedFile(path, blob, advance), 1 << 20)
 
 
 def _neighbours(artifact: Artifact, destination: Reference, registry: LocalRegistry) -> str | None:
