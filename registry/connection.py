@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError, ProtocolError, SSLError
 
 from classifier.errors import RegistryDenied, RegistryError, RegistryUnreachable
 from registry.authentication import Authenticator
@@ -192,6 +192,8 @@ class Connection:
             cause = error.args[0] if error.args else None
             # A certificate that isn't trusted is TLS all the same, and is reported by the request itself.
             return isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLCertVerificationError)
+        except ProtocolError:
+            return True  # What isn't HTTP was answered by closing the connection.
         except HTTPError as error:
             raise self._failed(error) from error
         return False

@@ -49,11 +49,11 @@ class Credentials:
         return tuple(secret for secret in (self.password, self.identity_token, self.basic[6:]) if secret)
 
 
-class _Login(msgspec.Struct, kw_only=True, rename="lower"):
+class _Login(msgspec.Struct, kw_only=True):
     auth: str = ""
     username: str = ""
     password: str = ""
-    identity_token: str = ""
+    identitytoken: str = ""
 
 
 class _DockerConfig(msgspec.Struct, kw_only=True, rename="camel"):
@@ -124,9 +124,9 @@ def _from_login(login: _Login, name: str, path: Path) -> Credentials | None:
         if not colon:
             raise RegistryDenied(f"'auth' of {name} in {path} can't be read: run 'docker login {name}' again") from None
         # docker pads some passwords with zero bytes; its own reader strips them.
-        return Credentials(username=username, password=password.rstrip("\0"), identity_token=login.identity_token)
-    if login.username or login.identity_token:
-        return Credentials(username=login.username, password=login.password, identity_token=login.identity_token)
+        return Credentials(username=username, password=password.rstrip("\0"), identity_token=login.identitytoken)
+    if login.username or login.identitytoken:
+        return Credentials(username=login.username, password=login.password, identity_token=login.identitytoken)
     return None  # What a credential store leaves behind in `auths`: the name alone.
 
 

@@ -37,12 +37,12 @@ def network_failure(error: Exception, host: str) -> RegistryError:
     """Return our error for what urllib3 raised on the way to `host`."""
     if isinstance(error, SSLError):
         return _tls_failure(error, host)
-    if isinstance(error, urllib3.exceptions.TimeoutError):
-        return TransientFailure(f"{host} gave no answer in time: {LATER}")
     facts: tuple[tuple[type[Exception], str], ...] = (
         (ProxyError, f"the proxy on the way to {host} doesn't answer: check HTTPS_PROXY and NO_PROXY"),
         (NameResolutionError, f"the name of {host} can't be resolved: check how it is spelt, and the network"),
         (NewConnectionError, f"nothing accepts connections on {host}: check that the registry runs there"),
+        # After the two above, which urllib3 derives from it.
+        (urllib3.exceptions.TimeoutError, f"{host} gave no answer in time: {LATER}"),
         (ProtocolError, f"the connection to {host} broke: {LATER}"),
         (OSError, f"the connection to {host} broke: {LATER}"),
     )
