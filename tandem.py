@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import sys
 from typing import Any
@@ -65,7 +66,7 @@ def _missing_extra(command: str, error: ModuleNotFoundError) -> str:
 
 
 # An epilog, as in every command: in a docstring, click's \b wants to be the character itself, not a backslash and a b.
-EXAMPLE = """\b
+_EXAMPLE = """\b
 Example, from nothing to a proof:
   tandem train digits --run runs/digits
   tandem export runs/digits --name digits
@@ -75,11 +76,15 @@ Example, from nothing to a proof:
 """
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXAMPLE)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLE)
 @click.version_option(package_name="tandem", prog_name="tandem")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, to standard error.")
 def main(verbose: bool) -> None:
     """Train an image classifier once; let the same artifact answer online and in bulk, with the same answers."""
+    # A path or a label that the terminal's encoding lacks is printed escaped, not a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if verbose else logging.INFO,

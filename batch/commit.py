@@ -22,6 +22,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,7 +34,6 @@ from classifier.types import from_json, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from batch.output import Format
     from batch.plan import Input
@@ -106,8 +106,7 @@ class RunFolder:
         with writing(self.path):
             self.parts.mkdir(exist_ok=True)
             self._commits.touch()
-            for folder in (self.path, self.path.absolute().parent):
-                _sync_folder(folder)
+            _sync_folder(self.path)
             self._replace(self._fingerprint, to_json(fingerprint))
 
     def committed(self, format: Format) -> dict[int, Commit]:
@@ -217,7 +216,7 @@ def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
     Raises:
         OutputError: it is not a folder, lies within an input, or holds something that no run wrote.
     """
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # Path.resolve fails on a loop of links
     for input in inputs:
         if input.file is None and real.is_relative_to(input.folder):
             raise OutputError(
@@ -230,9 +229,9 @@ def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
         return
     except OSError as error:
         raise OutputError(f"the output '{path}' can't be used ({error.strerror}); name another --output") from error
-    # A run that was killed while it planned left .tandem, and nothing of use.
-    ours = {".tandem", "parts"} if ".tandem" in names else set()
-    if not began and (foreign := names - ours):
+    # A run that was killed while it planned left .tandem, and nothing of use. A new volume holds lost+found.
+    harmless = {"lost+found"} | ({".tandem", "parts"} if ".tandem" in names else set())
+    if not began and (foreign := names - harmless):
         raise OutputError(
             f"the output '{path}' holds '{min(foreign)}' and no run that could be resumed; "
             "name a new or an empty folder"
@@ -251,6 +250,8 @@ def open_run_folder(path: Path) -> Iterator[RunFolder]:
     is_new = not path.exists()
     with writing(path):
         folder.state.mkdir(parents=True, exist_ok=True)
+        if is_new:
+            _sync_folder(path.absolute().parent)
         lock = (folder.state / "lock").open("w")
     with lock:
         try:

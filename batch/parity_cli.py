@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 NOT_IN_PARITY = 3
 """Exit code where both roads were compared, and differ."""
 
+_EXAMPLE = """\b
+Example:
+  bentoml serve
+  tandem parity digits photos --service http://localhost:3000 --report parity.json
+"""
 
-@click.command(short_help="Prove that a service and a bulk run give the same scores.")
+
+@click.command(short_help="Prove that a service and a bulk run give the same scores.", epilog=_EXAMPLE)
 @click.argument("model", metavar="MODEL")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option("--service", metavar="URL", required=True, help="Of the running service, http://localhost:3000.")
@@ -49,12 +55,7 @@ def parity(
     classified must be refused by both for the same reason.
 
     Exit codes: 0 in parity, 1 could not compare, 2 usage, 3 not in parity.
-
-    \b
-    Example:
-      bentoml serve
-      tandem parity digits photos --service http://localhost:3000 --report parity.json
-    """  # noqa: D301 # \b is meant: click leaves the paragraph behind it as it is
+    """
     from batch.client import ServiceClient  # noqa: PLC0415 # all of these: so that --help answers at once
     from batch.parity import compare_roads  # noqa: PLC0415
     from batch.plan import find_inputs, require_images  # noqa: PLC0415

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import stat
+import traceback
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -122,15 +123,19 @@ def decode_image(data: bytes, preprocessing: Preprocessing, limits: Limits = LIM
         return _decode(container, preprocessing, limits)
     except ImageError:
         raise
-    except (MemoryError, Image.DecompressionBombError) as error:
-        raise ImageTooLarge(f"the {container.format} image needs more memory than there is: shrink it") from error
     except Exception as error:
         # Bytes made by an enemy, read by code that was written for friends: beside OSError come ValueError, TypeError,
         # SyntaxError, NotImplementedError, struct.error, …, and one image must not end a service or a bulk run.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UnreadableImage(
-            f"the {container.format} image can't be decoded ({reason}): copy or export it again"
-        ) from error
+        # Who keeps the error must not keep half-decoded pixels with it, in the frames of its traceback.
+        traceback.clear_frames(error.__traceback__)
+        raise _explain(container.format, error) from error
+
+
+def _explain(format: str, error: Exception) -> ImageError:
+    if isinstance(error, MemoryError | Image.DecompressionBombError):
+        return ImageTooLarge(f"the {format} image is too large to be decoded: shrink it")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UnreadableImage(f"the {format} image can't be decoded ({reason}): copy or export it again")
 
 
 def _decode(container: Container, preprocessing: Preprocessing, limits: Limits) -> DecodedImage:

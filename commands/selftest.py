@@ -9,21 +9,22 @@ import click
 from classifier.types import to_json
 from registry.options import engine_options
 
+_EXAMPLE = """\b
+Example:
+  tandem selftest digits
+  tandem selftest digits:3 --device cuda --json
+"""
 
-@click.command()
+
+@click.command(epilog=_EXAMPLE)
 @click.argument("model", required=False, metavar="[MODEL]", envvar="TANDEM_MODEL")
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, for programs.")
 def selftest(model: str | None, as_json: bool, **engine_options: Any) -> None:
-    r"""Replay a model's golden set: real images in, the scores of the trained network expected.
+    """Replay a model's golden set: real images in, the scores of the trained network expected.
 
     Services and bulk runs do the same before they start. Without MODEL, the only one in the registry. The exit code
     is 1 where a score is further away than the model's tolerance allows.
-
-    \b
-    Example:
-      tandem selftest digits
-      tandem selftest digits:3 --device cuda --json
     """
     from classifier.selftest import describe, self_test  # noqa: PLC0415  # --help answers without numpy
     from registry.opening import open_model  # noqa: PLC0415

@@ -31,10 +31,10 @@ def test_help_lists_every_command(tandem: Tandem) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_has_an_example(tandem: Tandem, command: str) -> None:
-    """A user can copy a working line from the help of each command."""
+    """A user can copy a working line from the help of each command: it stands on a line of its own."""
     printed = tandem(command, "--help").stdout
-    assert "Example" in printed
-    assert f"tandem {command}" in printed
+    example = printed.partition("\n  Example:\n")[2].splitlines()
+    assert any(line.startswith(f"    tandem {command}") for line in example)
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

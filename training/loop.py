@@ -66,6 +66,8 @@ class Trainer:
         """
         self.config = config
         self.device = torch.device(config.device)
+        # On a GPU, convolutions would else be computed with ten bits of mantissa, and validation not be fp32.
+        torch.backends.cudnn.allow_tf32 = False
         # channels_last: how the images come, and what convolutions are quickest with.
         network = initial_network(config) if checkpoint is None else restored_network(config, checkpoint)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
@@ -177,7 +179,7 @@ class Trainer:
 
     @torch.inference_mode()
     def _evaluate(self) -> tuple[float, float]:
-        """Return the mean cross-entropy and acc1 of the validation images, in fp32 as in production."""
+        """Return the mean loss and acc1 of the validation images, in fp32 as in production."""
         self.network.eval()
         count = len(self.val_images)
         total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -206,7 +208,8 @@ class Trainer:
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
             history=self.history,
-            network=self.network.state_dict(),
+            # Plain tensors: whoever loads best.pt need not have this device.
+            network={name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()},
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
         )

@@ -115,12 +115,16 @@ def test_an_output_that_holds_something_else(tmp_path: Path) -> None:
     check_output(tmp_path / "new")
     check_output(tmp_path)
     (tmp_path / ".tandem").mkdir()
+    (tmp_path / "lost+found").mkdir()  # of a new volume
     check_output(tmp_path)
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(OutputError, match=r"holds 'thesis\.tex' and no run"):
         check_output(tmp_path)
     with pytest.raises(OutputError, match=r"can't be used \(Not a directory\)"):
         check_output(tmp_path / "thesis.tex")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match=r"can't be used \(Too many levels of symbolic links\)"):
+        check_output(tmp_path / "loop", find_inputs([str(Path(__file__).parent)]))
 
 
 def test_an_output_within_an_input(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import sys
+import traceback
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -451,6 +452,15 @@ class TestErrors:
         with pytest.raises(UnreadableImage, match=r"^the PNG image can't be decoded \(.+\): copy or export it again$"):
             decode_image(data[: len(data) // 2], SMALL)
 
+    def test_a_kept_error_keeps_no_pixels(self) -> None:
+        """Errors can be collected by the thousand: none holds on to an image that was decoded half."""
+        data = encode(photo(300, 300), "PNG")
+        with pytest.raises(UnreadableImage) as caught:
+            decode_image(data[: len(data) // 2], SMALL)
+        assert caught.value.__cause__ is not None
+        frames = traceback.walk_tb(caught.value.__cause__.__traceback__)
+        assert not [value for frame, _ in frames for value in frame.f_locals.values() if isinstance(value, Image.Image)]
+
     def test_other_decoders_are_out_of_reach(self) -> None:
         """No other format's decoder is as much as imported; EPS would run Ghostscript."""
         program = f"""if True:
@@ -527,7 +537,7 @@ class TestLimits:
     )
     def test_before_decoding(self, data: bytes) -> None:
         """The size that a header claims is checked before there is memory for it: these have no such pixels."""
-        with pytest.raises(ImageTooLarge):
+        with pytest.raises(ImageTooLarge, match=r"over the limit|too large to be decoded"):
             decode_image(data, SMALL)
 
 
