@@ -7,19 +7,19 @@ a URL's query, which is where registries and their storage keep signatures.
 from __future__ import annotations
 
 import contextlib
-import ssl
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, ProtocolError, SSLError
+from urllib3.exceptions import HTTPError
 
 from classifier.errors import RegistryDenied, RegistryError, RegistryUnreachable
 from registry.authentication import Authenticator
 from registry.failures import LATER, network_failure, origin_of, overloaded, problem_of
-from registry.hosts import api_host, is_loopback, is_plain, may_be_plain, open_pool
+from registry.hosts import answers_tls, api_host, is_loopback, is_plain, may_be_plain, open_pool
 from registry.retrying import time_limit_s
 from registry.transient import TransientFailure
 
@@ -60,9 +60,9 @@ class Connection:
         self.host = host
         self.limit_s = time_limit_s()
         self._stall_s = self.limit_s / 4
-        self._pool = open_pool(api_host(host), connections=CONNECTIONS)
         self._authenticator = Authenticator(host, self.ask)
-        self._base: str | None = None
+        self._opened: tuple[str, urllib3.PoolManager] | None = None
+        self._opening = threading.Lock()
 
     def fetch(
         self,
@@ -103,7 +103,7 @@ class Connection:
             RegistryUnreachable: the answer is none of a registry, or its certificate isn't trusted.
             RegistryDenied: the registry wants other credentials, or any.
         """
-        url = self._resolve(self._address(), target)
+        url = self._resolve(self._open()[0], target)
         for _ in range(_MAX_REDIRECTS):
             response = self._authorised(method, url, scope, {**(headers or {})}, body, patience_s)
             if response.status not in REDIRECTS or method != "GET":
@@ -173,30 +173,25 @@ class Connection:
         """Return what the registry's own error says, on one line and without secrets."""
         return self._authenticator.redact(problem_of(body))[:200]
 
-    def _address(self) -> str:
-        """Return the URL that every target stands behind."""
-        if self._base is None:
-            host = api_host(self.host)
-            self._base = f"http://{host}/v2/" if is_plain(host) or self._speaks_plain(host) else f"https://{host}/v2/"
-        return self._base
+    def _open(self) -> tuple[str, urllib3.PoolManager]:
+        """Return the URL that every target stands behind, and the connections."""
+        with self._opening:
+            if self._opened is None:
+                host = api_host(self.host)
+                plain = is_plain(host) or (is_loopback(host) and not self._answers_tls(host))
+                pool = open_pool(host, CONNECTIONS, tls=not plain)
+                self._opened = f"{'http' if plain else 'https'}://{host}/v2/", pool
+            return self._opened
 
-    def _speaks_plain(self, host: str) -> bool:
-        """Return whether a registry of this machine answers in plain HTTP to a TLS handshake. No secret is sent."""
-        if not is_loopback(host):
-            return False
+    def _answers_tls(self, host: str) -> bool:
         try:
-            self._pool.urlopen(
-                "GET", f"https://{host}/v2/", retries=False, redirect=False, timeout=min(_CONNECT_S, self._stall_s)
-            )
-        except SSLError as error:
-            cause = error.args[0] if error.args else None
-            # A certificate that isn't trusted is TLS all the same, and is reported by the request itself.
-            return isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLCertVerificationError)
-        except ProtocolError:
-            return True  # What isn't HTTP was answered by closing the connection.
-        except HTTPError as error:
+            return answers_tls(host, min(_CONNECT_S, self._stall_s))
+        except ConnectionRefusedError as error:
+            raise TransientFailure(
+                f"nothing accepts connections on {self.host}: check that the registry runs there"
+            ) from error
+        except OSError as error:
             raise self._failed(error) from error
-        return False
 
     def _authorised(
         self,
@@ -207,7 +202,7 @@ class Connection:
         body: Body | None,
         patience_s: float,
     ) -> BaseHTTPResponse:
-        own = _origin(url) == _origin(self._address())
+        own = _origin(url) == _origin(self._open()[0])
         sent = self._authenticator.header(scope) if own else None
         if sent is not None:
             headers["Authorization"] = sent
@@ -233,7 +228,7 @@ class Connection:
         connect_s = self._stall_s if content is not None else min(_CONNECT_S, self._stall_s)
         timeout = urllib3.Timeout(connect=connect_s, read=self._stall_s + patience_s)
         try:
-            return self._pool.urlopen(
+            return self._open()[1].urlopen(
                 method,
                 url,
                 body=content,

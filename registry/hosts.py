@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import ssl
 import urllib.request
 from pathlib import Path
@@ -49,7 +50,24 @@ def may_be_plain(url: str) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and (is_loopback(parts.netloc) or is_plain(parts.netloc)))
 
 
-def open_pool(host: str, connections: int) -> urllib3.PoolManager:
+def answers_tls(host: str, timeout_s: float) -> bool:
+    """Return whether `host` takes part in a TLS handshake, whoever it is: nothing is sent to it.
+
+    Raises:
+        OSError: nothing listens there, or it gives no answer in time.
+    """
+    parts = urlsplit(f"//{host}")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection((parts.hostname or host, parts.port or 443), timeout_s) as connection:
+        try:
+            context.wrap_socket(connection).close()
+        except (ssl.SSLError, ConnectionError):
+            return False  # What speaks plain HTTP answers in it, or hangs up.
+        return True
+
+
+def open_pool(host: str, connections: int, *, tls: bool) -> urllib3.PoolManager:
     """Return a pool of connections to `host` and to where it redirects.
 
     The certificate authorities are the system's, those of Docker's `certs.d` for this host, and `$TANDEM_REGISTRY_CA`.
@@ -57,12 +75,9 @@ def open_pool(host: str, connections: int) -> urllib3.PoolManager:
     Raises:
         RegistryError: one of those files can't be read.
     """
-    settings: dict[str, Any] = {
-        "num_pools": 8,
-        "maxsize": connections,
-        "blocksize": _PIECE_BYTES,
-        "ssl_context": _trust(host),
-    }
+    settings: dict[str, Any] = {"num_pools": 8, "maxsize": connections, "blocksize": _PIECE_BYTES}
+    if tls:
+        settings["ssl_context"] = _trust(host)
     proxy = None if is_loopback(host) or urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https")
     return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
 

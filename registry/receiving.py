@@ -7,6 +7,8 @@ import fcntl
 import hashlib
 import logging
 import os
+import queue
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,8 +26,37 @@ if TYPE_CHECKING:
 
 _LOCK_POLL_S = 0.05
 _PIECE_BYTES = 1 << 20
+_PIECES_AHEAD = 4
 
 _log = logging.getLogger(__name__)
+
+
+class _Hash:
+    """A SHA-256 that is computed beside the transfer: hashing takes as long as receiving does."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._pieces: queue.Queue[bytes | None] = queue.Queue(_PIECES_AHEAD)
+        self._thread: threading.Thread | None = None
+
+    def update(self, piece: bytes) -> None:
+        """Add bytes, which are hashed later."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        self._pieces.put(piece)
+
+    def hexdigest(self) -> str:
+        """Return the digest of all that was added."""
+        if self._thread is not None:
+            self._pieces.put(None)
+            self._thread.join()
+            self._thread = None
+        return self._sha256.hexdigest()
+
+    def _run(self) -> None:
+        while (piece := self._pieces.get()) is not None:
+            self._sha256.update(piece)
 
 
 class PartialBlob:
@@ -35,7 +66,7 @@ class PartialBlob:
         self._path = path
         self._file = file
         self._blob = blob
-        self._hash = hashlib.sha256()
+        self._hash = _Hash()
         # An earlier process's beginning: its bytes count only once they were hashed here.
         while piece := file.read(_PIECE_BYTES):
             self._hash.update(piece)
@@ -61,7 +92,8 @@ class PartialBlob:
         """Throw away what is there."""
         self._file.seek(0)
         self._file.truncate()
-        self._hash = hashlib.sha256()
+        self._hash.hexdigest()
+        self._hash = _Hash()
         self.size = 0
 
     def check(self) -> None:
@@ -86,6 +118,10 @@ class PartialBlob:
         self._path.replace(path)
         sync_folder(path.parent)
 
+    def close(self) -> None:
+        """End the hashing; what was received stays."""
+        self._hash.hexdigest()
+
     def discard(self) -> None:
         """Remove the file."""
         self._path.unlink(missing_ok=True)
@@ -107,6 +143,8 @@ def lock_partial(path: Path, blob: Descriptor, patience_s: float) -> Iterator[Pa
                 # Kept, it would be what fills the disk.
                 partial.discard()
             raise
+        finally:
+            partial.close()
 
 
 def _lock(path: Path, patience_s: float) -> BinaryIO:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import time
 from typing import TYPE_CHECKING, TypeVar
-
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_before_delay
-from tenacity.wait import wait_exponential_jitter
 
 from classifier.errors import RegistryError
 from registry.transient import DamagedInTransit, TransientFailure
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TRIES = 4
-_BACKOFF = wait_exponential_jitter(multiplier=0.25, max=10, jitter=0.25)
+_FIRST_WAIT_S = 0.25
+_LONGEST_WAIT_S = 10.0
 _DEFAULT_TIME_LIMIT_S = 120.0
 
 _T = TypeVar("_T")
@@ -49,24 +49,22 @@ def retry(operation: Callable[[], _T], *, limit_s: float) -> _T:
         TransientFailure: every try failed; this is the last one's.
         DamagedInTransit: the same, and what arrived was damaged.
     """
-    tries = Retrying(
-        retry=retry_if_exception_type((TransientFailure, DamagedInTransit)),
-        stop=stop_after_attempt(TRIES) | stop_before_delay(limit_s),
-        wait=_wait,
-        before_sleep=_say,
-        reraise=True,
-    )
-    return tries(operation)
+    give_up_at = time.monotonic() + limit_s
+    for number in range(1, TRIES):
+        try:
+            return operation()
+        except (TransientFailure, DamagedInTransit) as error:
+            wait_s = wait_before(number + 1, error)
+            if time.monotonic() + wait_s > give_up_at:
+                raise
+            _log.info("try %d of %d, in %.1f s: %s", number + 1, TRIES, wait_s, error)
+            time.sleep(wait_s)
+    return operation()
 
 
-def _failure(state: RetryCallState) -> BaseException | None:
-    return None if state.outcome is None else state.outcome.exception()
-
-
-def _wait(state: RetryCallState) -> float:
-    asked = getattr(_failure(state), "retry_after_s", None)
-    return _BACKOFF(state) if asked is None else max(asked, 0.05)
-
-
-def _say(state: RetryCallState) -> None:
-    _log.info("try %d of %d, in %.1f s: %s", state.attempt_number + 1, TRIES, state.upcoming_sleep, _failure(state))
+def wait_before(number: int, error: Exception) -> float:
+    """Return the seconds to wait before try `number`, after `error`."""
+    if isinstance(error, TransientFailure) and error.retry_after_s is not None:
+        return error.retry_after_s
+    # Jitter, so that sixteen who were refused together don't come back together.
+    return min(_FIRST_WAIT_S * 2.0 ** (number - 2), _LONGEST_WAIT_S) * random.uniform(1.0, 1.5)  # noqa: S311 - no secret

@@ -6,7 +6,6 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from tenacity import wait_fixed
 
 from registry import LocalRegistry, retrying
 from tests.registry.servers import Proxy, run_proxy, run_registry
@@ -46,5 +45,5 @@ def proxy(remote_host: str) -> Iterator[Proxy]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait hardly at all between tries, and half a second for an answer."""
-    monkeypatch.setattr(retrying, "_BACKOFF", wait_fixed(0.01))
+    monkeypatch.setattr(retrying, "_FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("TANDEM_REGISTRY_TIMEOUT", "2")
