@@ -112,6 +112,14 @@ def cuda_image(session: nox.Session) -> None:
     session.run("pytest", "-m", "cuda_image", *session.posargs, env={"TANDEM_TEST_HOME": str(digits_home(session))})
 
 
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure what README and docs claim: `-- NAME [--json FILE]`, where NAME is a module of benchmarks/."""
+    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
+    name, *options = session.posargs or ["registry"]
+    session.run("python", "-m", f"benchmarks.{name}", *options)
+
+
 @nox.session
 def locks(session: nox.Session) -> None:
     """Lock the packages of the images: `-- --upgrade` for newer ones, `-- --upgrade-package NAME` for one."""
