@@ -16,7 +16,7 @@ from classifier.errors import TandemError
 COMMANDS = {
     "train": ("training.cli:train", "Train an image classifier on folders of images."),
     "export": ("export.cli:export", "Export a trained run as a model artifact into the registry."),
-    "models": ("registry.cli:models", "List, show, tag, push, pull, verify and remove models."),
+    "models": ("registry.cli:models", "List, show, tag, push, pull, sign, verify and remove models."),
     "classify": ("commands.classify:classify", "Classify a few images and print the top labels."),
     "batch": ("batch.cli:batch", "Classify every image of a folder into Parquet, CSV or JSON Lines."),
     "parity": ("batch.parity_cli:parity", "Prove that a service and a bulk run give the same scores."),

@@ -7,6 +7,7 @@ TandemError                  commands print it and exit with 1
 │   └── UnreadableImage      empty, truncated or corrupt, or a file that can't be read
 ├── ArtifactError            the files of a model
 │   ├── DamagedArtifact      a file is missing, malformed, or not what its digest says
+│   ├── UntrustedArtifact    not signed by the key that this machine trusts
 │   ├── SelfTestFailed       the golden set gives other scores
 │   └── ExportRefused        the graph can't be made, or differs from the network it was made from
 ├── EngineError              what runs a model
@@ -70,6 +71,10 @@ class ArtifactError(TandemError):
 
 class DamagedArtifact(ArtifactError):
     """A file of an artifact is missing, malformed, or not what its digest says."""
+
+
+class UntrustedArtifact(ArtifactError):
+    """An artifact that isn't signed by the key that this machine trusts."""
 
 
 class SelfTestFailed(ArtifactError):

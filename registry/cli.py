@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.filesize import decimal
 
 from classifier.artifact import CARD
-from classifier.errors import DamagedArtifact
+from classifier.errors import DamagedArtifact, UntrustedArtifact
 from classifier.types import to_json
-from registry.fetching import fetch_model
+from registry.companions import read_referrers, signatures_in
 from registry.local import LocalRegistry
 from registry.lookup import no_model_yet
 from registry.references import Reference
+from registry.signing import check_signature
 from registry.summary import describe_model, summarise
+from registry.trust_cli import attach, find_anywhere, referrers_anywhere, sign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,11 +32,15 @@ _reference = click.argument("reference", metavar="REF")
 
 @click.group(epilog="\b\nExample:\n  tandem models list\n  tandem models tag digits:3 production")
 def models() -> None:
-    """List, show, tag, push, pull, verify and remove models.
+    """List, show, tag, push, pull, sign, verify and remove models.
 
     A reference with a host before it, 'ghcr.io/acme/digits:3', is that of a remote registry. The local one is an OCI
     image layout in $TANDEM_HOME/registry; where TANDEM_HOME isn't set, in ~/.tandem/registry.
     """
+
+
+models.add_command(sign)
+models.add_command(attach)
 
 
 @models.command(
@@ -71,7 +78,7 @@ def show(reference: str, as_json: bool, card: bool) -> None:
     """
     if card and as_json:
         raise click.UsageError("--card and --json exclude each other")
-    artifact = _resolve(reference)
+    artifact, repository = find_anywhere(reference)
     if card:
         click.echo(artifact.read(CARD), nl=False)
         return
@@ -82,6 +89,10 @@ def show(reference: str, as_json: bool, card: bool) -> None:
     _print_table(("MODEL", artifact.reference), description.facts())
     click.echo()
     _print_table(("FILE", "SIZE", "DIGEST"), [file.cells() for file in description.files])
+    if referrers := referrers_anywhere(artifact, repository):
+        click.echo()
+        rows = [(one.manifest.artifact_type, one.descriptor.digest) for one in referrers]
+        _print_table(("REFERRER", "DIGEST"), rows)
 
 
 @models.command(
@@ -146,8 +157,16 @@ def pull(reference: str) -> None:
 @models.command(epilog="\b\nExample:\n  tandem models verify digits:3\n  tandem models verify --all")
 @click.argument("references", metavar="REF...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Verify every model of the registry.")
-def verify(references: Sequence[str], every: bool) -> None:
-    """Read every byte of models and compare it with its digest; exit with 1 where something is damaged."""
+@click.option(
+    "--key",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="TANDEM_TRUSTED_KEY",
+    show_envvar=True,
+    help="Public key, as PEM: refuse what it didn't sign.",
+)
+def verify(references: Sequence[str], every: bool, key: Path | None) -> None:
+    """Read every byte of models and compare it with its digest; exit with 1 where something is damaged, or unsigned."""
     if every == bool(references):
         raise click.UsageError("name the models to verify, or give --all")
     registry = LocalRegistry.default()
@@ -155,12 +174,23 @@ def verify(references: Sequence[str], every: bool) -> None:
     damaged = 0
     for artifact in artifacts:
         problems = artifact.verify()
+        if key is not None and not problems:
+            problems = _signature_problems(artifact, key)
         click.echo(f"{artifact.reference} {artifact.digest} {'damaged' if problems else 'ok'}")
         for problem in problems:
             click.echo(f"  {problem}")
         damaged += bool(problems)
     if damaged:
         raise DamagedArtifact(f"{damaged} of {len(artifacts)} models can't be used, for the reasons above")
+
+
+def _signature_problems(artifact: Artifact, key: Path) -> list[str]:
+    signatures = signatures_in(read_referrers(artifact.digest, LocalRegistry.holding(artifact).layout))
+    try:
+        check_signature(artifact.reference, artifact.layout.read_blob(artifact.descriptor), signatures, key)
+    except UntrustedArtifact as error:
+        return [str(error)]
+    return []
 
 
 @models.command(epilog="\b\nExample:\n  tandem models rm digits:2\n  tandem models rm digits:candidate")
@@ -179,14 +209,6 @@ def rm(reference: str, yes: bool, force: bool) -> None:
     removed = registry.remove(reference, force=force)
     freed = f", {decimal(removed.freed_bytes)} freed" if removed.freed_bytes else ""
     click.echo(f"removed {', '.join(removed.references)}{freed}")
-
-
-def _resolve(reference: str) -> Artifact:
-    """Return the model where it is: a remote one without its weights."""
-    parsed = Reference.parse(reference)
-    if parsed.host is None:
-        return fetch_model(reference, LocalRegistry.default())
-    return _remote_models(parsed).resolve(parsed)
 
 
 def _list_repository(repository: str, registry: LocalRegistry) -> Sequence[Artifact]:

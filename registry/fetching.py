@@ -4,33 +4,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from registry.companions import read_referrers, require_trust
 from registry.references import Reference
+from registry.signing import trusted_key
 
 if TYPE_CHECKING:
     from registry.artifact import Artifact
     from registry.local import LocalRegistry
 
 
-def fetch_model(reference: str | None, registry: LocalRegistry) -> Artifact:
+def fetch_model(reference: str | None, registry: LocalRegistry, *, trust: bool = True) -> Artifact:
     """Return the model that `reference` names, local or remote; a remote one is fetched into `registry` once.
 
     A version and a digest never change, so a copy answers for them without the network. What a remote alias or a bare
     name stands for is asked each time.
 
+    Args:
+        reference: as in `LocalRegistry.resolve`, or remote.
+        registry: where models and copies are.
+        trust: refuse what the key in `$TANDEM_TRUSTED_KEY` didn't sign.
+
     Raises:
         RegistryError: it can't be resolved, or not be fetched.
+        UntrustedArtifact: it isn't signed by that key.
         DamagedArtifact: it is not what its digest says.
     """
     parsed = None if reference is None else Reference.parse(reference)
     if parsed is None or parsed.host is None:
-        return registry.resolve(reference)
+        return _trusted(registry.resolve(reference), registry, trust=trust)
     copy = _find_copy(parsed, registry)
     if copy is not None:
-        return copy
+        return _trusted(copy, registry, trust=trust)
     # Here, not above: most commands name no remote model, and need neither HTTP nor TLS.
     from registry.transfer import pull  # noqa: PLC0415
 
     return pull(parsed, registry, check=False)
+
+
+def _trusted(artifact: Artifact, registry: LocalRegistry, *, trust: bool) -> Artifact:
+    if trust and trusted_key() is not None:
+        require_trust(artifact, read_referrers(artifact.digest, registry.layout))
+    return artifact
 
 
 def _find_copy(reference: Reference, registry: LocalRegistry) -> Artifact | None:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from msgspec.structs import replace
+
 from classifier.errors import DamagedArtifact, InvalidReference, ModelNotFound, RegistryError
 from classifier.types import from_json
+from registry.companions import read_referrers, store_referrers
 from registry.index import artifacts, next_version, with_tag, without_tags
 from registry.layout import Layout
 from registry.lookup import SEE_LIST, find_artifact, may_be_model, only_name
 from registry.manifest import INDEX_TYPE, Descriptor, Index, Manifest, pack
 from registry.references import Reference, check_alias, version_of
+from registry.referrers import referrers_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,6 +164,7 @@ class LocalRegistry:
                 layout.write_blobs({blob.digest: artifact.layout.read_blob(blob)})
             index = with_tag(index, artifact.name, tag, artifact.descriptor)
             layout.write_index(index)
+        store_referrers(read_referrers(artifact.digest, self._layout), layout)
         return artifacts(index, layout)[artifact.name, artifact.digest]
 
     def adopt(self, name: str, tag: str | None, descriptor: Descriptor, manifest: bytes) -> Artifact | None:
@@ -211,9 +216,13 @@ class LocalRegistry:
             artifact = self.find(reference)
             gone = _tags_to_remove(Reference.parse(reference), artifact, force=force)
             index = without_tags(self._layout.read_index(), artifact, gone)
+            unnamed = all(entry.digest != artifact.digest for entry in index.manifests)
+            # What belongs to the model goes with its last name, and would else keep its files.
+            referrers = referrers_of(artifact.digest, self._layout) if unnamed else {}
+            index = replace(index, manifests=tuple(e for e in index.manifests if e.digest not in referrers))
             # The index first: killed in between, the folder holds blobs too many, never too few.
             self._layout.write_index(index)
-            freed_bytes = self._remove_unused_blobs(artifact, index) if len(gone) == len(artifact.tags) else 0
+            freed_bytes = self._remove_unused_blobs(artifact, referrers, index) if unnamed else 0
         return Removed(
             references=tuple(f"{artifact.name}:{tag}" if tag else artifact.name for tag in gone),
             freed_bytes=freed_bytes,
@@ -222,14 +231,16 @@ class LocalRegistry:
     def _artifacts(self) -> list[Artifact]:
         return list(artifacts(self._layout.read_index(), self._layout).values())
 
-    def _remove_unused_blobs(self, artifact: Artifact, index: Index) -> int:
-        """Delete the blobs that only `artifact` used; return their size in bytes."""
+    def _remove_unused_blobs(self, artifact: Artifact, referrers: Mapping[str, Manifest], index: Index) -> int:
+        """Delete the blobs that only `artifact` and its `referrers` used; return their size in bytes."""
         try:
             manifest = artifact.manifest
             blobs = {blob.digest: blob.size for blob in (*manifest.layers, manifest.config, artifact.descriptor)}
         except DamagedArtifact:
             # Which files a damaged manifest listed is not known any more.
             blobs = {artifact.digest: 0}
+        for digest, referrer in referrers.items():
+            blobs |= {digest: 0, **{blob.digest: blob.size for blob in (*referrer.layers, referrer.config)}}
         try:
             used = set().union(*map(self._digests, index.manifests))
         except DamagedArtifact:

@@ -20,6 +20,7 @@ def open_model(
     precision: str = "auto",
     threads: int | None = None,
     batch_size: int | None = None,
+    trust: bool = True,
 ) -> Model:
     """Return the model that `reference` names, verified, loaded on its device and self-tested.
 
@@ -31,6 +32,7 @@ def open_model(
         precision: `fp32`.
         threads: of the CPU; None for as many as there are cores.
         batch_size: the one size that each execution is padded to, where the device needs one.
+        trust: refuse what the key in `$TANDEM_TRUSTED_KEY` didn't sign.
 
     Raises:
         RegistryError: the reference can't be resolved, or not be fetched.
@@ -41,7 +43,7 @@ def open_model(
     from classifier.model import Model  # noqa: PLC0415
     from classifier.selftest import self_test  # noqa: PLC0415
 
-    artifact = fetch_model(reference, registry or LocalRegistry.default())
+    artifact = fetch_model(reference, registry or LocalRegistry.default(), trust=trust)
     model = Model.open(
         artifact, engine=engine, device=device, precision=precision, threads=threads, batch_size=batch_size
     )

@@ -14,9 +14,9 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from classifier.errors import DamagedArtifact, RegistryDenied, RegistryUnreachable
-from classifier.types import from_json
+from classifier.types import from_json, to_json
 from registry.connection import REDIRECTS, Answer, Connection
-from registry.manifest import INDEX_TYPE, MANIFEST_TYPE, Descriptor, describe
+from registry.manifest import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index, describe
 from registry.references import is_digest
 from registry.retrying import retry
 from registry.transient import DamagedInTransit, TransientFailure
@@ -161,6 +161,27 @@ class RemoteRepository:
         seconds = blob.size / _SLOW_UPLOAD_BYTES_PER_S
         return retry(lambda: self._upload(blob, open_blob, mount_from), limit_s=self._connection.limit_s + seconds)
 
+    def referrers(self, digest: str) -> list[Descriptor]:
+        """Return what names the manifest `digest` as its subject; from the fall-back tag where the API is missing."""
+        answer = self._ask("GET", f"{self.name}/referrers/{digest}", scope=self._pull)
+        if answer.status == 200:
+            return list(self._decode(answer, Index, f"list the referrers of {digest}").manifests)
+        found = self.find_manifest(_fallback_tag(digest))
+        return [] if found is None else list(self._read_index(found[1], digest).manifests)
+
+    def put_referrer(self, subject: str, referrer: Descriptor, manifest: bytes) -> None:
+        """Store a manifest that names `subject`, whose blobs are there, so that `referrers` lists it."""
+        headers = self.put_manifest(referrer.digest, manifest, MANIFEST_TYPE)
+        if headers.get("OCI-Subject") == subject:
+            return
+        # A registry without the API. Two that add one at once can lose one of them: the specification's own limit.
+        tag = _fallback_tag(subject)
+        found = self.find_manifest(tag)
+        index = Index(schema_version=2, media_type=INDEX_TYPE) if found is None else self._read_index(found[1], subject)
+        if all(other.digest != referrer.digest for other in index.manifests):
+            new = msgspec.structs.replace(index, manifests=(*index.manifests, referrer))
+            self.put_manifest(tag, to_json(new), INDEX_TYPE)
+
     def put_manifest(self, tag_or_digest: str, manifest: bytes, media_type: str) -> Mapping[str, str]:
         """Store the manifest under that name, moving a tag that is there; return the answer's headers."""
         limit_s = self._connection.limit_s
@@ -267,6 +288,14 @@ class RemoteRepository:
             return DamagedInTransit(f"{self.host} can't {what} (HTTP {answer.status}, {said or 'no reason'}): {_AGAIN}")
         return self._connection.denied(answer, what)
 
+    def _read_index(self, content: bytes, digest: str) -> Index:
+        try:
+            return from_json(content, Index)
+        except ValueError as error:
+            raise RegistryUnreachable(
+                f"{self}:{_fallback_tag(digest)} lists no referrers, as its name promises: remove that tag"
+            ) from error
+
     def _decode(self, answer: Answer, type: type[_T], what: str) -> _T:
         if answer.status != 200:
             raise self._connection.denied(answer, what)
@@ -276,6 +305,10 @@ class RemoteRepository:
             raise RegistryUnreachable(
                 f"{self.host} can't {what}: it answers with what is no such list; check that it is an OCI registry"
             ) from error
+
+
+def _fallback_tag(digest: str) -> str:
+    return digest.replace(":", "-")
 
 
 _AGAIN = "check the network and the registry, or try again later"

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from classifier.errors import DamagedArtifact, InvalidReference, RegistryError, RegistryUnwritable
+from registry.companions import fetch_referrers, read_referrers, require_trust, send_referrers, store_referrers
 from registry.connection import CONNECTIONS
 from registry.fetching import fetch_model
 from registry.layout import Layout
@@ -63,12 +64,14 @@ def push(reference: str, target: str, registry: LocalRegistry) -> Pushed:
         raise InvalidReference(
             f"'{target}' is no place to push to: write the registry's host before the name, 'ghcr.io/acme/digits'"
         )
-    artifact = fetch_model(reference, registry)
+    artifact = fetch_model(reference, registry, trust=False)
     remote = RemoteModels(destination)
     tag = destination.tag or _tag_for(artifact, remote)
     pushed = Reference(host=destination.host, name=destination.name, tag=tag)
     there = remote.repository.find_manifest(tag)
+    referrers = read_referrers(artifact.digest, registry.layout)
     if there is not None and there[0].digest == artifact.digest:
+        send_referrers(referrers, artifact.digest, remote.repository)
         return Pushed(reference=pushed, digest=artifact.digest)
     if there is not None and version_of(tag) is not None:
         raise RegistryError(
@@ -79,6 +82,7 @@ def push(reference: str, target: str, registry: LocalRegistry) -> Pushed:
     manifest = artifact.layout.read_blob(artifact.descriptor)
     # The manifest last: a registry that names a model has all of it.
     remote.repository.put_manifest(tag, manifest, MANIFEST_TYPE)
+    send_referrers(referrers, artifact.digest, remote.repository)
     return Pushed(reference=pushed, digest=artifact.digest, sent=sent, mounted=mounted)
 
 
@@ -92,6 +96,7 @@ def pull(reference: Reference, registry: LocalRegistry, *, check: bool = True) -
 
     Raises:
         ModelNotFound: the remote registry has no such model.
+        UntrustedArtifact: the key that this machine trusts didn't sign it; none of its files was fetched.
         DamagedArtifact: what comes is not what its digest says.
         RegistryError: a version that is here already is another digest there.
         RegistryUnreachable: the registry doesn't answer within the time limit.
@@ -103,6 +108,8 @@ def pull(reference: Reference, registry: LocalRegistry, *, check: bool = True) -
     _check_unchanged(artifact, registry)
     manifest = artifact.manifest
     blobs = tuple({blob.digest: blob for blob in (*manifest.layers, manifest.config)}.values())
+    referrers = fetch_referrers(artifact.digest, remote.repository)
+    require_trust(artifact, referrers)
     for _ in range(_ADOPTIONS):
         _receive_blobs(
             [blob for blob in blobs if not _is_here(blob, registry.layout, check=check)], artifact, remote, registry
@@ -111,6 +118,7 @@ def pull(reference: Reference, registry: LocalRegistry, *, check: bool = True) -
             artifact.name, artifact.tags[0], artifact.descriptor, artifact.layout.read_blob(artifact.descriptor)
         )
         if copy is not None:
+            store_referrers(referrers, registry.layout)
             return copy
     raise RegistryUnwritable(
         f"files of '{reference}' disappear from {registry.root} as they arrive: end what removes them, and pull again"

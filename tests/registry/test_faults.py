@@ -69,7 +69,7 @@ def test_a_pull_survives_a_fault_at_each_request(
     reference = Reference.parse(repository(proxy, remote, ":1"))
     pull(reference, LocalRegistry(tmp_path / "0"))
     requests = len(proxy.requests)
-    assert requests == 4  # the manifest and three blobs
+    assert requests == 6  # the manifest, its referrers by both ways, and three blobs
     for number in range(1, requests + 1):
         here = LocalRegistry(tmp_path / str(number))
         proxy.inject(fault, lambda seen, _, number=number: seen == number)
