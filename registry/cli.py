@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from classifier.artifact import CARD
 from classifier.errors import DamagedArtifact, UntrustedArtifact
 from classifier.types import to_json
+from registry.collection import collect, find_garbage
 from registry.companions import read_referrers, signatures_in
 from registry.local import LocalRegistry
 from registry.lookup import no_model_yet
@@ -209,6 +210,23 @@ def rm(reference: str, yes: bool, force: bool) -> None:
     removed = registry.remove(reference, force=force)
     freed = f", {decimal(removed.freed_bytes)} freed" if removed.freed_bytes else ""
     click.echo(f"removed {', '.join(removed.references)}{freed}")
+
+
+@models.command(epilog="\b\nExample:\n  tandem models gc\n  tandem models gc --yes")
+@click.option("-y", "--yes", is_flag=True, help="Delete it.")
+def gc(yes: bool) -> None:
+    """Show what takes space and has no name, such as what an alias that moved left behind; with --yes, delete it.
+
+    Pulls may run meanwhile: files younger than an hour are kept, beginnings of downloads for a day.
+    """
+    layout = LocalRegistry.default().layout
+    garbage = collect(layout) if yes else find_garbage(layout)
+    for path in (*garbage.blobs, *garbage.partials):
+        click.echo(path)
+    count = len(garbage.blobs) + len(garbage.partials)
+    click.echo(
+        f"{count} files, {decimal(garbage.size_bytes)}, {'deleted' if yes else 'to delete with --yes'}", err=True
+    )
 
 
 def _list_repository(repository: str, registry: LocalRegistry) -> Sequence[Artifact]:

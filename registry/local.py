@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -12,11 +11,12 @@ from msgspec.structs import replace
 
 from classifier.errors import DamagedArtifact, InvalidReference, ModelNotFound, RegistryError
 from classifier.types import from_json
+from registry.collection import reachable
 from registry.companions import read_referrers, store_referrers
 from registry.index import artifacts, next_version, with_tag, without_tags
 from registry.layout import Layout
 from registry.lookup import SEE_LIST, find_artifact, may_be_model, only_name
-from registry.manifest import INDEX_TYPE, Descriptor, Index, Manifest, pack
+from registry.manifest import Descriptor, Index, Manifest, pack
 from registry.references import Reference, check_alias, version_of
 from registry.referrers import referrers_of
 
@@ -242,7 +242,7 @@ class LocalRegistry:
         for digest, referrer in referrers.items():
             blobs |= {digest: 0, **{blob.digest: blob.size for blob in (*referrer.layers, referrer.config)}}
         try:
-            used = set().union(*map(self._digests, index.manifests))
+            used = reachable(self._layout, index)
         except DamagedArtifact:
             # Which files a damaged neighbour uses is not known either: too many are better than too few.
             used = set(blobs) - {artifact.digest}
@@ -250,14 +250,6 @@ class LocalRegistry:
         for digest in unused:
             self._layout.remove_blob(digest)
         return sum(unused.values())
-
-    def _digests(self, descriptor: Descriptor) -> set[str]:
-        """Return every digest that the blob of `descriptor` mentions, whatever kind of manifest it is, and its own."""
-        if descriptor.media_type == INDEX_TYPE:
-            nested = self._layout.read_json(descriptor, Index).manifests
-            return {descriptor.digest}.union(*map(self._digests, nested))
-        text = self._layout.read_blob(descriptor).decode(errors="replace")
-        return {descriptor.digest, *re.findall(r"sha256:[0-9a-f]{64}", text)}
 
 
 def _tags_to_remove(reference: Reference, artifact: Artifact, *, force: bool) -> tuple[str | None, ...]:
