@@ -101,15 +101,13 @@ def torchless(session: nox.Session) -> None:
 @nox.session(requires=["digits"])
 def containers(session: nox.Session) -> None:
     """Build the batch image and the Bento's with ENGINE=cpu, and run both. Needs Docker."""
-    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
-    session.run("pytest", "-m", "containers", *session.posargs, env={"TANDEM_TEST_HOME": str(digits_home(session))})
+    run_image_tests(session, marker="containers")
 
 
 @nox.session(requires=["digits"])
 def cuda_image(session: nox.Session) -> None:
     """Build the batch image with CUDA, and see it refuse in one sentence where there is no GPU. Needs Docker."""
-    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
-    session.run("pytest", "-m", "cuda_image", *session.posargs, env={"TANDEM_TEST_HOME": str(digits_home(session))})
+    run_image_tests(session, marker="cuda_image")
 
 
 @nox.session(default=False)
@@ -133,6 +131,15 @@ def locks(session: nox.Session) -> None:
             *("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"),
             *("--custom-compile-command", "nox -s locks", *session.posargs),
         )
+
+
+def run_image_tests(session: nox.Session, *, marker: str) -> None:
+    """Run the tests of `tests/system` that `marker` marks."""
+    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
+    session.run(
+        *("pytest", "tests/system", "-m", marker, *session.posargs),
+        env={"TANDEM_TEST_HOME": str(digits_home(session))},
+    )
 
 
 def install(session: nox.Session, *requirements: str) -> None:

@@ -23,7 +23,7 @@ FAILED_IMAGES = 3
 _EXAMPLE = """\b
 Example:
   tandem batch photos --model digits:production --output out
-  python -c "import polars; print(polars.read_parquet('out/parts'))"
+  python -c "import pyarrow.parquet as pq; print(pq.read_table('out/parts').slice(0, 3).to_pylist())"
 """
 
 

@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("TANDEM_") and not name.startswith("TANDEM_TEST_")]:
         del os.environ[name]
     os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime themselves
     # A busy machine is not a wrong answer.
     settings.register_profile("tandem", deadline=None)
     settings.load_profile("tandem")

@@ -1,4 +1,4 @@
-"""Writing into a run folder: whole files or none, and never over another run."""
+"""The files of a run folder: their names, and how they are written: whole or not at all, never over another run's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from classifier.errors import OutputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+RECORD = "run.json"
+LABELS = "labels.json"
+VALIDATION = "validation.txt"
+METRICS = "metrics.jsonl"
+CURVES = "curves.png"
+CHECKPOINT = "checkpoint.pt"
+BEST = "best.pt"
 
 
 @contextmanager
@@ -63,3 +71,32 @@ def make_next_folder(parent: Path, name: str) -> Path:
             raise unwritable(path, error) from error
         return path
     raise AssertionError
+
+
+def check_is_free(path: Path) -> None:
+    """Refuse a folder that holds something already.
+
+    Raises:
+        OutputError: it does, or it is a file.
+    """
+    if (path / RECORD).exists():
+        raise OutputError(f"{path} holds a run already: add --resume to go on with it, or choose another --run")
+    try:
+        # What a kill may have left before there was a run.
+        others = {entry.name for entry in path.iterdir()} - {LABELS, VALIDATION}
+    except FileNotFoundError:
+        _check_can_be_made(path)
+        return
+    except NotADirectoryError as error:
+        raise OutputError(f"{path} is a file: choose another --run") from error
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if others:
+        raise OutputError(f"{path} holds something that is not a run ({min(others)}): choose another --run")
+
+
+def _check_can_be_made(path: Path) -> None:
+    # Only an early word, before a large data set is read: making the folder is what decides.
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} can't be made, because {parent} can't be written: choose another --run")

@@ -16,12 +16,13 @@ from torch.nn import functional
 from classifier.errors import DataError, OutOfDeviceMemory
 from training.augment import SMALL_IMAGE_SIZE, shift_turn_scale
 from training.data import default_workers, draw_batches, in_order, load_batches, normalise, read_images
+from training.files import CURVES
 from training.metrics import EpochMetrics, best_epoch, describe_epoch
 from training.network import build_network, check_image_size, load_weights
 from training.optimizer import lr_factor, make_optimizer
 from training.progress import progress_bar
 from training.report import draw_curves
-from training.run import CURVES, Checkpoint
+from training.run import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

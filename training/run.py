@@ -17,7 +17,17 @@ import torch
 from classifier.errors import DataError, OutputError
 from classifier.types import from_json, to_json
 from training.config import TrainingConfig  # noqa: TC001 # msgspec reads the annotation when it decodes
-from training.files import replace_file, unwritable
+from training.files import (
+    BEST,
+    CHECKPOINT,
+    LABELS,
+    METRICS,
+    RECORD,
+    VALIDATION,
+    check_is_free,
+    replace_file,
+    unwritable,
+)
 from training.metrics import EpochMetrics, best_epoch
 from training.network import build_network
 
@@ -27,14 +37,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from training.folders import ImageFolders
-
-RECORD = "run.json"
-LABELS = "labels.json"
-VALIDATION = "validation.txt"
-METRICS = "metrics.jsonl"
-CURVES = "curves.png"
-CHECKPOINT = "checkpoint.pt"
-BEST = "best.pt"
 
 SCHEMA_VERSION = 1
 """Of `run.json`. A reader refuses another one."""
@@ -218,27 +220,6 @@ class Run:
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             raise DataError(f"{path} is damaged: train again into another folder") from error
         return state
-
-
-def check_is_free(path: Path) -> None:
-    """Refuse a folder that holds something already.
-
-    Raises:
-        OutputError: it does, or it is a file.
-    """
-    if (path / RECORD).exists():
-        raise OutputError(f"{path} holds a run already: add --resume to go on with it, or choose another --run")
-    try:
-        # What a kill may have left before there was a run.
-        others = {entry.name for entry in path.iterdir()} - {LABELS, VALIDATION}
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise OutputError(f"{path} is a file: choose another --run") from error
-    except OSError as error:
-        raise unwritable(path, error) from error
-    if others:
-        raise OutputError(f"{path} holds something that is not a run ({min(others)}): choose another --run")
 
 
 def installed_versions() -> dict[str, str]:

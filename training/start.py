@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from classifier.errors import DataError
 from training.config import choose_config, choose_device
-from training.files import make_next_folder
+from training.files import check_is_free, make_next_folder
 from training.folders import open_folders
 from training.loop import Trainer
-from training.run import Run, check_is_free, installed_versions
+from training.run import Run, installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

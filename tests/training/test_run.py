@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from classifier.errors import DataError, OutputError
-from training.files import make_next_folder, replace_file
+from training.files import RECORD, make_next_folder, replace_file
 from training.metrics import EpochMetrics, best_epoch
 from training.optimizer import lr_factor
-from training.run import RECORD, Run
+from training.run import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +89,17 @@ def test_interrupted_write(tmp_path: Path, error: BaseException, raised: type[Ba
         write()
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_whoever_reads_keeps_what_he_opened(tmp_path: Path) -> None:
+    """A checkpoint is replaced as a whole: there is no moment at which a reader gets half of it."""
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"before")
+    with path.open("rb") as reader:
+        with replace_file(path) as file:
+            file.write(b"after, and longer")
+        assert reader.read() == b"before"
+    assert path.read_bytes() == b"after, and longer"
 
 
 def test_next_folder(tmp_path: Path) -> None:
