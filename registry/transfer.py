@@ -18,6 +18,7 @@ from registry.progress import show_transfer
 from registry.references import Reference, version_of
 from registry.remote_models import RemoteModels
 from registry.sending import open_checked
+from registry.signing import trusted_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -108,7 +109,9 @@ def pull(reference: Reference, registry: LocalRegistry, *, check: bool = True) -
     _check_unchanged(artifact, registry)
     manifest = artifact.manifest
     blobs = tuple({blob.digest: blob for blob in (*manifest.layers, manifest.config)}.values())
-    referrers = fetch_referrers(artifact.digest, remote.repository)
+    # Where only a tag is looked up again, what belongs to the model was fetched with it.
+    known = not check and trusted_key() is None and all(map(registry.layout.has_blob, blobs))
+    referrers = [] if known else fetch_referrers(artifact.digest, remote.repository)
     require_trust(artifact, referrers)
     for _ in range(_ADOPTIONS):
         _receive_blobs(

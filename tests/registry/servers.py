@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -146,10 +146,10 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
             body, fault = flip(body), ""
         upstream = http.client.HTTPConnection(self.proxy.upstream, timeout=30)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in ("connection",)}
-        upstream.request(self.command, self.path, body=body or None, headers=headers)
-        answer = upstream.getresponse()
-        content = answer.read()
-        upstream.close()
+        with closing(upstream):
+            upstream.request(self.command, self.path, body=body or None, headers=headers)
+            answer = upstream.getresponse()
+            content = answer.read()
         headers = {name: value for name, value in answer.getheaders() if name.lower() not in ("connection", "date")}
         if fault == "wrong digest header" and "Docker-Content-Digest" in headers:
             headers["Docker-Content-Digest"] = "sha256:" + "0" * 64
