@@ -132,8 +132,6 @@ def train(
         # torch's threads would wait for each other in a busy loop: where another program wants the same cores, or a
         # container has a quota of CPU time, training then takes ten times as long. Read when torch is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        import matplotlib as mpl  # noqa: F401, PLC0415 # else its absence would show when a first epoch is over
-
         from training.start import begin_run, resume_run  # noqa: PLC0415 # torch: not for --help
 
         folder = _data_folder(data)

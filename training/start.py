@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier.errors import DataError
-from training.config import choose_config, choose_device
+from training.config import choose_config, choose_device, resolve_weights
 from training.files import check_is_free, make_next_folder
 from training.folders import open_folders
 from training.loop import Trainer
@@ -46,7 +46,7 @@ def begin_run(
     config = choose_config(folders, options)
     describe_config(config, train=len(folders.train), val=len(folders.val))
     trainer = Trainer(config, folders, workers=workers)
-    run = Run.create(path or make_next_folder(Path("runs"), data.absolute().name), config, folders)
+    run = Run.create(path or make_next_folder(Path("runs"), data.resolve().name), config, folders)
     with run.lock():
         yield run, trainer
 
@@ -70,7 +70,10 @@ def resume_run(
     """
     run = Run.open(path)
     config = run.config
-    _check_same_options(run, {"DATA": str(data.absolute()), **given})
+    options = {"DATA": str(data.resolve()), **given}
+    if isinstance(weights := given.get("--weights"), str):
+        options["--weights"] = resolve_weights(weights)
+    _check_same_options(run, options)
     choose_device(config.device)
     folders = open_folders(data, val_fraction=config.val_fraction, seed=config.seed)
     if folders.digest() != config.data_digest:

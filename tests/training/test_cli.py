@@ -21,6 +21,7 @@ from tests.training.commands import ONE_THREAD, QUICK, command, equal_weights, s
 from training.data import normalise
 from training.files import BEST, CHECKPOINT, CURVES, LABELS, METRICS, RECORD, VALIDATION
 from training.metrics import EpochMetrics, best_epoch
+from training.network import SmallCNN
 from training.run import Run
 
 if TYPE_CHECKING:
@@ -154,6 +155,16 @@ def test_finished_run_stays_as_it_is(undisturbed: Run, few_digits: Path, train: 
     assert result.exit_code == 0
     assert f"tandem export {path} --name few-digits" in result.stdout
     assert history_of(Run.open(path)) == history_of(undisturbed)
+
+
+def test_options_that_are_the_same_may_be_repeated(train: Train, few_digits: Path, tmp_path: Path) -> None:
+    """--resume takes the very command line that began the run, paths written in another way included."""
+    torch.save(SmallCNN(4).state_dict(), "start.pt")
+    shutil.copytree(few_digits, "few")
+    first = train("few", "--run", "run", "--weights", "start.pt", "--device", "auto", *QUICK)
+    assert first.exit_code == 0
+    again = ("--weights", "../cwd/start.pt", "--device", "auto", *QUICK, "--resume")
+    assert train("./few/../few", "--run", "run", *again).exit_code == 0
 
 
 def test_early_stop(few_digits: Path, train: Train, tmp_path: Path) -> None:

@@ -7,14 +7,12 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from tests.conftest import ROOT
 from tests.training.commands import ONE_THREAD, QUICK, command, equal_weights
 from training.files import BEST, CHECKPOINT, RECORD
 from training.network import SmallCNN
@@ -202,16 +200,6 @@ def test_run_folder_that_cannot_be_made(train: Train, few_digits: Path) -> None:
 def test_run_folder_on_a_file_system_for_reading(train: Train, few_digits: Path) -> None:
     """/proc takes no folder, not even from root."""
     assert "/proc/run can't be written" in error_of(train, few_digits, "--run", "/proc/run")
-
-
-def test_torch_is_not_installed() -> None:
-    """The extra that brings it is named."""
-    script = "import sys; sys.modules['torch'] = None; sys.argv[1:] = ['train', 'digits']; import tandem; tandem.main()"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == (
-        "Error: 'tandem train' needs the package 'torch', which is not installed: pip install 'tandem[train]'\n"
-    )
 
 
 def test_resume_without_a_run(train: Train, few_digits: Path) -> None:
