@@ -60,6 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
     artifact_type: str = ""
     config: Descriptor
     layers: tuple[Descriptor, ...] = ()
+    subject: Descriptor | None = None
     annotations: Mapping[str, str] = {}
 
     @property

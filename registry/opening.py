@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from registry.fetching import fetch_model
 from registry.local import LocalRegistry
 
 if TYPE_CHECKING:
@@ -19,20 +20,22 @@ def open_model(
     precision: str = "auto",
     threads: int | None = None,
     batch_size: int | None = None,
+    trust: bool = True,
 ) -> Model:
     """Return the model that `reference` names, verified, loaded on its device and self-tested.
 
     Args:
-        reference: as in `LocalRegistry.resolve`; None means the only model there is.
-        registry: where to look; the default registry if it isn't given.
+        reference: as in `fetch_model`, so that a remote one is fetched once; None means the only model there is.
+        registry: where to look, and where copies are kept; the default registry if it isn't given.
         engine: what runs it, `onnxruntime`; `auto` takes the fastest that the artifact allows, here and below.
         device: `cpu`, `cuda`, `cuda:1`.
         precision: `fp32`.
         threads: of the CPU; None for as many as there are cores.
         batch_size: the one size that each execution is padded to, where the device needs one.
+        trust: refuse what the key in `$TANDEM_TRUSTED_KEY` didn't sign.
 
     Raises:
-        RegistryError: the reference can't be resolved.
+        RegistryError: the reference can't be resolved, or not be fetched.
         ArtifactError: a file is damaged, or the golden set gives other scores.
         EngineUnavailable: what was asked for can't be had on this machine.
     """
@@ -40,7 +43,7 @@ def open_model(
     from classifier.model import Model  # noqa: PLC0415
     from classifier.selftest import self_test  # noqa: PLC0415
 
-    artifact = (registry or LocalRegistry.default()).resolve(reference)
+    artifact = fetch_model(reference, registry or LocalRegistry.default(), trust=trust)
     model = Model.open(
         artifact, engine=engine, device=device, precision=precision, threads=threads, batch_size=batch_size
     )

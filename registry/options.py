@@ -15,8 +15,8 @@ model_option = click.option(
     metavar="REF",
     envvar="TANDEM_MODEL",
     show_envvar=True,
-    help="The model: 'digits', 'digits:3', 'digits:production' or 'digits@sha256:…'. "
-    "Without it, the only one in the registry.",
+    help="The model: 'digits', 'digits:3', 'digits:production' or 'digits@sha256:…'; with a host before it, "
+    "'ghcr.io/acme/digits:3', it is fetched once. Without it, the only one in the registry.",
 )
 
 

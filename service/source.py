@@ -12,7 +12,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 from bentoml.models import BentoModel
 
 from classifier.errors import TandemError
-from registry import Artifact, LocalRegistry
+from registry import Artifact, LocalRegistry, fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ def resolve_served(bento: bentoml.Bento | None) -> Artifact:
     """Return the artifact that $TANDEM_MODEL names, else the one that `bento` holds, else the registry's only one.
 
     Raises:
-        RegistryError: the reference can't be resolved, or there isn't exactly one model.
+        RegistryError: the reference can't be resolved or fetched, or there isn't exactly one model.
         DamagedArtifact: the manifest is missing, or not what its digest says.
     """
     reference = os.environ.get("TANDEM_MODEL") or None
@@ -33,7 +33,7 @@ def resolve_served(bento: bentoml.Bento | None) -> Artifact:
         [pinned] = bento.info.all_models
         stored = bentoml.models.get(pinned.tag)
         return LocalRegistry(Path(stored.path)).resolve(stored.info.labels[_IDENTITY])
-    return LocalRegistry.default().resolve(reference)
+    return fetch_model(reference, LocalRegistry.default())
 
 
 class RegistryModel(BentoModel):  # type: ignore[misc]  # BentoML is untyped
@@ -55,7 +55,7 @@ class RegistryModel(BentoModel):  # type: ignore[misc]  # BentoML is untyped
         """
         with as_bentoml_errors():
             artifact = resolve_served(None)
-            tag = f"{artifact.name.replace('/', '.')}:{artifact.digest.replace(':', '-')[:47]}"
+            tag = f"{_bento_name(artifact.name)}:{artifact.digest.replace(':', '-')[:47]}"
             try:
                 stored = bentoml.models.get(tag)
             except NotFound:
@@ -67,6 +67,11 @@ class RegistryModel(BentoModel):  # type: ignore[misc]  # BentoML is untyped
             # Into a copy that stands as well: what is damaged or missing there is put right.
             LocalRegistry.default().copy(artifact, LocalRegistry(Path(stored.path)))
         return BentoModel(stored.tag).to_info(alias)
+
+
+def _bento_name(name: str) -> str:
+    """Return the name that a model has in BentoML's store, which knows neither hosts nor folders."""
+    return name.replace("/", ".").replace(":", ".")[-63:].strip("._-")
 
 
 @contextmanager
