@@ -21,31 +21,37 @@ import hashlib
 import os
 import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from batch.fingerprint import Fingerprint
-from batch.plan import printable
+from batch.inputs import printable
+from batch.remote import is_url
 from classifier.errors import OutputError
 from classifier.types import from_json, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
+    from batch.inputs import Input
     from batch.output import Format
-    from batch.plan import Input
+    from batch.part import Part
+
+
+REVOKED = -1
+"""The size of no part: the chunk is to be made again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """A chunk that is done: a line of `commits.jsonl`.
+    """A chunk that is done: a line of `commits.jsonl`. Of several lines of a chunk, the last one holds.
 
     Attributes:
         part: the file's name.
-        bytes: its size.
+        bytes: its size; `REVOKED` where what an earlier line says is so no longer.
         sha256: of its contents, in hexadecimal.
         errors: how many rows failed, by reason.
         in_class_folders: how many rows lie in a folder that has the name of one of the model's labels.
@@ -132,37 +138,50 @@ class RunFolder:
             raise OutputError(
                 f"'{self._commits}' is damaged ({error}); name another --output to run from the start"
             ) from error
-        return {commit.chunk: commit for commit in commits if sizes.get(commit.part) == commit.bytes}
+        last = {commit.chunk: commit for commit in commits}
+        return {chunk: commit for chunk, commit in last.items() if sizes.get(commit.part) == commit.bytes}
 
-    def commit(
-        self,
-        chunk: int,
-        part: str,
-        data: bytes,
-        *,
-        rows: int,
-        errors: dict[str, int],
-        in_class_folders: int,
-        correct: int,
-    ) -> Commit:
+    def commit(self, chunk: int, name: str, part: Part) -> Commit:
         """Write the part of a chunk, whole or not at all, and return its commit."""
         commit = Commit(
             chunk=chunk,
-            part=part,
-            rows=rows,
-            bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            errors=errors,
-            in_class_folders=in_class_folders,
-            correct=correct,
+            part=name,
+            rows=part.rows,
+            bytes=len(part.data),
+            sha256=hashlib.sha256(part.data).hexdigest(),
+            errors=part.errors,
+            in_class_folders=part.in_class_folders,
+            correct=part.correct,
         )
-        with writing(self.parts / part):
-            self._replace(self.parts / part, data)
-            with self._commits.open("ab") as file:
-                file.write(msgspec.json.encode(commit) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+        with writing(self.parts / name):
+            self._replace(self.parts / name, part.data)
+            self.enter(commit)
         return commit
+
+    def read_part(self, commit: Commit) -> bytes:
+        """Return a part that is committed.
+
+        Raises:
+            OutputError: it can't be read, or is not what was written.
+        """
+        path = self.parts / commit.part
+        with writing(path):
+            data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != commit.sha256:
+            raise OutputError(f"'{path}' is not what the run wrote; remove it, and the same command makes it again")
+        return data
+
+    def revoke(self, commit: Commit) -> None:
+        """Take back a commit: its part is about to be replaced, and if that is cut short, made from the start."""
+        with writing(self._commits):
+            self.enter(replace(commit, bytes=REVOKED))
+
+    def enter(self, commit: Commit) -> None:
+        """Enter a commit whose part stands in its place."""
+        with self._commits.open("ab") as file:
+            file.write(msgspec.json.encode(commit) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def write_record(self, record: bytes) -> None:
         """Write `run.json`."""
@@ -210,15 +229,20 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
+def check_output(path: Path, inputs: Sequence[Input] = (), *, shards: Collection[str] = ()) -> None:
     """Check, without writing, that a run of these inputs can begin or be resumed in the folder `path`.
+
+    Args:
+        path: the output.
+        inputs: what it may not lie within.
+        shards: names that may stand in it beside a run's own.
 
     Raises:
         OutputError: it is not a folder, lies within an input, or holds something that no run wrote.
     """
     real = Path(os.path.realpath(path))  # Path.resolve fails on a loop of links
     for input in inputs:
-        if input.file is None and real.is_relative_to(input.folder):
+        if input.kind == "folder" and not is_url(input.location) and real.is_relative_to(input.location):
             raise OutputError(
                 f"the output '{path}' lies within the input '{printable(input.given)}'; name an --output outside of it"
             )
@@ -230,7 +254,7 @@ def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
     except OSError as error:
         raise OutputError(f"the output '{path}' can't be used ({error.strerror}); name another --output") from error
     # A run that was killed while it planned left .tandem, and nothing of use. A new volume holds lost+found.
-    harmless = {"lost+found"} | ({".tandem", "parts"} if ".tandem" in names else set())
+    harmless = {"lost+found", *shards} | ({".tandem", "parts"} if ".tandem" in names else set())
     if not began and (foreign := names - harmless):
         raise OutputError(
             f"the output '{path}' holds '{min(foreign)}' and no run that could be resumed; "
@@ -239,13 +263,17 @@ def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
 
 
 @contextmanager
-def open_run_folder(path: Path) -> Iterator[RunFolder]:
+def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[RunFolder]:
     """Yield the output folder, made if need be and locked. Where no run begins in it, it is left as it was.
+
+    Args:
+        path: the output.
+        shards: names that may stand in it beside a run's own.
 
     Raises:
         OutputError: it can't be written, or another process runs in it.
     """
-    check_output(path)
+    check_output(path, shards=shards)
     folder = RunFolder(path)
     is_new = not path.exists()
     with writing(path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batch.commit import check_output, open_run_folder
-from batch.plan import find_inputs
+from batch.inputs import find_inputs
 from classifier.errors import OutputError
 from tests.batch.conftest import read_parts
 
