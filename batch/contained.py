@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 MAX_MEMORY_BYTES = 960 * 2**20
 """Beyond what the process has before it sees the image. An upright JPEG of 100 million pixels takes half of it."""
 
-IMAGE_TIMEOUT_S = 5.0
+IMAGE_TIMEOUT_S = 10.0
+"""More than twice what the slowest image of 100 million pixels takes, a PNG with transparency: 4 s."""
 
 AT_ONCE = 2
 """Contained images that are decoded at a time: their memory adds up."""
@@ -173,7 +174,7 @@ class _Worker:
     def close(self) -> None:
         """End the process."""
         self._process.kill()
-        with self._process, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._process:  # closing a pipe writes what it holds
             pass
 
 

@@ -143,7 +143,8 @@ def _scan(input: Input, folder: str, skipped: Counter[str], selection: Selection
 def _look_at(entry: os.DirEntry[str], input: Input, folder: str, selection: Selection) -> tuple[str | None, bool]:
     """Return why an entry is skipped, if it is, and whether it is a folder."""
     follow, is_link = selection.follow_symlinks, entry.is_symlink()
-    is_folder = entry.is_dir(follow_symlinks=follow)
+    # os.path's are False where a link leads nowhere, or to itself.
+    is_folder = os.path.isdir(entry.path) if is_link and follow else entry.is_dir(follow_symlinks=False)  # noqa: PTH112
     if reason := selection.reason_to_skip(folder + entry.name, is_folder=is_folder or (is_link and not follow)):
         return reason, is_folder
     if is_link and not follow:
@@ -151,9 +152,9 @@ def _look_at(entry: os.DirEntry[str], input: Input, folder: str, selection: Sele
     if is_folder:
         return "link to a folder above" if is_link and _is_loop(entry, input, folder) else None, True
     # A link whose target has gone is an image that is missing: its row says so.
-    if not entry.is_file(follow_symlinks=follow) and not (is_link and not os.path.exists(entry.path)):  # noqa: PTH110
-        return "special file", False
-    return None, False
+    if is_link and not os.path.exists(entry.path):  # noqa: PTH110
+        return None, False
+    return None if entry.is_file() else "special file", False
 
 
 def _is_loop(link: os.DirEntry[str], input: Input, folder: str) -> bool:

@@ -105,7 +105,7 @@ failure_options = _all_of(
         "--image-timeout",
         metavar="SECONDS",
         type=click.FloatRange(min=0, min_open=True),
-        default=5.0,
+        default=10.0,
         show_default=True,
         help="CPU time that a suspicious image may take to be decoded.",
     ),

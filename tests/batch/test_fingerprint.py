@@ -27,18 +27,19 @@ PLAN = Plan(
 SHARD = Shard(number=1, count=2)
 
 
+def of(model: Model) -> Fingerprint:
+    engine = model.engine.info
+    return Fingerprint.of(PLAN, Columns(), model=model.identity, engine=engine, shard=SHARD, image_timeout_s=5)
+
+
 @pytest.fixture
 def fingerprint(model: Model) -> Fingerprint:
-    return Fingerprint.of(
-        PLAN, Columns(), model=model.identity, engine=model.engine.info, shard=SHARD, image_timeout_s=5
-    )
+    return of(model)
 
 
 def test_equal_runs_have_no_differences(fingerprint: Fingerprint, model: Model) -> None:
     """The same run on the same machine has the same fingerprint."""
-    again = Fingerprint.of(
-        PLAN, Columns(), model=model.identity, engine=model.engine.info, shard=SHARD, image_timeout_s=5
-    )
+    again = of(model)
     assert fingerprint.differences(again) == []
 
 
@@ -71,7 +72,8 @@ def test_each_difference_is_named(fingerprint: Fingerprint) -> None:
         named.add(name)
     assert {
         "plan.inputs", "plan.chunk_size", "plan.digest", "plan.selection.include", "plan.selection.exclude",
-        "plan.selection.follow_symlinks", "shard.number", "shard.count", "image_timeout_s", "format", "top_k", "all_scores", "model", "schema_version",
+        "plan.selection.follow_symlinks", "shard.number", "shard.count",
+        "image_timeout_s", "format", "top_k", "all_scores", "model", "schema_version",
         "engine.name", "engine.version", "engine.device", "engine.instruction_set", "engine.batch_size",
         "versions.tandem", "versions.pillow", "versions.pyarrow",
     } <= named  # fmt: skip
