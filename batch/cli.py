@@ -9,7 +9,7 @@ import click
 
 from batch.group import BatchGroup
 from batch.logs import log_as_json_unless_on_a_terminal
-from batch.options import failure_options, input_options, output_options, scale_options
+from batch.options import cluster_options, failure_options, input_options, output_options, scale_options
 from batch.output import Columns, Format
 from batch.shards import Shard, shard_of_job
 from classifier.errors import TooManyFailures
@@ -50,6 +50,7 @@ Example:
 @output_options
 @failure_options
 @scale_options
+@cluster_options
 @engine_options
 @click.pass_context
 def batch(
@@ -63,8 +64,12 @@ def batch(
     model: str | None,
     output: Path,
     shard: Shard | None,
+    runner: str,
     batch_size: int | None,
     decode_threads: int | None,
+    address: str | None,
+    engines: int | None,
+    engine_cpus: int,
     **options: Any,
 ) -> None:
     """Classify each image of the INPUTs into OUT/parts: exactly one row for each image.
@@ -83,7 +88,7 @@ def batch(
     from batch.interrupts import Interrupted, Interrupts  # noqa: PLC0415
     from batch.local import LocalRunner  # noqa: PLC0415
     from batch.runner import check_job, run_batch  # noqa: PLC0415
-    from registry import open_model  # noqa: PLC0415
+    from registry import LocalRegistry, open_model  # noqa: PLC0415
 
     if not inputs and files_from is None:
         raise click.UsageError("Missing argument 'INPUT...', or --files-from.")
@@ -94,9 +99,20 @@ def batch(
             found = find_inputs(inputs, files_from=files_from, nul=null, column=column)
             job = _make_job(found, output, shard or shard_of_job(), **options)
             check_job(job)  # before the model is opened, which takes long
-            opened = open_model(model, **engine, batch_size=batch_size)
-            runner = LocalRunner(opened, batch_size=batch_size, threads=decode_threads)
-            record = run_batch(job, runner, interrupts)
+            if runner == "local":
+                opened = open_model(model, **engine, batch_size=batch_size)
+                local = LocalRunner(opened, batch_size=batch_size, threads=decode_threads)
+                record = run_batch(job, local, interrupts)
+            else:
+                from batch.ray_runner import Cluster, RayRunner  # noqa: PLC0415
+
+                gpus = {"auto": None, "cpu": 0}.get(engine["device"], 1)
+                cluster = Cluster(address=address, engines=engines, cpus=engine_cpus, gpus=gpus)
+                artifact = LocalRegistry.default().resolve(model)
+                with RayRunner(
+                    artifact, cluster, engine=engine, batch_size=batch_size, threads=decode_threads
+                ) as engines_of_cluster:
+                    record = run_batch(job, engines_of_cluster, interrupts)
     except Interrupted as interrupted:
         click.echo(f"Interrupted; the same command resumes the run in '{output}'.", err=True)
         ctx.exit(interrupted.exit_code)

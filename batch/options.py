@@ -134,3 +134,30 @@ scale_options = _all_of(
         "[default: as JOB_COMPLETION_INDEX and JOB_COMPLETION_COUNT say]",
     ),
 )
+
+cluster_options = _all_of(
+    click.option(
+        "--runner",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="What makes the parts: this machine, or a Ray cluster, to the same bytes.",
+    ),
+    click.option(
+        "--address", metavar="ADDRESS", help="Of the Ray cluster.  [default: RAY_ADDRESS, else one on this machine]"
+    ),
+    click.option(
+        "--engines",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Engines on the Ray cluster.  [default: as many as there is room for]",
+    ),
+    click.option(
+        "--engine-cpus",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=2,
+        show_default=True,
+        help="CPUs of an engine on the Ray cluster; each has a GPU too, where the device is one.",
+    ),
+)
