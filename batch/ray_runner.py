@@ -1,9 +1,9 @@
 """The Ray runner: the same chunks as tasks on the engines of a cluster. Whoever makes a part, its bytes are the same.
 
 The driver makes the plan and commits; so all that a crash can undo is as on one machine. Each engine is an actor, with
-a GPU of its own where the device is one. It gets the model's files through Ray's object store and must have the driver's
-libraries and the first engine's hardware: else its bytes could be others, and it is refused. Where an actor dies with
-its node, its chunk goes to another one, and a new actor is started as soon as there is room.
+a GPU of its own where the device is one. It gets the model's files through Ray's object store, and must have the
+driver's libraries and the first engine's hardware: else its bytes could be others, and it is refused. Where an actor
+dies with its node, its chunk goes to another one, and a new actor is started as soon as there is room.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def _read_url(file: ImageFile) -> bytes:
     if file.start is not None:
         return read_url(file.location, start=file.start, end=file.start + (file.size or 0))
     # The object may have grown since it was listed. Of an empty one, no range can be asked for.
-    data = read_url(file.location, start=0, end=None if file.size == 0 else LIMITS.max_bytes + 1)
+    data = read_url(file.location) if file.size == 0 else read_url(file.location, start=0, end=LIMITS.max_bytes + 1)
     if len(data) > LIMITS.max_bytes:
         raise ImageTooLarge(f"{file.relative!r} has over {LIMITS.max_bytes:,} bytes, the limit: encode it smaller")
     return data

@@ -50,8 +50,8 @@ def open_url(url: str) -> IO[bytes]:
     return file
 
 
-def read_url(url: str, *, start: int, end: int | None) -> bytes:
-    """Return the bytes from `start` up to `end` of what lies behind a URL.
+def read_url(url: str, *, start: int | None = None, end: int | None = None) -> bytes:
+    """Return the bytes from `start` up to `end` of what lies behind a URL; all of them without the two.
 
     Raises:
         UnreadableImage: it does not exist (reason `missing`), or is closed to this user (`permission_denied`).
