@@ -105,6 +105,15 @@ def cuda_image(session: nox.Session) -> None:
     session.run("pytest", "-m", "cuda_image", *session.posargs, env={"TANDEM_TEST_HOME": str(digits_home(session))})
 
 
+@nox.session(requires=["digits"])
+def torture(session: nox.Session) -> None:
+    """Kill, starve and poison bulk runs at full size, and lose a node of a real Ray cluster; about an hour."""
+    install(session, "-e", ".[cpu,batch,s3,ray]", *group("tests"))
+    environment = {"TANDEM_TEST_HOME": str(digits_home(session)), "TANDEM_TEST_TORTURE": "1"}
+    files = [f"tests/batch/test_{name}.py" for name in ("torture", "commit", "ray_runner", "remote")]
+    session.run("pytest", "-m", "", "-s", *(session.posargs or files), env=environment)
+
+
 @nox.session
 def locks(session: nox.Session) -> None:
     """Lock the packages of the images: `-- --upgrade` for newer ones, `-- --upgrade-package NAME` for one."""
