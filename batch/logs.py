@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
-
-import msgspec
 
 
 class JsonLines(logging.Formatter):
@@ -23,7 +22,8 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        # In ASCII: a path in a message may hold bytes that are no UTF-8.
+        return json.dumps(line, default=str)
 
 
 def log_as_json_unless_on_a_terminal() -> None:

@@ -52,22 +52,19 @@ class MetricsFile:
         registry = CollectorRegistry()
         labels = {"model": self._run.model, "shard": str(self._run.shard or "1/1")}
 
-        def gauge(name: str, what: str, value: float, **more: str) -> None:
-            family = families.setdefault(name, None) or Gauge(name, what, [*labels, *more], registry=registry)
-            families[name] = family
-            family.labels(**labels, **more).set(value)
+        def gauge(name: str, what: str, values: dict[str, float], label: str | None = None) -> None:
+            family = Gauge(name, what, [*labels, *([label] if label else [])], registry=registry)
+            for key, value in values.items():
+                family.labels(**labels, **({label: key} if label else {})).set(value)
 
-        families: dict[str, Gauge | None] = {}
         failed = sum(errors.values())
-        gauge("tandem_batch_planned_images", "Images of the run.", self._run.images)
-        gauge("tandem_batch_images", "Images that have a row.", images - failed, status="ok")
-        gauge("tandem_batch_images", "Images that have a row.", failed, status="error")
-        for reason, count in sorted(errors.items()):
-            gauge("tandem_batch_failed_images", "Images that failed.", count, reason=reason)
-        gauge("tandem_batch_attempt_images", "Images that this attempt classified.", classified)
-        for each in ("running", "interrupted", "done"):
-            gauge("tandem_batch_state", "1 for the state that the run is in.", each == state, state=each)
-        gauge("tandem_batch_updated_timestamp_seconds", "When this was written.", time.time())
+        states = {each: float(each == state) for each in ("running", "interrupted", "done")}
+        gauge("tandem_batch_planned_images", "Images of the run.", {"": self._run.images})
+        gauge("tandem_batch_images", "Images that have a row.", {"ok": images - failed, "error": failed}, "status")
+        gauge("tandem_batch_failed_images", "Images that failed.", dict(sorted(errors.items())), "reason")
+        gauge("tandem_batch_attempt_images", "Images that this attempt classified.", {"": classified})
+        gauge("tandem_batch_state", "1 for the state that the run is in.", states, "state")
+        gauge("tandem_batch_updated_timestamp_seconds", "When this was written.", {"": time.time()})
         with writing(self._path):
             write_to_textfile(str(self._path), registry)  # aside, then renamed
 
