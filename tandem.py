@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from classifier.errors import TandemError
+from classifier.extras import install_extra
 
 # command → (where it is, what `tandem --help` says of it)
 COMMANDS = {
@@ -37,10 +38,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[name][0].partition(":")
-        try:
-            command = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            raise click.ClickException(_missing_extra(name, error)) from error
+        command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
 
@@ -55,15 +53,20 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except TandemError as error:
             raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            # Commands import what they need when they run; importlib.metadata says it, too, of a version it can't find.
+            package = (error.name or "").partition(".")[0]
+            if package in ("", *_OWN):
+                raise
+            extra = EXTRAS.get(ctx.invoked_subcommand or "", "cpu")
+            raise click.ClickException(f"the package '{package}' is not installed: {install_extra(extra)}") from error
 
 
 EXTRAS = {"train": "train", "export": "train", "batch": "batch", "parity": "batch"}
+"""What brings the packages of a command, beside an engine."""
 
-
-def _missing_extra(command: str, error: ModuleNotFoundError) -> str:
-    extra = EXTRAS.get(command, "cpu")
-    return f"'tandem {command}' needs the package '{error.name}', which is not installed: pip install 'tandem[{extra}]'"
-
+_OWN = ("tandem", "classifier", "registry", "training", "export", "service", "batch", "commands")
+"""One of these that can't be found is a defect of ours."""
 
 # An epilog, as in every command: in a docstring, click's \b wants to be the character itself, not a backslash and a b.
 _EXAMPLE = """\b
@@ -91,7 +94,7 @@ def main(verbose: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
     )
-    for noisy in ("PIL", "matplotlib", "onnxscript", "onnx_ir", "httpx", "httpcore"):
+    for noisy in ("PIL", "matplotlib", "onnxscript", "onnx_ir", "httpx", "httpcore", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -35,7 +35,7 @@ _EXAMPLE = """\b
 Example:
   tandem batch photos --model digits:production --output out
   find photos -newer yesterday -print0 | tandem batch --files-from - -0 --model digits --output new
-  python -c "import polars; print(polars.read_parquet('out/parts'))"
+  python -c "import pyarrow.parquet as pq; print(pq.read_table('out/parts').slice(0, 3).to_pylist())"
 """
 
 

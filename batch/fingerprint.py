@@ -92,15 +92,24 @@ class Fingerprint:
         ]
 
 
+_WRITERS: dict[Format, str] = {"parquet": "pyarrow", "csv": "msgspec", "jsonl": "msgspec"}
+"""The library that writes each format's bytes."""
+
+
 def versions(format: Format) -> dict[str, str]:
     """Return the versions of the libraries that shape pixels, or the bytes of a format."""
-    found = {name: importlib.metadata.version(name) for name in ("tandem", "pillow")}
+    found = {name: _version(name) for name in ("tandem", "pillow", _WRITERS[format])}
     # A Pillow that was built from source decodes with the libraries of its machine.
     for codec in ("libjpeg_turbo", "zlib", "webp"):
         found[codec] = str(features.version(codec))
-    if format == "parquet":
-        found["pyarrow"] = importlib.metadata.version("pyarrow")
     return found
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # Tandem itself, where it runs from its sources
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, object]]:

@@ -91,15 +91,13 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
             )
         with writing(folder.plan):
             digest = digest_of(folder.plan)
-        of_shard = folder.committed(run.format)
+        of_shard = folder.committed({run.part(chunk) for chunk in run.chunks})
         lost = [run.part(chunk) for chunk in run.chunks if chunk not in of_shard]
         if digest != run.plan.digest or lost:
             what = f"'{lost[0]}'" if lost else "its plan"
             raise OutputError(
                 f"the shard '{folder.path}' has lost {what}; run it again with --shard {number}/{len(shards)}"
             )
-        for chunk in run.chunks:
-            folder.read_part(of_shard[chunk])  # the checksum
         commits |= of_shard
         attempts += read_attempts(folder.record)
     assert first is not None
@@ -109,10 +107,16 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
 
 def _join(folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits: dict[int, Commit]) -> None:
     """Bring the parts, the plan and the commits together."""
-    with writing(folder.path):
-        shutil.copyfile(shards[0].plan, folder.plan)
-        folder.begin(run)
-    have = folder.committed(run.format)
+    begun = folder.fingerprint()
+    if begun is None:
+        with writing(folder.path):
+            shutil.copyfile(shards[0].plan, folder.plan)
+            folder.begin(run)
+    elif differences := begun.differences(run):
+        raise OutputError(
+            f"'{folder.path}' holds another run than its shards are ({'; '.join(differences)}); move one of them away"
+        )
+    have = folder.committed({run.part(chunk) for chunk in run.chunks})
     for shard in shards:
         fingerprint = shard.fingerprint()
         assert fingerprint is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,8 @@ def parity(
     from classifier.types import to_json  # noqa: PLC0415
     from registry import open_model  # noqa: PLC0415
 
+    if report is not None and not os.access(report.parent, os.W_OK):
+        raise OutputError(f"the report '{report}' can't be written: its folder is missing or read-only; name another")
     found = find_inputs(inputs)
     require_images(found)
     with ServiceClient(service, connections=concurrency) as client:

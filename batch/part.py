@@ -22,7 +22,7 @@ class Part:
     Attributes:
         data: the file.
         errors: how many rows failed, by reason.
-        in_class_folders: how many rows lie in a folder that has the name of one of the model's labels.
+        in_class_folders: how many rows lie under a folder that has the name of one of the model's labels.
         correct: how many of those have that label as their top one.
     """
 
@@ -36,12 +36,12 @@ class Part:
 def part_of(rows: Sequence[Row], files: Sequence[ImageFile], columns: Columns, *, labels: Iterable[str]) -> Part:
     """Return the part of these rows of these files."""
     classes = frozenset(labels)
-    folders = [file.class_folder for file in files]
+    folders = [file.label(classes) for file in files]
     errors = Counter(row.error.partition(":")[0] for row in rows if row.error is not None)
     return Part(
         data=encode_rows(rows, columns.format, all_scores=columns.all_scores),
         rows=len(rows),
         errors=dict(sorted(errors.items())),
-        in_class_folders=sum(folder in classes for folder in folders),
+        in_class_folders=sum(folder is not None for folder in folders),
         correct=sum(folder == row.label for folder, row in zip(folders, rows, strict=True)),
     )

@@ -66,11 +66,17 @@ class ImageFile:
         """Its input as the rows have it."""
         return printable(self.input.given)
 
-    @property
-    def class_folder(self) -> str:
-        """The name of the folder that it lies in, which names its class where folders are classes."""
-        path = self.location if self.start is None else self.relative
-        return printable(os.path.basename(os.path.dirname(path)))  # noqa: PTH119, PTH120
+    def label(self, labels: Container[str]) -> str | None:
+        """Return which of `labels` it lies under, where folders are classes; None where it lies under none.
+
+        As in training, the folder nearest to the input counts, however deep the image lies in it. A path of a list
+        has no input above it: there it is the folder nearest to the image.
+        """
+        folders = printable(self.relative).split("/")[:-1]
+        if self.input.kind in {"list", "parquet"}:
+            folders.reverse()
+        folders.append(printable(os.path.basename(self.input.location)))  # noqa: PTH119
+        return next((folder for folder in folders if folder in labels), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from batch.commit import Commit, RunFolder, check_output, open_run_folder, writing
 from batch.contained import IMAGE_TIMEOUT_S
 from batch.fingerprint import Fingerprint
+from batch.interrupts import Interrupted, Interrupts
 from batch.limits import FailureLimits
 from batch.listing import SUFFIXES_ALONE, Selection
 from batch.local import Work
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.inputs import Input
-    from batch.interrupts import Interrupts
     from batch.local import Runner
     from batch.output import Row
     from batch.part import Part
@@ -92,7 +92,7 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
     with open_run_folder(job.output) as folder:
         begun = folder.fingerprint()
         run = _begin(job, runner, folder) if begun is None else _resume(job, runner, folder, begun)
-        commits = folder.committed(run.format)
+        commits = folder.committed({run.part(chunk) for chunk in run.chunks})
         attempts = read_attempts(folder.record)
         failed = job.retry_failed and any(commit.errors for commit in commits.values())
         if folder.succeeded and len(commits) == len(run.chunks) and attempts and not failed:
@@ -159,6 +159,7 @@ class _Attempt:
         self.run = run
         self.commits = commits
         self.classified = 0
+        self.chunks_left = 0
         self.metrics = MetricsFile(job.metrics_file, run)
 
     def classify(self, before: Sequence[Attempt], interrupts: Interrupts) -> RunRecord:
@@ -170,6 +171,10 @@ class _Attempt:
         was_killed = bool(before) and before[-1].ended is None
         try:
             self._commit_chunks(interrupts, suspects=self.run.plan.chunk_size if was_killed else 0)
+        except Interrupted:
+            # In the last chunk, which was finished: so is the run.
+            if self.chunks_left:
+                raise
         finally:
             elapsed_s = time.monotonic() - started
             ended = replace(
@@ -194,6 +199,7 @@ class _Attempt:
             self.job.limits.check(self.commits.values())
         retried = [chunk for chunk, commit in sorted(self.commits.items()) if commit.errors and self.job.retry_failed]
         missing = [chunk for chunk in self.run.chunks if chunk not in self.commits]
+        self.chunks_left = len(retried) + len(missing)
         done = sum(
             commit.rows - sum(commit.errors.values()) * (chunk in retried) for chunk, commit in self.commits.items()
         )
@@ -218,10 +224,9 @@ class _Attempt:
                 self.job.limits.check(self.commits.values())
 
     def _commit(self, work: Work, part: Part) -> None:
-        if work.chunk in self.commits:
-            self.folder.revoke(self.commits.pop(work.chunk))
         self.commits[work.chunk] = self.folder.commit(work.chunk, self.run.part(work.chunk), part)
         self.classified += len(work.todo)
+        self.chunks_left -= 1
 
     def _works(self, chunks: Sequence[int]) -> Iterator[Work]:
         plan = self.run.plan

@@ -20,9 +20,9 @@ from export.graph import OPSET, export_graph
 from export.scoring import score_images
 from registry import Added, LocalRegistry, Reference, open_model
 from registry.references import check_alias
+from training.files import METRICS
 from training.metrics import EpochMetrics, best_epoch
 from training.progress import progress_bar
-from training.run import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from classifier.engines.hardware import cpu_limit
 from classifier.errors import DataError, ExportRefused, ImageError
 from classifier.images import decode_image, read_image
 from export.graph import EndToEnd
-from training.data import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ def score_images(
     """
     end_to_end = EndToEnd(network, preprocessing).eval()
     reference, scores = [], []
-    with ThreadPoolExecutor(max_workers=available_cpus()) as pool:  # The codecs release the GIL.
+    with ThreadPoolExecutor(max_workers=cpu_limit()) as pool:  # The codecs release the GIL.
         for start in range(0, len(samples), BATCH_SIZE):
             files = [path for path, _ in samples[start : start + BATCH_SIZE]]
             images_nhwc = np.stack(list(pool.map(lambda path: _pixels(path, preprocessing), files)))

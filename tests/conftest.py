@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 TANDEM = str(Path(sys.executable).with_name("tandem"))
@@ -32,10 +33,14 @@ class Tandem(Protocol):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the tests away from the user's own registry, options and telemetry."""
+    """Keep the tests away from the user's own registry, options and telemetry, and from the clock."""
     for name in [name for name in os.environ if name.startswith("TANDEM_") and not name.startswith("TANDEM_TEST_")]:
         del os.environ[name]
     os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime themselves
+    # A busy machine is not a wrong answer.
+    settings.register_profile("tandem", deadline=None)
+    settings.load_profile("tandem")
 
 
 @pytest.fixture(scope="session")

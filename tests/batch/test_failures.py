@@ -66,12 +66,9 @@ def test_a_retry_that_was_cut_short(
     run(out, images)
     (images / "3" / "x.png").write_bytes(image)
     (images / "3" / "y.png").write_bytes(image)
-    real = RunFolder.enter
 
     def die_at_new_part(folder: RunFolder, commit: object) -> None:
-        if getattr(commit, "bytes", 0) >= 0:
-            raise KeyboardInterrupt
-        real(folder, commit)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "enter", die_at_new_part)

@@ -10,6 +10,7 @@ import pytest
 
 from classifier.engines import hardware, sessions
 from classifier.errors import DamagedArtifact, EngineUnavailable, TandemError
+from classifier.extras import install_extra
 from commands import checks
 from registry import LocalRegistry
 
@@ -106,7 +107,7 @@ def test_driver(monkeypatch: pytest.MonkeyPatch, wheels: list[str], driver: str 
 def test_a_device_that_does_not_load() -> None:
     """A provider that is listed and does not load is a failure: it is really asked to run a graph."""
     finding = checks.check_device("cuda:0")
-    assert (finding.status, finding.remedy) == ("fail", "pip uninstall onnxruntime, then pip install 'tandem[gpu]'")
+    assert (finding.status, finding.remedy) == ("fail", f"pip uninstall onnxruntime, then {install_extra('gpu')}")
     assert checks.check_device("cpu").status == "ok"
 
 
