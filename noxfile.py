@@ -27,8 +27,8 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 IMAGE_SOURCES = {
     # uv builds a Bento, and serves none.
     "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service", "--no-emit-package=uv"),
-    "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch"),
-    "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch"),
+    "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch", "--extra=s3"),
+    "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch", "--extra=s3"),
     "build": ("--group=pyproject.toml:build",),
 }
 """What each file of `requirements/` locks."""
@@ -49,7 +49,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite, but for what needs Docker, a GPU or many minutes."""
-    install(session, "-e", ".[cpu,train,service,batch]", *group("tests"))
+    install(session, "-e", ".[cpu,train,service,batch,s3]", *group("tests"))
     # Two processes, however many cores: several tests start servers and train on threads of their own.
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
