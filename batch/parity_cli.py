@@ -58,8 +58,9 @@ def parity(
     Exit codes: 0 in parity, 1 could not compare, 2 usage, 3 not in parity.
     """
     from batch.client import ServiceClient  # noqa: PLC0415 # all of these: so that --help answers at once
+    from batch.inputs import find_inputs  # noqa: PLC0415
     from batch.parity import compare_roads  # noqa: PLC0415
-    from batch.plan import find_inputs, require_images  # noqa: PLC0415
+    from batch.plan import require_images  # noqa: PLC0415
     from classifier.errors import OutputError  # noqa: PLC0415
     from classifier.types import to_json  # noqa: PLC0415
     from registry import open_model  # noqa: PLC0415

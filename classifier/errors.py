@@ -22,6 +22,7 @@ TandemError                  commands print it and exit with 1
 │   └── RegistryDenied       a remote registry that refuses: no credentials, wrong ones, or no permission
 ├── DataError                an input: a folder, a data set, a run
 ├── OutputError              an output: unwritable, or holding something else
+├── TooManyFailures          a bulk run was stopped by a limit on failed images
 └── ServiceError             a service that was called as a client
 """
 
@@ -131,6 +132,10 @@ class DataError(TandemError):
 
 class OutputError(TandemError):
     """An output that can't be written, or that holds something else."""
+
+
+class TooManyFailures(TandemError):
+    """More images of a bulk run failed than it was told to bear."""
 
 
 class ServiceError(TandemError):

@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
+from batch.inputs import find_inputs
 from batch.interrupts import Interrupts
-from batch.plan import find_inputs
+from batch.local import LocalRunner
+from batch.output import Columns
 from batch.record import RunRecord
 from batch.runner import BatchJob, run_batch
 from registry import LocalRegistry, open_model
@@ -60,9 +62,18 @@ def image(few: Path) -> bytes:
 def run(model: Model, few: Path) -> Run:
     """Return a function that runs a batch in this process: over `few` in chunks of 9, if not told otherwise."""
 
-    def run_here(output: Path, *inputs: Path, **options: object) -> RunRecord:
-        job = BatchJob(inputs=find_inputs([str(each) for each in inputs or (few,)]), output=output, chunk_size=9)
-        return run_batch(replace(job, **options), model, Interrupts())
+    def run_here(output: Path, *inputs: Path, **options: Any) -> RunRecord:
+        of_columns, of_runner = (
+            {name: options.pop(name) for name in names & options.keys()}
+            for names in ({"format", "top_k", "all_scores"}, {"batch_size", "threads"})
+        )
+        job = BatchJob(
+            inputs=find_inputs([str(each) for each in inputs or (few,)]),
+            output=output,
+            columns=Columns(**of_columns),
+            chunk_size=9,
+        )
+        return run_batch(replace(job, **options), LocalRunner(model, **of_runner), Interrupts())
 
     return run_here
 

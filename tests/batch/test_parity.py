@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from batch.client import ServiceClient
+from batch.inputs import find_inputs
 from batch.parity import compare_roads
-from batch.plan import find_inputs
 from classifier.errors import DataError, ServiceError
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from batch.inputs import find_inputs
 from batch.interrupts import Interrupted, Interrupts
-from batch.plan import find_inputs
+from batch.local import LocalRunner
 from batch.runner import BatchJob, run_batch
 from classifier.errors import OutputError
 from tests.batch.conftest import read_parts
@@ -173,7 +174,7 @@ def test_an_interrupted_run_resumes(
     run(tmp_path / "undisturbed")
     job = BatchJob(inputs=find_inputs([str(few)]), output=tmp_path / "out", chunk_size=9)
     with SignalInChunk(2, *signals) as interrupts, pytest.raises(Interrupted) as interrupted:
-        run_batch(job, model, interrupts)
+        run_batch(job, LocalRunner(model), interrupts)
     assert interrupted.value.exit_code == code
     record = json.loads((tmp_path / "out" / "run.json").read_bytes())
     assert (record["state"], record["images"]) == ("interrupted", 9 * committed)
