@@ -55,7 +55,10 @@ tandem selftest {config.name}
 
 def _details(config: ModelConfig) -> str:
     size = config.preprocessing.crop_size
-    ways = ", ".join(f"{allowed.precision} with {allowed.engine} (`{allowed.graph}`)" for allowed in config.allowed)
+    ways = ", ".join(
+        f"{allowed.precision} with {allowed.engine} on {allowed.device} (`{allowed.graph}`)"
+        for allowed in config.allowed
+    )
     facts = [
         ("Architecture", f"`{config.architecture}`"),
         ("Format", f"ONNX, opset {config.opset}"),

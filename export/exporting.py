@@ -112,7 +112,10 @@ def build_artifact(run: Run, *, name: str) -> dict[str, bytes]:
         architecture=config.architecture,
         labels=config.labels,
         preprocessing=config.preprocessing,
-        allowed=(AllowedPrecision(precision=measured.precision, engine=measured.engine, graph=MODEL),),
+        allowed=(
+            AllowedPrecision(precision="fp32", engine="onnxruntime", device="cpu", graph=MODEL),
+            AllowedPrecision(precision="fp32", engine="onnxruntime", device="cuda", graph=MODEL),
+        ),
         opset=OPSET,
     )
     golden = make_golden_set(scored, precision=measured.precision, max_difference=measured.max_difference)

@@ -124,7 +124,7 @@ class Description:
                 "input",
                 f"resized to {pixels.resize_size} px, cropped to {pixels.crop_size}, {pixels.interpolation}",
             ),
-            ("allowed", ", ".join(f"{way.precision} on {way.engine}" for way in config.allowed)),
+            ("allowed", ", ".join(f"{way.precision} with {way.engine} on {way.device}" for way in config.allowed)),
         ]
         if evaluation is not None:
             facts.append(("evaluated on", f"{evaluation.images} images of {evaluation.dataset}/{evaluation.split}"))

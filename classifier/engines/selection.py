@@ -78,7 +78,7 @@ def choose(config: ModelConfig, *, engine: str, precision: str) -> AllowedPrecis
         if engine in (AUTO, allowed.engine) and precision in (AUTO, allowed.precision) and allowed.engine in ENGINES:
             return allowed
     asked = [f"{what} '{name}'" for what, name in (("engine", engine), ("precision", precision)) if name != AUTO]
-    ways = _list(*(f"{allowed.precision} with {allowed.engine}" for allowed in config.allowed))
+    ways = _list(*dict.fromkeys(f"{allowed.precision} with {allowed.engine}" for allowed in config.allowed))
     raise EngineUnavailable(
         f"model '{config.name}' does not allow {' with '.join(asked) or 'an engine of this release'}; choose {ways}"
     )

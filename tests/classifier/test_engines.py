@@ -219,7 +219,7 @@ def test_what_the_artifact_does_not_allow(config: ModelConfig, asked: dict[str, 
 
 def test_an_engine_of_a_later_release_is_passed_over(config: ModelConfig) -> None:
     """`auto` takes the first way that this release can run."""
-    later = AllowedPrecision(precision="fp32", engine="openvino", graph="model.xml")
+    later = AllowedPrecision(precision="fp32", engine="tensorrt", device="cpu", graph="model.plan")
     both = from_json(to_json(config), ModelConfig)
     object.__setattr__(both, "allowed", (later, *config.allowed))
     assert selection.choose(both, engine="auto", precision="auto") == config.allowed[0]

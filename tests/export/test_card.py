@@ -35,7 +35,7 @@ def card_of(labels: tuple[str, ...], *, dataset: str = "pets", **training: objec
         architecture="resnet18",
         labels=labels,
         preprocessing=PREPROCESSING,
-        allowed=(AllowedPrecision(precision="fp32", engine="onnxruntime", graph="model.onnx"),),
+        allowed=(AllowedPrecision(precision="fp32", engine="onnxruntime", device="cpu", graph="model.onnx"),),
         opset=20,
     )
     trained = TrainingConfig(
