@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -25,15 +27,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """While it is entered, SIGINT and SIGTERM raise `Interrupted`; the first one waits where `patient` is set.
-
-    Attributes:
-        patient: whether there is a chunk in hand that is worth finishing.
-    """
+    """While it is entered, SIGINT and SIGTERM raise `Interrupted`."""
 
     def __init__(self) -> None:
-        self.patient = False
-        self._signum: int | None = None
+        self._is_held = False
+        self._waiting: int | None = None
 
     def __enter__(self) -> Self:
         self._previous = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
@@ -43,14 +41,20 @@ class Interrupts:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
-    def check(self) -> None:
-        """Raise `Interrupted` where a signal waits."""
-        if self._signum is not None:
-            raise Interrupted(self._signum)
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the first signal wait until the block has ended: what is in hand is worth finishing."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self._waiting is not None:
+            raise Interrupted(self._waiting)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if not self.patient or self._signum is not None:
+        if not self._is_held or self._waiting is not None:
             raise Interrupted(signum)
-        self._signum = signum
+        self._waiting = signum
         # os.write: a signal can come in the middle of a log line, and streams can't be entered twice.
         os.write(2, b"\nFinishing the chunk in hand; once more ends it now.\n")

@@ -247,12 +247,17 @@ def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int) -> Plan:
         file.flush()
         os.fsync(file.fileno())
     return Plan(
-        inputs=tuple(PlannedInput(given=printable(input.given), path=printable(input.path)) for input in inputs),
+        inputs=planned_inputs(inputs),
         images=images,
         chunk_size=chunk_size,
         skipped=dict(sorted(skipped.items())),
         digest=f"sha256:{digest.hexdigest()}",
     )
+
+
+def planned_inputs(inputs: Sequence[Input]) -> tuple[PlannedInput, ...]:
+    """Return the inputs as a plan records them."""
+    return tuple(PlannedInput(given=printable(input.given), path=printable(input.path)) for input in inputs)
 
 
 def digest_of(path: Path) -> str:

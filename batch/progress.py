@@ -57,6 +57,8 @@ def _log_lines(total: int, done: int) -> Iterator[Advance]:
             said = now
             rate = new / (now - started)
             left_s = (total - done - new) / rate
-            log.info("%s of %s images, %.0f images/s, %.0f s left", f"{done + new:,}", f"{total:,}", rate, left_s)
+            log.info(
+                "%s of %s images, %s images/s, %s s left", *(f"{n:,.0f}" for n in (done + new, total, rate, left_s))
+            )
 
     yield advance

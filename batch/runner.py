@@ -15,7 +15,7 @@ from batch.commit import Commit, RunFolder, open_run_folder, writing
 from batch.fingerprint import Fingerprint
 from batch.inference import ScoredImage, batch_size_of, score_images
 from batch.output import Format, encode_rows, make_row
-from batch.plan import Input, PlannedInput, digest_of, planned_images, printable, write_plan
+from batch.plan import Input, digest_of, planned_images, planned_inputs, write_plan
 from batch.progress import show_progress
 from batch.reading import decode_threads, load_images
 from batch.record import Attempt, RunRecord, read_attempts
@@ -65,7 +65,8 @@ def run_batch(job: BatchJob, model: Model, interrupts: Interrupts) -> RunRecord:
         Interrupted: by a signal; what is committed stays.
     """
     with open_run_folder(job.output) as folder:
-        run = _begin_or_resume(job, model, folder)
+        begun = folder.fingerprint()
+        run = _begin(job, model, folder) if begun is None else _resume(job, model, folder, begun)
         commits = folder.committed(job.format)
         attempts = read_attempts(folder.record)
         if folder.succeeded and len(commits) == run.plan.chunks and attempts:
@@ -77,27 +78,31 @@ def run_batch(job: BatchJob, model: Model, interrupts: Interrupts) -> RunRecord:
         return _Attempt(job, model, folder, run, commits).classify(attempts, interrupts)
 
 
-def _begin_or_resume(job: BatchJob, model: Model, folder: RunFolder) -> Fingerprint:
-    stored = folder.fingerprint()
-    if stored is None:
-        with writing(folder.plan):
-            plan = write_plan(folder.plan, job.inputs, chunk_size=job.chunk_size)
-        log.info("planned %s images in %s chunks", f"{plan.images:,}", f"{plan.chunks:,}")
-        run = Fingerprint.of(plan, model, format=job.format, top_k=job.top_k, all_scores=job.all_scores)
-        folder.begin(run)
-        return run
+def _begin(job: BatchJob, model: Model, folder: RunFolder) -> Fingerprint:
+    """Return the fingerprint of a run that begins here: the plan is made."""
+    with writing(folder.plan):
+        plan = write_plan(folder.plan, job.inputs, chunk_size=job.chunk_size)
+    log.info("planned %s images in %s chunks", f"{plan.images:,}", f"{plan.chunks:,}")
+    run = Fingerprint.of(plan, model, format=job.format, top_k=job.top_k, all_scores=job.all_scores)
+    folder.begin(run)
+    return run
+
+
+def _resume(job: BatchJob, model: Model, folder: RunFolder, begun: Fingerprint) -> Fingerprint:
+    """Return the fingerprint of the run that was begun here, if it is the one that was asked for.
+
+    The plan that was made stays: files that came later are not part of this run.
+    """
     with writing(folder.plan):
         digest = digest_of(folder.plan)
-    # The plan that was made stays: files that came later are not part of this run.
-    inputs = tuple(PlannedInput(given=printable(input.given), path=printable(input.path)) for input in job.inputs)
-    plan = replace(stored.plan, inputs=inputs, chunk_size=job.chunk_size, digest=digest)
+    plan = replace(begun.plan, inputs=planned_inputs(job.inputs), chunk_size=job.chunk_size, digest=digest)
     now = Fingerprint.of(plan, model, format=job.format, top_k=job.top_k, all_scores=job.all_scores)
-    if differences := stored.differences(now):
+    if differences := begun.differences(now):
         raise OutputError(
             f"the output '{folder.path}' holds a run that can't be resumed like this: {'; '.join(differences)}; "
             "run it as it was begun, or name another --output"
         )
-    return stored
+    return begun
 
 
 class _Attempt:
@@ -118,31 +123,22 @@ class _Attempt:
     def classify(self, before: Sequence[Attempt], interrupts: Interrupts) -> RunRecord:
         """Return the record once all chunks are committed."""
         attempt = Attempt(batch_size=self.batch_size, decode_threads=self.threads)
-        done, started = sum(commit.rows for commit in self.commits.values()), time.monotonic()
-        self._record((*before, attempt))
-        interrupts.patient = True
+        done, started = self._images(), time.monotonic()
+        self._record(*before, attempt)
         try:
             self._commit_chunks(done, interrupts)
         finally:
-            interrupts.patient = False
-            images = sum(commit.rows for commit in self.commits.values()) - done
-            elapsed_s = time.monotonic() - started
-            record = self._record(
-                (
-                    *before,
-                    replace(
-                        attempt,
-                        ended=datetime.now(UTC),
-                        images=images,
-                        elapsed_s=elapsed_s,
-                        images_per_s=images / elapsed_s,
-                    ),
-                )
-            )
+            images, elapsed_s = self._images() - done, time.monotonic() - started
+            rate = images / elapsed_s
+            ended = replace(attempt, ended=datetime.now(UTC), images=images, elapsed_s=elapsed_s, images_per_s=rate)
+            record = self._record(*before, ended)
         self.folder.succeed()
         return record
 
-    def _record(self, attempts: tuple[Attempt, ...]) -> RunRecord:
+    def _images(self) -> int:
+        return sum(commit.rows for commit in self.commits.values())
+
+    def _record(self, *attempts: Attempt) -> RunRecord:
         record = RunRecord.of(self.run, self.commits.values(), attempts)
         self.folder.write_record(to_json(record))
         return record
@@ -155,9 +151,9 @@ class _Attempt:
         stream = load_images(files, self.model.decode, threads=self.threads, ahead=2 * self.batch_size + self.threads)
         with show_progress(plan.images, done=done) as advance, closing(stream) as loaded:
             for chunk in chunks:
-                scored = self._score(islice(loaded, plan.rows(chunk)), advance)
-                self.commits[chunk] = self._commit(chunk, scored)
-                interrupts.check()
+                with interrupts.held():
+                    scored = self._score(islice(loaded, plan.rows(chunk)), advance)
+                    self.commits[chunk] = self._commit(chunk, scored)
 
     def _score(self, loaded: Iterable[LoadedImage], advance: Advance) -> Iterator[ScoredImage]:
         # A batch never reaches into the next chunk: so the batches of a resumed run are those of an undisturbed one.

@@ -123,7 +123,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing, limits: Limits = LIM
     except ImageError:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
-        raise ImageTooLarge(f"the {container.format} image needs more memory than there is: shrink it") from error
+        raise ImageTooLarge(f"the {container.format} image is too large to be decoded: shrink it") from error
     except Exception as error:
         # Bytes made by an enemy, read by code that was written for friends: beside OSError come ValueError, TypeError,
         # SyntaxError, NotImplementedError, struct.error, …, and one image must not end a service or a bulk run.

@@ -14,22 +14,23 @@ if TYPE_CHECKING:
     from registry import Added
 
 
-@click.command()
+_EXAMPLE = """\b
+Example:
+  tandem export runs/digits --name digits
+  tandem export runs/digits --name digits --tag candidate"""
+
+
+@click.command(epilog=_EXAMPLE)
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name; the registry numbers its versions.")
 @click.option(
     "--tag", "aliases", multiple=True, metavar="ALIAS", help="Put this alias on the version; may be given repeatedly."
 )
 def export(run_path: Path, name: str, aliases: tuple[str, ...]) -> None:
-    r"""Export the best network of RUN as a model artifact into the registry.
+    """Export the best network of RUN as a model artifact into the registry.
 
     The network becomes an ONNX graph, is compared with torch on every validation image, measured, and self-tested
     before it enters. A run that was exported before makes no second version.
-
-    \b
-    Example:
-      tandem export runs/digits --name digits
-      tandem export runs/digits --name digits --tag candidate
     """
     # torch and onnx take seconds to import.
     from export.exporting import export_run  # noqa: PLC0415

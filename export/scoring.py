@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from classifier.types import Preprocessing
 
 MAX_DIFFERENCE = 1e-4
-"""By how much a probability of the exported graph may differ from the network's."""
-
-TIE = 1e-5
-"""Two labels whose probabilities are nearer than this may change places: kernels round by about 1e-6."""
+"""By how much a probability of the exported graph may differ from the network's. Labels nearer than this are tied."""
 
 BATCH_SIZE = 32
 """Fixed, because the last bits of torch's scores depend on it, and these scores are part of an artifact."""
@@ -109,11 +106,11 @@ def check_agreement(files: Sequence[Path], reference: NDArray[np.float32], score
         )
     rows = np.arange(len(reference))
     lead = reference.max(axis=1) - reference[rows, scores.argmax(axis=1)]
-    if lead.max() > TIE:
+    if lead.max() > MAX_DIFFERENCE:
         worst = int(lead.argmax())
         raise ExportRefused(
             f"the exported graph gives {files[worst].name} another label than the network, whose own best is ahead by "
-            f"{lead[worst]:.2g}, and {TIE:g} counts as a tie; train another --arch"
+            f"{lead[worst]:.2g}, and {MAX_DIFFERENCE:g} would be a tie; train another --arch"
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from classifier.artifact import CONFIG
 from classifier.errors import DamagedArtifact
-from registry.manifest import MANIFEST_TYPE, Descriptor, Manifest, parse_config
+from registry.manifest import FILEPATH, MANIFEST_TYPE, Descriptor, Manifest, parse_config
 from registry.references import version_of
 
 if TYPE_CHECKING:
@@ -110,11 +110,11 @@ class Artifact:
         except DamagedArtifact as error:
             return [str(error)]
         problems = []
-        for file, descriptor in [("the ModelPack config", manifest.config), *manifest.files.items()]:
+        for blob in (manifest.config, *manifest.layers):
             try:
-                self.layout.check_blob(descriptor)
+                self.layout.check_blob(blob)
             except DamagedArtifact as error:
-                problems.append(str(self._damaged(f"{file}: {error}")))
+                problems.append(str(self._damaged(f"{blob.annotations.get(FILEPATH, blob.media_type)}: {error}")))
         if not problems:
             try:
                 missing = {allowed.graph for allowed in self.config.allowed} - set(manifest.files)

@@ -94,10 +94,7 @@ class Layout:
             raise DamagedArtifact(f"{path} is missing") from error
         except OSError as error:
             raise _unreadable(path, error) from error
-        if size != descriptor.size:
-            raise DamagedArtifact(f"{path} has {size} bytes instead of {descriptor.size}")
-        if hashlib.sha256(data).hexdigest() != path.name:
-            raise DamagedArtifact(f"the contents of {path} are not what its digest says")
+        _compare(path, descriptor, size=size, hexdigest=hashlib.sha256(data).hexdigest())
         return data
 
     def read_json(self, descriptor: Descriptor, type: type[_T]) -> _T:
@@ -120,16 +117,13 @@ class Layout:
         path = self.blob_path(descriptor.digest)
         try:
             with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                hexdigest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = file.tell()
         except FileNotFoundError as error:
             raise DamagedArtifact(f"{path} is missing") from error
         except OSError as error:
             raise _unreadable(path, error) from error
-        if size != descriptor.size:
-            raise DamagedArtifact(f"{path} has {size} bytes instead of {descriptor.size}")
-        if digest != path.name:
-            raise DamagedArtifact(f"the contents of {path} are not what its digest says")
+        _compare(path, descriptor, size=size, hexdigest=hexdigest)
 
     @contextmanager
     def writing(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
@@ -213,6 +207,13 @@ _RESTORE = "restore it from a copy, or move the registry's folder away and expor
 
 def _unreadable(path: Path, error: OSError) -> RegistryError:
     return RegistryError(f"{path} can't be read ({error.strerror}): check its permissions")
+
+
+def _compare(path: Path, descriptor: Descriptor, *, size: int, hexdigest: str) -> None:
+    if size != descriptor.size:
+        raise DamagedArtifact(f"{path} has {size} bytes instead of {descriptor.size}")
+    if f"sha256:{hexdigest}" != descriptor.digest:
+        raise DamagedArtifact(f"the contents of {path} are not what its digest says")
 
 
 def _replace(path: Path, data: bytes) -> None:

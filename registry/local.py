@@ -202,7 +202,7 @@ class LocalRegistry:
             # Which files a damaged manifest listed is not known any more.
             blobs = {artifact.digest: 0}
         try:
-            used = set().union(*(self._digests(descriptor) for descriptor in index.manifests))
+            used = set().union(*map(self._digests, index.manifests))
         except DamagedArtifact:
             # Which files a damaged neighbour uses is not known either: too many are better than too few.
             used = set(blobs) - {artifact.digest}
@@ -213,10 +213,10 @@ class LocalRegistry:
 
     def _digests(self, descriptor: Descriptor) -> set[str]:
         """Return every digest that the blob of `descriptor` mentions, whatever kind of manifest it is, and its own."""
-        text = self._layout.read_blob(descriptor).decode(errors="replace")
         if descriptor.media_type == INDEX_TYPE:
             nested = self._layout.read_json(descriptor, Index).manifests
-            return {descriptor.digest}.union(*(self._digests(entry) for entry in nested))
+            return {descriptor.digest}.union(*map(self._digests, nested))
+        text = self._layout.read_blob(descriptor).decode(errors="replace")
         return {descriptor.digest, *re.findall(r"sha256:[0-9a-f]{64}", text)}
 
 

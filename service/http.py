@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-log = logging.getLogger("bentoml.tandem")
+log = logging.getLogger("bentoml.tandem")  # under BentoML's, which its servers show from INFO on
 
 MAX_IN_FLIGHT = 128
 """Requests that are read, waiting or running at one time. One more is refused: waiting longer helps nobody."""

@@ -24,7 +24,7 @@ from service.uploads import DEFAULT_TOP_K
 if TYPE_CHECKING:
     from classifier.model import Model
 
-log = logging.getLogger("bentoml.tandem")
+log = logging.getLogger("bentoml.tandem")  # under BentoML's, which its servers show from INFO on
 
 
 # distro="": BentoML installs no compiler and no curl; the locked packages are all wheels.

@@ -29,7 +29,7 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--arch", metavar="NAME",
             help="small_cnn, or any classification network of torchvision: resnet50, mobilenet_v3_small, …  "
-            "[default: small_cnn for images up to 64 pixels, else resnet18]",
+            "[default: small_cnn up to 64 pixels, else resnet18]",
         ),
         click.option(
             "--weights", metavar="DEFAULT|FILE",

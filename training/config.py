@@ -136,7 +136,7 @@ def _absolute(weights: str | None) -> str | None:
 
 
 def _default_architecture(preprocessing: Preprocessing, options: TrainingOptions) -> str:
-    if options.weights is None and preprocessing.crop_size <= SMALL_IMAGE_SIZE:
+    if options.weights != "DEFAULT" and preprocessing.crop_size <= SMALL_IMAGE_SIZE:
         return SMALL_CNN
     return "resnet18"
 

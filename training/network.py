@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import pickle
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
         options["input_size"] = (image_size, image_size)
     try:
         network: nn.Module = import_torchvision().models.get_model(name, weights=None, num_classes=classes, **options)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError) as error:
         raise _wrong_size(name, image_size, error) from error
     return network
 
@@ -152,24 +153,15 @@ def load_weights(network: nn.Module, weights: str, name: str, *, classes: int, i
     if (missing := sorted(own.keys() - state.keys())) or state.keys() - own.keys():
         odd = f"has no {missing[0]!r}" if missing else f"has {min(state.keys() - own.keys())!r}"
         raise DataError(f"the weights {weights} are not those of {name} (the file {odd}): name the --arch they are of")
-    head = _head(name, classes=classes, image_size=image_size)
-    for key, tensor in state.items():
-        if tensor.shape != own[key].shape and key not in head:
-            raise DataError(
-                f"the weights {weights} don't fit {name}: {key!r} is {tuple(tensor.shape)} in the file and "
-                f"{tuple(own[key].shape)} in the network; give the --arch and --image-size they were made with"
-            )
-    kept = {key: tensor if tensor.shape == own[key].shape else own[key] for key, tensor in state.items()}
-    network.load_state_dict(kept)
-
-
-def _head(name: str, *, classes: int, image_size: int) -> set[str]:
-    """Return the names of the tensors whose shape depends on the number of classes."""
-    with torch.device("meta"):  # Shapes without memory.
-        one, other = (
-            build_network(name, classes=n, image_size=image_size).state_dict() for n in (classes, classes + 1)
-        )
-    return {key for key, tensor in one.items() if tensor.shape != other[key].shape}
+    if other := [key for key, tensor in state.items() if tensor.shape != own[key].shape]:
+        one_more = build_network(name, classes=classes + 1, image_size=image_size).state_dict()
+        for key in other:
+            if one_more[key].shape == own[key].shape:  # Not of the head, which grows with the number of classes.
+                raise DataError(
+                    f"the weights {weights} don't fit {name}: {key!r} is {tuple(state[key].shape)} in the file and "
+                    f"{tuple(own[key].shape)} in the network; give the --arch and --image-size they were made with"
+                )
+    network.load_state_dict(dict(state) | {key: own[key] for key in other})
 
 
 def _default_weights(name: str) -> Any:
@@ -182,7 +174,7 @@ def _default_weights(name: str) -> Any:
 def _download(name: str) -> StateDict:
     weights = _default_weights(name)
     try:
-        state: StateDict = weights.get_state_dict(progress=False, check_hash=True)
+        state: StateDict = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError.
         raise DataError(
             f"torchvision's weights for {name} can't be downloaded ({error}): fetch {weights.url} elsewhere and "

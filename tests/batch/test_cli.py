@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import pty
 import shutil
 import signal
 import struct
@@ -295,6 +296,23 @@ def test_a_full_disk(tandem: Tandem, few: Path, digits_home: Path, tmp_path: Pat
     assert "Traceback" not in full.stderr
     tandem(*arguments[1:], env={"TANDEM_HOME": str(digits_home)})
     assert sum(part.count(b"\n") for part in read_parts(out).values()) == 40
+
+
+def test_a_bar_on_a_terminal(few: Path, digits_home: Path, tmp_path: Path) -> None:
+    """On a terminal there is a bar with the rate on standard error; standard output has the summary alone."""
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [TANDEM, "batch", few, "-o", tmp_path / "out"],
+        env={**os.environ, "TANDEM_HOME": str(digits_home), "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE, stderr=theirs, text=True, check=True,
+    )  # fmt: skip
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123 # a descriptor
+        shown = terminal.read(1 << 20).decode()
+    assert "40/40" in shown
+    assert " images/s" in shown
+    assert done.stdout.startswith("40 images: 40 ok, 0 failed, in ")
+    assert "\x1b" not in done.stdout
 
 
 def test_help_is_quick_and_whole(tandem: Tandem) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +19,10 @@ from classifier.errors import OutputError
 from tests.batch.conftest import read_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from classifier.model import Model
     from tests.batch.conftest import Run
@@ -138,27 +145,65 @@ def test_run_json_knows_each_attempt(tmp_path: Path, run: Run) -> None:
     assert record["run"]["engine"]["name"] == "onnxruntime"
 
 
-class InterruptedAfter(Interrupts):
-    """Interrupts a run after a number of chunks, as a signal in their midst does."""
+class SignalInChunk(Interrupts):
+    """Sends a signal, or two, while a chunk is in hand."""
 
-    def __init__(self, chunks: int) -> None:
+    def __init__(self, chunk: int, *signals: int) -> None:
         super().__init__()
-        self.chunks = chunks
+        self.chunks_left, self.signals = chunk, signals
 
-    def check(self) -> None:
-        self.chunks -= 1
-        if self.chunks == 0:
-            raise Interrupted(15)
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self.chunks_left -= 1
+        with super().held():
+            for signum in self.signals if self.chunks_left == 0 else ():
+                os.kill(os.getpid(), signum)
+            yield
 
 
-def test_an_interrupted_run_resumes(tmp_path: Path, run: Run, few: Path, model: Model) -> None:
-    """A run that was interrupted between two chunks ends with the parts of an undisturbed one."""
+@pytest.mark.parametrize(
+    ("signals", "committed", "code"),
+    [((signal.SIGTERM,), 2, 143), ((signal.SIGINT,), 2, 130), ((signal.SIGTERM, signal.SIGINT), 1, 130)],
+    ids=["SIGTERM", "SIGINT", "twice"],
+)
+def test_an_interrupted_run_resumes(
+    tmp_path: Path, run: Run, few: Path, model: Model, signals: tuple[int, ...], committed: int, code: int
+) -> None:
+    """The first signal lets the chunk in hand be committed, the second drops it; either way the run resumes."""
     run(tmp_path / "undisturbed")
     job = BatchJob(inputs=find_inputs([str(few)]), output=tmp_path / "out", chunk_size=9)
-    with pytest.raises(Interrupted):
-        run_batch(job, model, InterruptedAfter(2))
-    assert json.loads((tmp_path / "out" / "run.json").read_bytes())["state"] == "interrupted"
+    with SignalInChunk(2, *signals) as interrupts, pytest.raises(Interrupted) as interrupted:
+        run_batch(job, model, interrupts)
+    assert interrupted.value.exit_code == code
+    record = json.loads((tmp_path / "out" / "run.json").read_bytes())
+    assert (record["state"], record["images"]) == ("interrupted", 9 * committed)
     assert not (tmp_path / "out" / "_SUCCESS").exists()
-    assert len(read_parts(tmp_path / "out")) == 2
-    assert run(tmp_path / "out").attempts[-1].images == 22
+    assert len(read_parts(tmp_path / "out")) == committed
+    assert run(tmp_path / "out").attempts[-1].images == 40 - 9 * committed
     assert read_parts(tmp_path / "out") == read_parts(tmp_path / "undisturbed")
+
+
+def test_batches_end_with_their_chunk(tmp_path: Path, run: Run, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch reaches into the next chunk: a resumed run has the batches of an undisturbed one, on any device."""
+    sizes: list[int] = []
+    real = type(model).scores
+
+    def scores(self: Model, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+        sizes.append(len(images_nhwc))
+        return real(self, images_nhwc)
+
+    monkeypatch.setattr(type(model), "scores", scores)
+    run(tmp_path / "out", batch_size=4)
+    assert sizes == [4, 4, 1] * 4 + [4]
+
+
+def test_log_lines_say_how_far_it_is(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a terminal, a log line now and then counts all images, those of earlier attempts too."""
+    run(tmp_path / "out")
+    (tmp_path / "out" / "parts" / "part-00004.parquet").unlink()
+    monkeypatch.setattr("batch.progress.LOG_EVERY_S", 0)
+    with caplog.at_level("INFO"):
+        run(tmp_path / "out")
+    assert re.fullmatch(r"40 of 40 images, [\d,]+ images/s, 0 s left", caplog.messages[-1])

@@ -214,4 +214,7 @@ def test_a_command_line_without_a_name_is_a_usage_error(export: Callable[..., Re
 def test_help_ends_with_an_example() -> None:
     result = CliRunner().invoke(main, ["export", "--help"])
     assert result.exit_code == 0
-    assert "tandem export runs/digits --name digits" in result.output
+    assert result.output.endswith(
+        "\n  Example:\n    tandem export runs/digits --name digits\n"
+        "    tandem export runs/digits --name digits --tag candidate\n"
+    )

@@ -13,7 +13,7 @@ from classifier.errors import DataError, ExportRefused
 from classifier.images import decode_image
 from classifier.types import Preprocessing
 from export.graph import export_graph
-from export.scoring import MAX_DIFFERENCE, TIE, check_agreement, score_images
+from export.scoring import MAX_DIFFERENCE, check_agreement, score_images
 
 PREPROCESSING = Preprocessing(resize_size=20, crop_size=16)
 LABELS = ("cat", "dog", "owl")
@@ -86,13 +86,15 @@ def agree(reference: list[float], scores: list[float]) -> None:
 
 
 def test_labels_that_are_tied_may_change_places() -> None:
-    agree([0.4, 0.4 + TIE / 2, 0.2], [0.4 + TIE / 2, 0.4, 0.2])
+    agree([0.4, 0.4 + MAX_DIFFERENCE / 2, 0.2], [0.4 + MAX_DIFFERENCE / 2, 0.4, 0.2])
 
 
 def test_a_label_that_is_ahead_may_not_change_places_though_each_score_is_near() -> None:
-    ahead = MAX_DIFFERENCE / 2
-    with pytest.raises(ExportRefused, match=r"a\.png another label than the network, whose own best is ahead by 5e-05"):
-        agree([0.4, 0.4 + ahead, 0.2], [0.4 + ahead, 0.4, 0.2])
+    ahead, moved = 1.5 * MAX_DIFFERENCE, 0.9 * MAX_DIFFERENCE
+    with pytest.raises(
+        ExportRefused, match=r"a\.png another label than the network, whose own best is ahead by 0\.00015"
+    ):
+        agree([0.4, 0.4 + ahead, 0.2], [0.4 + moved, 0.4 + ahead - moved, 0.2])
 
 
 @pytest.mark.parametrize("score", [float("nan"), 0.4 + 2 * MAX_DIFFERENCE])

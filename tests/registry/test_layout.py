@@ -108,7 +108,7 @@ def test_a_damaged_index_is_named(layout: Layout, index: bytes) -> None:
 def test_a_missing_index_is_named(layout: Layout) -> None:
     """A layout whose index was deleted is no empty registry either, and no writer makes it one."""
     (layout.root / "index.json").unlink()
-    with pytest.raises(DamagedArtifact, match=r"index\.json is missing"):
+    with layout.writing(), pytest.raises(DamagedArtifact, match=r"index\.json is missing"):
         layout.read_index()
 
 

@@ -291,10 +291,12 @@ def test_a_damaged_model_can_be_removed(stocked: LocalRegistry, file: str | None
 
 def test_nothing_of_a_damaged_neighbour_is_removed(stocked: LocalRegistry) -> None:
     """Where a manifest can't say which files it uses, removing another model keeps all files that it might."""
-    neighbour = stocked.resolve("digits:1")
-    blob(stocked, neighbour.digest).write_bytes(b"damaged")
+    manifest = blob(stocked, stocked.resolve("digits:1").digest)
+    whole = manifest.read_bytes()
+    manifest.write_bytes(b"damaged")
     stocked.remove("digits:2")
-    stocked.add("digits", make_files("a"))
+    stocked.remove("digits:3")
+    manifest.write_bytes(whole)
     assert stocked.resolve("digits:1").verify() == []
 
 
@@ -410,6 +412,15 @@ def test_what_is_no_model_is_kept_as_it_is(shared_folder: LocalRegistry) -> None
         assert blob(shared_folder, str(entry["digest"])).exists()
 
 
+def test_a_model_inside_of_an_index_keeps_its_files(registry: LocalRegistry) -> None:
+    """An index of another tool that lists a model's manifest counts as a use of all its files."""
+    artifact = registry.add("digits", make_files()).artifact
+    nested = Index(schema_version=2, manifests=(artifact.descriptor,))
+    put(registry, "multi:1", nested, "application/vnd.oci.image.index.v1+json")
+    assert registry.remove("digits:1").freed_bytes == 0
+    assert artifact.verify() == []
+
+
 def test_a_model_without_a_version_has_its_name(registry: LocalRegistry) -> None:
     """`skopeo copy … oci:…:fashion` names no version: the bare name finds it, and the next version is 1."""
     source = registry.add("digits", make_files()).artifact
@@ -426,6 +437,7 @@ def test_of_two_entries_with_one_name_the_first_counts(stocked: LocalRegistry) -
     other = stocked.resolve("digits:3")
     put(stocked, "digits:1", other.manifest, other.descriptor.media_type)
     assert stocked.resolve("digits:1").digest != other.digest
+    assert stocked.resolve("digits:3") == other
 
 
 # Copying

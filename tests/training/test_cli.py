@@ -1,0 +1,206 @@
+"""`tandem train` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from PIL import Image
+
+from classifier.images import decode_image, read_image
+from tests.training.commands import ONE_THREAD, QUICK, command, equal_weights, stop_after_an_epoch
+from training.data import normalise
+from training.metrics import EpochMetrics, best_epoch
+from training.run import BEST, CHECKPOINT, CURVES, LABELS, METRICS, RECORD, VALIDATION, Run
+
+if TYPE_CHECKING:
+    from tests.training.conftest import Train
+
+
+def history_of(run: Run) -> list[EpochMetrics]:
+    return [EpochMetrics(**json.loads(line)) for line in (run.path / METRICS).read_text().splitlines()]
+
+
+def measured(run: Run) -> list[dict[str, float]]:
+    """Return the metrics without the times."""
+    times = ("images_per_s", "elapsed_s")
+    return [{name: value for name, value in asdict(m).items() if name not in times} for m in history_of(run)]
+
+
+def accuracy(run: Run, files: list[tuple[Path, int]]) -> float:
+    pixels = [torch.from_numpy(decode_image(read_image(path), run.config.preprocessing).pixels) for path, _ in files]
+    with torch.inference_mode():
+        logits = run.load_network()(normalise(torch.stack(pixels), run.config.preprocessing))
+    correct = (logits.argmax(1) == torch.tensor([label for _, label in files])).sum().item()
+    return correct / len(files)
+
+
+def test_digits_are_learned(digits_run: Path, test_folder: Path) -> None:
+    """`tandem train digits` gets at least 98.5 % of images right that neither trained nor validated."""
+    run = Run.open(digits_run)
+    files = [(path, int(path.parent.name)) for path in sorted(test_folder.rglob("*.png"))]
+    assert len(files) == 359
+    assert accuracy(run, files) >= 0.985
+    assert run.config.architecture == "small_cnn"
+    assert run.config.preprocessing.crop_size == 8
+
+
+def test_run_folder_is_complete(undisturbed: Run, few_digits: Path) -> None:
+    """A run folder holds the config, versions, labels, metrics, curves, checkpoint, best weights and file list."""
+    path = undisturbed.path
+    names = {RECORD, LABELS, METRICS, CURVES, CHECKPOINT, BEST, VALIDATION}
+    assert {entry.name for entry in path.iterdir()} == names
+    assert json.loads((path / LABELS).read_text()) == ["0", "1", "2", "3"]
+    assert [metrics.epoch for metrics in history_of(undisturbed)] == list(range(1, 13))
+    assert undisturbed.config.seed == 0
+    assert undisturbed.config.data == str(few_digits)
+    assert undisturbed.versions["torch"] == torch.__version__
+    with Image.open(path / CURVES) as curves:
+        assert curves.format == "PNG"
+
+
+def test_best_weights_are_plain_data(undisturbed: Run) -> None:
+    """The best weights are a state dict that torch loads without unpickling anything else."""
+    state = torch.load(undisturbed.path / BEST, weights_only=True)
+    assert {type(value) for value in state.values()} == {torch.Tensor}
+
+
+def test_reported_accuracy_is_that_of_production(undisturbed: Run) -> None:
+    """The best epoch's acc1 comes again from the files, through the decoder that production uses."""
+    files = undisturbed.validation_files()
+    assert len(files) == 16
+    assert accuracy(undisturbed, files) == best_epoch(history_of(undisturbed)).val_acc1
+
+
+def test_same_seed_same_weights(undisturbed: Run, few_digits: Path, tmp_path: Path) -> None:
+    """On a CPU, a second run has the weights of the first, bit for bit, also with images loaded by other processes."""
+    args = command(few_digits, "--run", tmp_path / "again", "--workers", "2", *QUICK)
+    subprocess.run(args, env=os.environ | ONE_THREAD, check=True)
+    again = Run.open(tmp_path / "again")
+    assert equal_weights(again, undisturbed)
+    assert measured(again) == measured(undisturbed)
+
+
+def test_another_seed_other_weights(undisturbed: Run, few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """The seed decides the weights."""
+    assert train(few_digits, "--run", tmp_path / "run", "--seed", "1", *QUICK).exit_code == 0
+    assert not equal_weights(Run.open(tmp_path / "run"), undisturbed)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_resumed_run_equals_undisturbed_one(
+    undisturbed: Run, few_digits: Path, tmp_path: Path, signum: signal.Signals
+) -> None:
+    """After Ctrl-C, or a kill, --resume ends with the weights and metrics of a run that nothing interrupted."""
+    path = tmp_path / "run"
+    stopped = stop_after_an_epoch(command(few_digits, "--run", path, *QUICK), path, signum)
+    if signum is signal.SIGINT:
+        assert stopped.returncode == 130
+        assert "Traceback" not in stopped.stderr
+        assert f"tandem train {few_digits} --run {path} --resume" in stopped.stderr
+        assert (path / CURVES).exists()
+    checkpoint = Run.open(path).load_checkpoint()
+    assert checkpoint is not None
+    assert len(checkpoint.history) < 12
+    subprocess.run(command(few_digits, "--run", path, "--resume"), env=os.environ | ONE_THREAD, check=True)
+    assert equal_weights(Run.open(path), undisturbed)
+    assert measured(Run.open(path)) == measured(undisturbed)
+    assert not [entry for entry in path.iterdir() if entry.name.startswith(".")]
+
+
+def test_resume_restores_what_a_kill_left_behind(
+    undisturbed: Run, few_digits: Path, train: Train, tmp_path: Path
+) -> None:
+    """A kill between the checkpoint and what follows from it loses nothing: --resume writes that again."""
+    run = Run.open(shutil.copytree(undisturbed.path, tmp_path / "run"))
+    checkpoint = run.load_checkpoint()
+    assert checkpoint is not None
+    best = best_epoch(checkpoint.history)
+    last_is_best = [*checkpoint.history[:-1], EpochMetrics(**asdict(best) | {"epoch": 12, "val_acc1": 2.0})]
+    object.__setattr__(checkpoint, "history", tuple(last_is_best))
+    run.save_checkpoint(checkpoint)
+    (run.path / BEST).unlink()
+    (run.path / METRICS).unlink()
+    assert train(few_digits, "--run", run.path, "--resume").exit_code == 0
+    assert torch.equal(run.load_network().state_dict()["head.bias"], checkpoint.network["head.bias"])
+    assert history_of(run) == last_is_best
+
+
+def test_finished_run_stays_as_it_is(undisturbed: Run, few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """Resuming a run that is done says again what came out, and trains no further."""
+    path = shutil.copytree(undisturbed.path, tmp_path / "run")
+    result = train(few_digits, "--run", path, "--resume")
+    assert result.exit_code == 0
+    assert f"tandem export {path} --name few-digits" in result.stdout
+    assert history_of(Run.open(path)) == history_of(undisturbed)
+
+
+def test_early_stop(few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """Training ends when so many epochs brought nothing better as --patience says."""
+    result = train(few_digits, "--run", tmp_path / "run", "--epochs", "40", "--batch-size", "16", "--patience", "2")
+    assert result.exit_code == 0
+    history = history_of(Run.open(tmp_path / "run"))
+    assert len(history) == best_epoch(history).epoch + 2 < 40
+
+
+def test_val_fraction(few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """One folder of classes is divided; the part that validates is listed in the run."""
+    classes = few_digits / "train"
+    assert train(classes, "--run", tmp_path / "run", "--val-fraction", "0.25", *QUICK).exit_code == 0
+    run = Run.open(tmp_path / "run")
+    files = run.validation_files()
+    assert [label for _, label in files] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert all(path.parent == classes / str(label) and path.exists() for path, label in files)
+    assert accuracy(run, files) == best_epoch(history_of(run)).val_acc1
+
+
+def test_train_folder_alone_is_divided(few_digits: Path, my_digits: Path, train: Train, tmp_path: Path) -> None:
+    """A data set that comes with train/ and no val/ is divided too, and is not mistaken for one class `train`."""
+    shutil.rmtree(my_digits / "val")
+    args = ("--val-fraction", "0.25", "--epochs", "1")
+    assert train(my_digits, "--run", tmp_path / "run", *args).exit_code == 0
+    run = Run.open(tmp_path / "run")
+    assert run.config.labels == ("0", "1", "2", "3")
+    assert {path.parent.parent for path, _ in run.validation_files()} == {my_digits / "train"}
+
+
+def test_next_free_run_folder(few_digits: Path, train: Train) -> None:
+    """Without --run, each training gets a folder of its own."""
+    for number in (1, 2):
+        assert f"runs/few-digits-{number}" in train(few_digits, "--epochs", "1").stdout
+        assert Run.open(Path(f"runs/few-digits-{number}")).load_checkpoint() is not None
+
+
+def test_torchvision_network_from_a_file_of_weights(few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """A network of torchvision trains, and gives its weights to a run with other classes, whose head is new."""
+    arch = ("--arch", "mobilenet_v3_small", "--image-size", "32", "--epochs", "1", "--batch-size", "16")
+    assert train(few_digits, "--run", tmp_path / "first", *arch).exit_code == 0
+    three = shutil.copytree(few_digits, tmp_path / "three")
+    for split in ("train", "val"):
+        shutil.rmtree(three / split / "3")
+    weights = ("--weights", tmp_path / "first" / BEST)
+    assert train(three, "--run", tmp_path / "second", *arch, *weights).exit_code == 0
+    logits = Run.open(tmp_path / "second").load_network()(torch.zeros(1, 3, 32, 32))
+    assert logits.shape == (1, 3)
+
+
+def test_large_images(few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """Photographs get resnet18, random crops and flips; validation sees the middle of the whole image."""
+    for file in few_digits.rglob("*.png"):
+        target = tmp_path / "photos" / file.relative_to(few_digits).with_suffix(".jpg")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(file) as image:
+            image.resize((150, 100)).save(target)
+    result = train(tmp_path / "photos", "--run", tmp_path / "run", "--epochs", "1", "--workers", "1")
+    assert result.exit_code == 0
+    config = Run.open(tmp_path / "run").config
+    assert (config.architecture, config.flip) == ("resnet18", True)
+    assert (config.preprocessing.crop_size, config.preprocessing.resize_size) == (96, 110)

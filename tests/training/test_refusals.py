@@ -1,0 +1,258 @@
+"""What `tandem train` refuses: each in one sentence, with exit code 1, and with nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from tests.training.commands import ONE_THREAD, QUICK, command, equal_weights
+from training.network import SmallCNN
+from training.run import BEST, CHECKPOINT, RECORD, Run
+
+if TYPE_CHECKING:
+    from tests.training.conftest import Train
+
+TWO_EPOCHS = ("--epochs", "2", "--batch-size", "16")
+
+
+def error_of(train: Train, *args: str | Path) -> str:
+    """Return the sentence with which `tandem train` refuses, after checking that it made no run folder."""
+    result = train(*args)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert not Path("runs").exists()
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("Error: ")
+    return error
+
+
+def test_missing_folder(train: Train) -> None:
+    assert "none does not exist: name a folder of class folders" in error_of(train, "none")
+
+
+def test_a_file_is_no_folder(train: Train) -> None:
+    Path("file").touch()
+    assert "file is not a folder" in error_of(train, "file")
+
+
+def test_folder_without_classes(train: Train, few_digits: Path) -> None:
+    assert "0 has no class folders" in error_of(train, few_digits / "train" / "0", "--val-fraction", "0.2")
+
+
+def test_folder_without_images(train: Train) -> None:
+    Path("data/cats").mkdir(parents=True)
+    Path("data/cats/notes.txt").touch()
+    error = error_of(train, "data", "--val-fraction", "0.2")
+    assert "the class folders in data hold no images" in error
+    assert ".jpg" in error
+
+
+def test_class_folder_without_images(train: Train, my_digits: Path) -> None:
+    """The class is named, because a network with a label that nothing trains would be wrong in silence."""
+    (my_digits / "train" / "9").mkdir()
+    assert f"these class folders in {my_digits}/train hold no images: 9;" in error_of(train, my_digits)
+
+
+def test_labels_that_differ(train: Train, my_digits: Path) -> None:
+    """The labels that only one half has are listed."""
+    shutil.rmtree(my_digits / "train" / "2")
+    shutil.rmtree(my_digits / "val" / "0")
+    assert "only train/ has 0 and only val/ has 2" in error_of(train, my_digits)
+
+
+def test_one_class(train: Train, my_digits: Path) -> None:
+    for split in ("train", "val"):
+        for digit in "123":
+            shutil.rmtree(my_digits / split / digit)
+    assert "train has only one class, '0'" in error_of(train, my_digits)
+
+
+def test_nothing_to_validate_with(train: Train, few_digits: Path) -> None:
+    assert "has no train/ and val/: name the part" in error_of(train, few_digits / "train")
+
+
+def test_val_fraction_beside_a_val_folder(train: Train, few_digits: Path) -> None:
+    assert "leave out --val-fraction" in error_of(train, few_digits, "--val-fraction", "0.2")
+
+
+def test_class_with_one_image(train: Train, my_digits: Path) -> None:
+    """One image can't both train and validate."""
+    for file in sorted((my_digits / "val" / "2").iterdir())[1:]:
+        file.unlink()
+    assert "but these have one: 2" in error_of(train, my_digits / "val", "--val-fraction", "0.2")
+
+
+def test_images_that_cannot_be_read(train: Train, my_digits: Path) -> None:
+    """All are found before the first epoch; the first five are named, and how many more there are."""
+    files = sorted(my_digits.rglob("*.png"))[:7]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:40])
+    error = error_of(train, my_digits)
+    assert error.startswith("Error: 7 images can't be read: ")
+    assert all(str(file) in error for file in files[:5])
+    assert "and 2 more" in error
+
+
+def test_dangling_link(train: Train, my_digits: Path) -> None:
+    (my_digits / "val" / "0" / "gone.png").symlink_to("nowhere.png")
+    assert "gone.png" in error_of(train, my_digits)
+
+
+def test_unknown_network(train: Train, few_digits: Path) -> None:
+    assert "'resnt50': did you mean resnet50" in error_of(train, few_digits, "--arch", "resnt50")
+
+
+def test_image_size_that_a_network_cannot_take(train: Train, few_digits: Path) -> None:
+    assert "alexnet can't take images of 8 pixels" in error_of(train, few_digits, "--arch", "alexnet")
+    vit = ("--arch", "vit_b_16", "--image-size", "30")
+    assert "vit_b_16 can't take images of 30 pixels" in error_of(train, few_digits, *vit)
+
+
+def test_missing_weights(train: Train, few_digits: Path) -> None:
+    assert "none.pt: give a file, or DEFAULT" in error_of(train, few_digits, "--weights", "none.pt")
+
+
+def test_weights_that_are_none(train: Train, few_digits: Path) -> None:
+    """Text, a pickle that would run code, and a list are no state dicts."""
+    Path("text.pt").write_text("weights")
+    torch.save([torch.zeros(1)], "list.pt")
+    torch.save({"network": Path("x")}, "pickle.pt")
+    for file in ("text.pt", "list.pt", "pickle.pt"):
+        assert "torch.save(network.state_dict(), …)" in error_of(train, few_digits, "--weights", file)
+
+
+def test_weights_of_another_network(train: Train, few_digits: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), "linear.pt")
+    assert "are not those of small_cnn" in error_of(train, few_digits, "--weights", "linear.pt")
+
+
+def test_weights_of_another_shape(train: Train, few_digits: Path) -> None:
+    state = SmallCNN(4).state_dict()
+    state["features.0.weight"] = torch.zeros(32, 1, 3, 3)
+    torch.save(state, "grey.pt")
+    error = error_of(train, few_digits, "--weights", "grey.pt")
+    assert "'features.0.weight' is (32, 1, 3, 3) in the file and (32, 3, 3, 3) in the network" in error
+
+
+def test_network_without_weights(train: Train, few_digits: Path) -> None:
+    arch = ("--arch", "small_cnn", "--weights", "DEFAULT")
+    assert "torchvision has no weights for small_cnn" in error_of(train, few_digits, *arch)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu(train: Train, few_digits: Path) -> None:
+    """Asking for a GPU never ends in a quiet run on the CPU."""
+    assert "can't train on cuda: give --device cpu" in error_of(train, few_digits, "--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    "option", [("--epochs", "0"), ("--lr", "-1"), ("--val-fraction", "1"), ("--batch-size", "1"), ("--resume",)]
+)
+def test_usage(train: Train, few_digits: Path, option: tuple[str, ...]) -> None:
+    """A value out of its range, or --resume without --run, is a usage error: exit code 2."""
+    result = train(few_digits, *option)
+    assert result.exit_code == 2
+    assert option[0] in result.stderr
+
+
+def test_run_folder_of_another_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:
+    """A run is never overwritten."""
+    path = shutil.copytree(undisturbed.path, tmp_path / "run")
+    assert "holds a run already: add --resume" in error_of(train, few_digits, "--run", path)
+    assert equal_weights(Run.open(path), undisturbed)
+
+
+def test_run_folder_with_something_else(train: Train, few_digits: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").touch()
+    assert "holds something that is not a run (thesis.txt)" in error_of(train, few_digits, "--run", "mine")
+    assert "thesis.txt is a file" in error_of(train, few_digits, "--run", "mine/thesis.txt")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_run_folder_that_cannot_be_made(train: Train, few_digits: Path) -> None:
+    Path("closed").mkdir(mode=0o500)
+    assert "closed/run can't be written (Permission denied)" in error_of(train, few_digits, "--run", "closed/run")
+
+
+def test_run_folder_on_a_file_system_for_reading(train: Train, few_digits: Path) -> None:
+    """/proc takes no folder, not even from root."""
+    assert "/proc/run can't be written" in error_of(train, few_digits, "--run", "/proc/run")
+
+
+def test_resume_without_a_run(train: Train, few_digits: Path) -> None:
+    assert "none holds no training run" in error_of(train, few_digits, "--run", "none", "--resume")
+
+
+def test_resume_with_other_options(train: Train, few_digits: Path, undisturbed: Run) -> None:
+    """Each difference is named, and what was begun with."""
+    changed = ("--epochs", "13", "--lr", "0.5", "--batch-size", "16")
+    error = error_of(train, few_digits, "--run", undisturbed.path, "--resume", *changed)
+    assert "(--epochs was 12, not 13; --lr was 0.002, not 0.5)" in error
+
+
+def test_resume_with_other_data(train: Train, few_digits: Path, my_digits: Path) -> None:
+    """Neither another folder nor other images in the same folder go on with a run."""
+    assert train(my_digits, "--run", "run", *TWO_EPOCHS).exit_code == 0
+    assert f"DATA was {my_digits}, not" in error_of(train, few_digits, "--run", "run", "--resume")
+    next((my_digits / "train" / "0").iterdir()).unlink()
+    assert "are not those that run was begun with" in error_of(train, my_digits, "--run", "run", "--resume")
+
+
+def test_damaged_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:
+    """A truncated checkpoint, or a record that isn't one, is refused by name."""
+    path = shutil.copytree(undisturbed.path, tmp_path / "run")
+    (path / CHECKPOINT).write_bytes((path / CHECKPOINT).read_bytes()[:1000])
+    assert f"{path / CHECKPOINT} is damaged" in error_of(train, few_digits, "--run", path, "--resume")
+    (path / RECORD).write_text(json.dumps({"schema_version": 1}))
+    assert f"{path / RECORD} is damaged" in error_of(train, few_digits, "--run", path, "--resume")
+
+
+def test_two_processes_in_one_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:
+    """The second is refused, else they would replace each other's checkpoints."""
+    path = shutil.copytree(undisturbed.path, tmp_path / "run")
+    with Run.open(path).lock():
+        assert "another process is training in" in error_of(train, few_digits, "--run", path, "--resume")
+
+
+def test_full_disk(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:
+    """A disk that fills up while a checkpoint is written costs that epoch; --resume goes on after the one before."""
+    path = tmp_path / "run"
+    full = 1_000_000  # More than the other files have, less than a checkpoint.
+
+    def limit_file_size() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (full, full))
+
+    done = subprocess.run(
+        command(few_digits, "--run", path, *QUICK),
+        env=os.environ | ONE_THREAD,
+        preexec_fn=limit_file_size,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"Error: {path / CHECKPOINT} can't be written (File too large)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (path / BEST).exists()
+    subprocess.run(command(few_digits, "--run", path, "--resume"), env=os.environ | ONE_THREAD, check=True)
+    assert equal_weights(Run.open(path), undisturbed)
+
+
+def test_loss_that_is_no_number(train: Train, few_digits: Path) -> None:
+    """A run that diverged says so instead of keeping weights that are no numbers."""
+    state = SmallCNN(4).state_dict()
+    state["head.bias"][0] = float("inf")
+    torch.save(state, "infinite.pt")
+    result = train(few_digits, "--weights", "infinite.pt", "--run", "run", *TWO_EPOCHS)
+    assert result.exit_code == 1
+    assert "the loss is no finite number any more in epoch 1" in result.stderr
+    assert not Path("run", CHECKPOINT).exists()
