@@ -83,7 +83,7 @@ def batch(
       tandem batch photos --model digits:production --output out
       python -c "import polars; print(polars.read_parquet('out/parts'))"
     """  # noqa: D301 # \b is meant: click leaves the paragraph behind it as it is
-    from batch.commit import check_output  # noqa: PLC0415 # all of these: so that --help answers at once
+    from batch.commit import begun_batch_size, check_output  # noqa: PLC0415 # all of these: so that --help answers at once
     from batch.interrupts import Interrupted, Interrupts  # noqa: PLC0415
     from batch.plan import find_inputs, require_images  # noqa: PLC0415
     from batch.runner import BatchJob, run_batch  # noqa: PLC0415
@@ -104,7 +104,10 @@ def batch(
             # Before the model is opened, which takes long: what would stop the run anyway.
             check_output(job.output, job.inputs)
             require_images(job.inputs)
-            record = run_batch(job, open_model(model, **engine, batch_size=batch_size), interrupts)
+            # A run that is resumed keeps its size: another would give other bits.
+            size = batch_size or begun_batch_size(output)
+            opened = open_model(model, **engine, batch_size=size, tuning="throughput")
+            record = run_batch(job, opened, interrupts)
     except Interrupted as interrupted:
         click.echo(f"Interrupted; the same command resumes the run in '{output}'.", err=True)
         ctx.exit(interrupted.exit_code)

@@ -239,6 +239,16 @@ def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
         )
 
 
+def begun_batch_size(path: Path) -> int | None:
+    """Return the size that every execution of the run in the folder `path` has; None where any serves, or none began.
+
+    Raises:
+        OutputError: its fingerprint can't be read.
+    """
+    begun = RunFolder(path).fingerprint()
+    return None if begun is None else begun.engine.batch_size
+
+
 @contextmanager
 def open_run_folder(path: Path) -> Iterator[RunFolder]:
     """Yield the output folder, made if need be and locked. Where no run begins in it, it is left as it was.

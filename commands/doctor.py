@@ -16,8 +16,8 @@ MARKS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(as_json: bool) -> None:
     r"""Say what this machine can run, and what to do about the rest.
 
-    Looks at versions, the CPU, the NVIDIA driver, whether the engine really runs on its devices, the registry and the
-    disk. The exit code is 1 where something that is installed can't work.
+    Looks at versions, the CPU, the NVIDIA driver, whether the engines really run on their devices, the registry, what
+    'auto' means for each model, and the disk. The exit code is 1 where something that is installed can't work.
 
     \b
     Example:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from classifier.errors import DamagedArtifact, InvalidReference, ModelNotFound, RegistryError
+from classifier.home import tandem_home
 from registry.index import artifacts, next_version, with_tag, without_tags
 from registry.layout import Layout
 from registry.lookup import SEE_LIST, find_artifact, may_be_model, only_name
@@ -17,6 +16,7 @@ from registry.references import Reference, check_alias, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from registry.artifact import Artifact
 
@@ -60,7 +60,7 @@ class LocalRegistry:
             RegistryError: there is no home either, as in a container whose user has none.
         """
         try:
-            return cls(Path(os.environ.get("TANDEM_HOME") or "~/.tandem").expanduser() / "registry")
+            return cls(tandem_home() / "registry")
         except RuntimeError as error:
             raise RegistryError("this user has no home folder for a registry: set TANDEM_HOME") from error
 
