@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from classifier.errors import EngineError, SelfTestFailed
 from classifier.types import to_json
 from registry.options import engine_options
 
 if TYPE_CHECKING:
-    from classifier.model import Model
+    from collections.abc import Iterator
+
     from classifier.selftest import SelfTestReport
+    from registry.artifact import Artifact
 
 
 @click.command()
@@ -32,67 +35,71 @@ def selftest(model: str | None, every_way: bool, as_json: bool, **engine_options
       tandem selftest digits:3 --device cuda --json
       tandem selftest digits --all
     """
+    from registry.local import LocalRegistry  # noqa: PLC0415  # --help answers at once
+
+    artifact = LocalRegistry.default().resolve(model)
     if every_way:
-        sys.exit(_test_every_way(model, as_json=as_json, **engine_options))
-    opened, report = _test(model, **engine_options)
+        sys.exit(_print_every_way(artifact, as_json=as_json, **engine_options))
+    report = _replay(artifact, **engine_options)
     if as_json:
-        click.echo(to_json({"model": opened.identity, "digest": opened.digest, "report": report}), nl=False)
+        click.echo(to_json({"model": artifact.identity, "digest": artifact.digest, "report": report}), nl=False)
     else:
-        click.echo(_as_line(opened, report))
+        click.echo(_as_line(artifact, report))
 
 
-def _test(model: str | None, **engine_options: Any) -> tuple[Model, SelfTestReport]:
+def _print_every_way(artifact: Artifact, *, as_json: bool, **engine_options: Any) -> int:
+    """Print a line for each way that was asked for, or all as JSON; return the exit code."""
+    replays: list[dict[str, object]] = []
+    for way, outcome in _replay_every_way(artifact, **engine_options):
+        match outcome:
+            case str():
+                replays.append({"way": way, "lacks": outcome})
+                line = f"{click.style('--', fg='yellow')}  {way} {outcome}"
+            case SelfTestFailed() | EngineError():
+                replays.append({"way": way, "error": str(outcome)})
+                line = f"{click.style('fail', fg='red')}  {outcome}"
+            case _:
+                replays.append({"way": way, "report": outcome})
+                line = _as_line(artifact, outcome)
+        if not as_json:
+            click.echo(line)
+    if as_json:
+        click.echo(to_json({"model": artifact.identity, "digest": artifact.digest, "replays": replays}), nl=False)
+    return 1 if any("error" in replay for replay in replays) else 0
+
+
+def _replay_every_way(
+    artifact: Artifact, *, engine: str, device: str, precision: str, threads: int | None
+) -> Iterator[tuple[str, SelfTestReport | SelfTestFailed | EngineError | str]]:
+    """Yield each way of running the model with its report, its error, or what this machine lacks for it."""
+    from classifier.engines.selection import choose, describe_way  # noqa: PLC0415  # --help answers without numpy
+
+    choice = choose(artifact.config, engine=engine, device=device, precision=precision)
+    for way in choice.ways:
+        name = way.device if device == "auto" else device  # what was asked for may be `cuda:1`
+        try:
+            report = _replay(artifact, engine=way.engine, device=name, precision=way.precision, threads=threads)
+        except (SelfTestFailed, EngineError) as error:
+            yield describe_way(way), error
+        else:
+            yield describe_way(way), report
+    for way, lack in choice.refused.items():
+        yield describe_way(way), lack
+
+
+def _replay(artifact: Artifact, **engine_options: Any) -> SelfTestReport:
     from classifier.selftest import self_test  # noqa: PLC0415  # --help answers without numpy
     from registry.opening import open_model  # noqa: PLC0415
 
-    opened = open_model(model, **engine_options)
-    return opened, self_test(opened)  # Opening has tested it already; this one is for its numbers.
+    # Opening has tested it already; this one is for its numbers.
+    return self_test(open_model(artifact.identity, **engine_options))
 
 
-def _test_every_way(
-    model: str | None, *, as_json: bool, engine: str, device: str, precision: str, threads: int | None
-) -> int:
-    """Print what the self-test says of each way that was asked for; return the exit code."""
-    from classifier.engines.selection import choose, describe_way  # noqa: PLC0415
-    from classifier.errors import EngineError, SelfTestFailed  # noqa: PLC0415
-    from registry.local import LocalRegistry  # noqa: PLC0415
-
-    artifact = LocalRegistry.default().resolve(model)
-    choice = choose(artifact.config, engine=engine, device=device, precision=precision)
-    tests: list[dict[str, object]] = []
-    failed = 0
-    for way in choice.ways:
-        name = describe_way(way)
-        # `cuda` is the kind of what was asked for, which may be `cuda:1`.
-        asked = way.device if device == "auto" else device
-        try:
-            opened, report = _test(
-                artifact.identity, engine=way.engine, device=asked, precision=way.precision, threads=threads
-            )
-        except (SelfTestFailed, EngineError) as error:
-            failed += 1
-            tests.append({"way": name, "error": str(error)})
-            line = f"{click.style('fail', fg='red')}  {error}"
-        else:
-            tests.append({"way": name, "report": report})
-            line = _as_line(opened, report)
-        if not as_json:
-            click.echo(line)
-    refused = {describe_way(way): lack for way, lack in choice.refused.items()}
-    if as_json:
-        answer = {"model": artifact.identity, "digest": artifact.digest, "tests": tests, "refused": refused}
-        click.echo(to_json(answer), nl=False)
-    else:
-        for name, lack in refused.items():
-            click.echo(f"{click.style('not here', fg='yellow')}  {name} {lack}")
-    return 1 if failed else 0
-
-
-def _as_line(model: Model, report: SelfTestReport) -> str:
-    from classifier.selftest import describe  # noqa: PLC0415
+def _as_line(artifact: Artifact, report: SelfTestReport) -> str:
+    from classifier.selftest import describe  # noqa: PLC0415  # --help answers without numpy
 
     return (
-        f"{click.style('ok', fg='green')}  {model.identity}: {report.images} golden images, largest difference "
+        f"{click.style('ok', fg='green')}  {artifact.identity}: {report.images} golden images, largest difference "
         f"{report.max_difference:.2g} of {report.tolerance:.2g} allowed, on {describe(report.engine)}, "
         f"in {report.elapsed_s:.2f} s"
     )

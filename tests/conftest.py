@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Protocol
 
@@ -32,10 +33,12 @@ class Tandem(Protocol):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the tests away from the user's own registry, options and telemetry."""
+    """Keep the tests away from the user's own registry, cache, options and telemetry."""
     for name in [name for name in os.environ if name.startswith("TANDEM_") and not name.startswith("TANDEM_TEST_")]:
         del os.environ[name]
-    os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+    home = tempfile.TemporaryDirectory(prefix="tandem-tests-")
+    config.add_cleanup(home.cleanup)
+    os.environ |= {"TANDEM_HOME": home.name, "BENTOML_DO_NOT_TRACK": "true"}
 
 
 @pytest.fixture(scope="session")
