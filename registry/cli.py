@@ -13,7 +13,7 @@ from classifier.errors import DamagedArtifact
 from classifier.types import to_json
 from registry.local import LocalRegistry
 from registry.lookup import no_model_yet
-from registry.summary import describe_model, summarise
+from registry.summary import PRECISION_COLUMNS, describe_model, summarise, table_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +63,9 @@ def show(reference: str, as_json: bool, card: bool) -> None:
         return
     _print_table(("MODEL", artifact.reference), description.facts())
     click.echo()
+    if description.evaluation is not None:
+        _print_table(PRECISION_COLUMNS, [way.cells() for way in description.evaluation.precisions])
+        click.echo()
     _print_table(("FILE", "SIZE", "DIGEST"), [file.cells() for file in description.files])
 
 
@@ -118,6 +121,4 @@ def rm(reference: str, yes: bool, force: bool) -> None:
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    for row in (columns, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo("\n".join(table_lines(columns, rows)))
