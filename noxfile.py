@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nox
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 nox.needs_version = ">=2025.2.9"  # the first with `requires=`
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -22,7 +25,8 @@ nox.options.sessions = ["lint", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 IMAGE_SOURCES = {
-    "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service"),
+    # uv builds a Bento, and serves none.
+    "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service", "--no-emit-package=uv"),
     "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch"),
     "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch"),
     "build": ("--group=pyproject.toml:build",),
@@ -30,7 +34,7 @@ IMAGE_SOURCES = {
 """What each file of `requirements/` locks."""
 
 TORCHLESS_TESTS = [
-    *(f"tests/{package}" for package in ("classifier", "registry", "service", "batch", "commands")),
+    *(f"tests/{package}" for package in ("classifier", "registry", "service", "batch", "commands", "system")),
     "tests/test_tandem.py",
 ]
 
@@ -67,10 +71,12 @@ def digits(session: nox.Session) -> None:
     """Train and export the model `digits` for the sessions that have no torch."""
     install(session, "-e", ".[cpu,train]")
     home = digits_home(session)
-    shutil.rmtree(home, ignore_errors=True)
+    run = home.with_name("digits-run")
+    for folder in (home, run):
+        shutil.rmtree(folder, ignore_errors=True)
     environment = {"TANDEM_HOME": str(home)}
-    session.run("tandem", "train", "digits", "--run", f"{session.create_tmp()}/run", env=environment)
-    session.run("tandem", "export", f"{session.create_tmp()}/run", "--name", "digits", env=environment)
+    session.run("tandem", "train", "digits", "--run", str(run), env=environment)
+    session.run("tandem", "export", str(run), "--name", "digits", env=environment)
 
 
 # A fresh environment each time: it must hold the wheel that was just built, and nothing that an older run left.
@@ -78,9 +84,10 @@ def digits(session: nox.Session) -> None:
 def torchless(session: nox.Session) -> None:
     """Run the tests of what answers from the built wheel, in an environment that has never seen torch."""
     install(session, *group("build"))
-    dist = session.create_tmp()
-    session.run("hatchling", "build", "--target", "wheel", "--directory", dist)
-    (wheel,) = Path(dist).glob("tandem-*.whl")
+    dist = session.cache_dir / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("hatchling", "build", "--target", "wheel", "--directory", str(dist))
+    (wheel,) = dist.glob("tandem-*.whl")
     install(session, f"{wheel}[cpu,service,batch]", *group("tests"))
     absent = ("torch", "torchvision", "onnx", "sklearn")
     session.run("python", "-c", f"from importlib.util import find_spec; assert not any(map(find_spec, {absent}))")
@@ -94,15 +101,13 @@ def torchless(session: nox.Session) -> None:
 @nox.session(requires=["digits"])
 def containers(session: nox.Session) -> None:
     """Build the batch image and the Bento's with ENGINE=cpu, and run both. Needs Docker."""
-    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
-    session.run("pytest", "-m", "containers", *session.posargs, env={"TANDEM_TEST_HOME": str(digits_home(session))})
+    run_image_tests(session, marker="containers")
 
 
 @nox.session(requires=["digits"])
 def cuda_image(session: nox.Session) -> None:
     """Build the batch image with CUDA, and see it refuse in one sentence where there is no GPU. Needs Docker."""
-    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
-    session.run("pytest", "-m", "cuda_image", *session.posargs, env={"TANDEM_TEST_HOME": str(digits_home(session))})
+    run_image_tests(session, marker="cuda_image")
 
 
 @nox.session
@@ -118,6 +123,15 @@ def locks(session: nox.Session) -> None:
             *("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"),
             *("--custom-compile-command", "nox -s locks", *session.posargs),
         )
+
+
+def run_image_tests(session: nox.Session, *, marker: str) -> None:
+    """Run the tests of `tests/system` that `marker` marks."""
+    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
+    session.run(
+        *("pytest", "tests/system", "-m", marker, *session.posargs),
+        env={"TANDEM_TEST_HOME": str(digits_home(session))},
+    )
 
 
 def install(session: nox.Session, *requirements: str) -> None:

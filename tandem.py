@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import sys
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from classifier.errors import TandemError
+from classifier.extras import install_extra
 
 # command → (where it is, what `tandem --help` says of it)
 COMMANDS = {
@@ -37,10 +39,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[name][0].partition(":")
-        try:
-            command = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            raise click.ClickException(_missing_extra(name, error)) from error
+        command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
 
@@ -55,18 +54,23 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except TandemError as error:
             raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            # Commands import what they need when they run; importlib.metadata says it, too, of a version it can't find.
+            package = (error.name or "").partition(".")[0]
+            if package in ("", *_OWN):
+                raise
+            extra = EXTRAS.get(ctx.invoked_subcommand or "", "cpu")
+            raise click.ClickException(f"the package '{package}' is not installed: {install_extra(extra)}") from error
 
 
 EXTRAS = {"train": "train", "export": "train", "batch": "batch", "parity": "batch"}
+"""What brings the packages of a command, beside an engine."""
 
-
-def _missing_extra(command: str, error: ModuleNotFoundError) -> str:
-    extra = EXTRAS.get(command, "cpu")
-    return f"'tandem {command}' needs the package '{error.name}', which is not installed: pip install 'tandem[{extra}]'"
-
+_OWN = ("tandem", "classifier", "registry", "training", "export", "service", "batch", "commands")
+"""One of these that can't be found is a defect of ours."""
 
 # An epilog, as in every command: in a docstring, click's \b wants to be the character itself, not a backslash and a b.
-EXAMPLE = """\b
+_EXAMPLE = """\b
 Example, from nothing to a proof:
   tandem train digits --run runs/digits
   tandem export runs/digits --name digits
@@ -76,18 +80,22 @@ Example, from nothing to a proof:
 """
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXAMPLE)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLE)
 @click.version_option(package_name="tandem", prog_name="tandem")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, to standard error.")
 def main(verbose: bool) -> None:
     """Train an image classifier once; let the same artifact answer online and in bulk, with the same answers."""
+    # A path or a label that the terminal's encoding lacks is printed escaped, not a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
     )
-    for noisy in ("PIL", "matplotlib", "onnxscript", "onnx_ir", "httpx", "httpcore"):
+    for noisy in ("PIL", "matplotlib", "onnxscript", "onnx_ir", "httpx", "httpcore", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -20,7 +20,14 @@ FAILED_IMAGES = 3
 """Exit code of a run that is done, with a row for each image, some of which say `error`."""
 
 
-@click.command(short_help="Classify every image of a folder into Parquet, CSV or JSON Lines.")
+_EXAMPLE = """\b
+Example:
+  tandem batch photos --model digits:production --output out
+  python -c "import pyarrow.parquet as pq; print(pq.read_table('out/parts').slice(0, 3).to_pylist())"
+"""
+
+
+@click.command(short_help="Classify every image of a folder into Parquet, CSV or JSON Lines.", epilog=_EXAMPLE)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @model_option
 @click.option(
@@ -77,12 +84,7 @@ def batch(
     undisturbed run, byte for byte.
 
     Exit codes: 0 done, 1 could not run, 2 usage, 3 done with failed images, 130 and 143 interrupted.
-
-    \b
-    Example:
-      tandem batch photos --model digits:production --output out
-      python -c "import polars; print(polars.read_parquet('out/parts'))"
-    """  # noqa: D301 # \b is meant: click leaves the paragraph behind it as it is
+    """
     from batch.commit import begun_batch_size, check_output  # noqa: PLC0415 # all of these: so that --help answers at once
     from batch.interrupts import Interrupted, Interrupts  # noqa: PLC0415
     from batch.plan import find_inputs, require_images  # noqa: PLC0415

@@ -4,7 +4,7 @@
       parts/part-00000.parquet …   one file per chunk: nothing else, so that any reader takes the folder
       run.json                     what ran, when, how fast
       _SUCCESS                     written last
-      .tandem/                     what resuming needs
+      .batch/                      what resuming needs
         lock                         held by the process that runs
         plan                         the list of images
         fingerprint.json             written when the plan is whole: from here on there is a run
@@ -19,9 +19,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,11 +32,15 @@ from classifier.errors import OutputError
 from classifier.types import from_json, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Iterator, Sequence
 
     from batch.output import Format
     from batch.plan import Input
+
+
+STATE = ".batch"
+_BEFORE_A_RUN = frozenset({"lock", "plan", "aside", "commits.jsonl"})
+"""What a run that was killed before it began may leave in there, and all that is ever removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +66,19 @@ class Commit:
     correct: int
 
 
+def part_name(chunk: int, chunks: int, format: Format) -> str:
+    """Return the name of a chunk's part; the names sort in the order of the chunks."""
+    width = max(5, len(str(chunks - 1)))
+    return f"part-{chunk:0{width}}.{format}"
+
+
 class RunFolder:
     """The output folder of one run, locked by this process. Made by `open_run_folder`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.parts = path / "parts"
-        self.state = path / ".tandem"
+        self.state = path / STATE
         self.plan = self.state / "plan"
         self.record = path / "run.json"
         self._commits = self.state / "commits.jsonl"
@@ -105,24 +115,25 @@ class RunFolder:
         """Begin a run whose plan is written. From here on it can be resumed."""
         with writing(self.path):
             self.parts.mkdir(exist_ok=True)
-            self._commits.touch()
-            for folder in (self.path, self.path.absolute().parent):
-                _sync_folder(folder)
+            self._commits.write_bytes(b"")
+            _sync_folder(self.path)
             self._replace(self._fingerprint, to_json(fingerprint))
 
-    def committed(self, format: Format) -> dict[int, Commit]:
-        """Return the chunks that are done. A part that has gone or lost bytes is not: its chunk is made again.
+    def committed(self, parts: Collection[str]) -> dict[int, Commit]:
+        """Return the chunks that are done. A part that has gone or changed since is not: its chunk is made again.
+
+        Args:
+            parts: the names of all parts that this run will have.
 
         Raises:
-            OutputError: the parts can't be read, or there is a file among them that no run wrote.
+            OutputError: the parts can't be read, or there is a file among them that is none of this run.
         """
         with writing(self._commits):
             lines = self._commits.read_bytes()
             whole = lines.rfind(b"\n") + 1
             if whole < len(lines):
                 os.truncate(self._commits, whole)
-            sizes = {part.name: part.stat().st_size for part in self.parts.iterdir()}
-        foreign = [name for name in sizes if not (name.startswith("part-") and name.endswith(f".{format}"))]
+            foreign = [part.name for part in self.parts.iterdir() if part.name not in parts]
         if foreign:
             raise OutputError(
                 f"'{self.parts / min(foreign)}' is no part of this run; move it away, or name another --output"
@@ -133,7 +144,16 @@ class RunFolder:
             raise OutputError(
                 f"'{self._commits}' is damaged ({error}); name another --output to run from the start"
             ) from error
-        return {commit.chunk: commit for commit in commits if sizes.get(commit.part) == commit.bytes}
+        with writing(self.parts):
+            return {commit.chunk: commit for commit in commits if self._is_whole(commit)}
+
+    def _is_whole(self, commit: Commit) -> bool:
+        """Return whether the part is what was committed, to the byte."""
+        try:
+            with (self.parts / commit.part).open("rb") as part:
+                return hashlib.file_digest(part, "sha256").hexdigest() == commit.sha256
+        except FileNotFoundError:
+            return False
 
     def commit(
         self,
@@ -181,9 +201,12 @@ class RunFolder:
             self._replace(self._success, b"")
 
     def remove(self, *, folder_too: bool) -> None:
-        """Remove what stands here of a run that did not begin."""
+        """Remove what stands here of a run that did not begin: files of ours by their names, and empty folders."""
+        for name in _BEFORE_A_RUN:
+            (self.state / name).unlink(missing_ok=True)
         for folder in (self.state, self.parts, *((self.path,) if folder_too else ())):
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # it holds something of somebody else's, or was never made
+                folder.rmdir()
 
     def _replace(self, path: Path, data: bytes) -> None:
         # One name for whatever is written aside: what a killed run left there is overwritten by the next.
@@ -217,7 +240,7 @@ def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
     Raises:
         OutputError: it is not a folder, lies within an input, or holds something that no run wrote.
     """
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # Path.resolve fails on a loop of links
     for input in inputs:
         if input.file is None and real.is_relative_to(input.folder):
             raise OutputError(
@@ -225,14 +248,16 @@ def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
             )
     try:
         names = {entry.name for entry in path.iterdir()}
-        began = (path / ".tandem" / "fingerprint.json").exists()
+        state, parts = (_names(path / folder) for folder in (STATE, "parts"))
     except FileNotFoundError:
         return
     except OSError as error:
         raise OutputError(f"the output '{path}' can't be used ({error.strerror}); name another --output") from error
-    # A run that was killed while it planned left .tandem, and nothing of use.
-    ours = {".tandem", "parts"} if ".tandem" in names else set()
-    if not began and (foreign := names - ours):
+    if "fingerprint.json" in state:
+        return
+    # A run that was killed before it began left nothing of use. A new volume holds lost+found.
+    leftovers = {STATE} if state <= _BEFORE_A_RUN else set()
+    if foreign := names - leftovers - {"lost+found"} - (set() if parts else {"parts"}):
         raise OutputError(
             f"the output '{path}' holds '{min(foreign)}' and no run that could be resumed; "
             "name a new or an empty folder"
@@ -249,6 +274,11 @@ def begun_batch_size(path: Path) -> int | None:
     return None if begun is None else begun.engine.batch_size
 
 
+def _names(folder: Path) -> set[str]:
+    """Return what is in a folder; nothing where there is none."""
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+
+
 @contextmanager
 def open_run_folder(path: Path) -> Iterator[RunFolder]:
     """Yield the output folder, made if need be and locked. Where no run begins in it, it is left as it was.
@@ -261,6 +291,8 @@ def open_run_folder(path: Path) -> Iterator[RunFolder]:
     is_new = not path.exists()
     with writing(path):
         folder.state.mkdir(parents=True, exist_ok=True)
+        if is_new:
+            _sync_folder(path.absolute().parent)
         lock = (folder.state / "lock").open("w")
     with lock:
         try:

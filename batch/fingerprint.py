@@ -61,14 +61,23 @@ class Fingerprint:
         ]
 
 
+_WRITERS: dict[Format, str] = {"parquet": "pyarrow", "csv": "msgspec", "jsonl": "msgspec"}
+"""The library that writes each format's bytes."""
+
+
 def _versions(format: Format) -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in ("tandem", "pillow")}
+    versions = {name: _version(name) for name in ("tandem", "pillow", _WRITERS[format])}
     # A Pillow that was built from source decodes with the libraries of its machine.
     for codec in ("libjpeg_turbo", "zlib", "webp"):
         versions[codec] = str(features.version(codec))
-    if format == "parquet":
-        versions["pyarrow"] = importlib.metadata.version("pyarrow")
     return versions
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # Tandem itself, where it runs from its sources
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,14 @@ if TYPE_CHECKING:
 NOT_IN_PARITY = 3
 """Exit code where both roads were compared, and differ."""
 
+_EXAMPLE = """\b
+Example:
+  bentoml serve
+  tandem parity digits photos --service http://localhost:3000 --report parity.json
+"""
 
-@click.command(short_help="Prove that a service and a bulk run give the same scores.")
+
+@click.command(short_help="Prove that a service and a bulk run give the same scores.", epilog=_EXAMPLE)
 @click.argument("model", metavar="MODEL")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option("--service", metavar="URL", required=True, help="Of the running service, http://localhost:3000.")
@@ -49,12 +56,7 @@ def parity(
     classified must be refused by both for the same reason.
 
     Exit codes: 0 in parity, 1 could not compare, 2 usage, 3 not in parity.
-
-    \b
-    Example:
-      bentoml serve
-      tandem parity digits photos --service http://localhost:3000 --report parity.json
-    """  # noqa: D301 # \b is meant: click leaves the paragraph behind it as it is
+    """
     from batch.client import ServiceClient  # noqa: PLC0415 # all of these: so that --help answers at once
     from batch.parity import compare_roads  # noqa: PLC0415
     from batch.plan import find_inputs, require_images  # noqa: PLC0415
@@ -62,6 +64,8 @@ def parity(
     from classifier.types import to_json  # noqa: PLC0415
     from registry import open_model  # noqa: PLC0415
 
+    if report is not None and not os.access(report.parent, os.W_OK):
+        raise OutputError(f"the report '{report}' can't be written: its folder is missing or read-only; name another")
     found = find_inputs(inputs)
     require_images(found)
     with ServiceClient(service, connections=concurrency) as client:

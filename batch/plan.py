@@ -68,10 +68,13 @@ class ImageFile:
         """Its input as the rows have it."""
         return printable(self.input.given)
 
-    @property
-    def class_folder(self) -> str:
-        """The name of the folder that it lies in, which names its class where folders are classes."""
-        return printable(self.path.parent.name)
+    def label(self, labels: Container[str]) -> str | None:
+        """Return which of `labels` it lies under, where folders are classes; None where it lies under none.
+
+        As in training, the folder nearest to the input counts, however deep the image lies in it.
+        """
+        folders = [*printable(self.relative).split("/")[:-1], printable(Path(self.input.folder).name)]
+        return next((folder for folder in folders if folder in labels), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batch.commit import Commit, RunFolder, open_run_folder, writing
+from batch.commit import Commit, RunFolder, open_run_folder, part_name, writing
 from batch.fingerprint import Fingerprint
 from batch.inference import ScoredImage, batch_size_of, score_images
+from batch.interrupts import Interrupted, Interrupts
 from batch.output import Format, encode_rows, make_row
 from batch.plan import Input, digest_of, planned_images, planned_inputs, write_plan
 from batch.progress import show_progress
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from batch.interrupts import Interrupts
     from batch.progress import Advance
     from batch.reading import LoadedImage
     from classifier.model import Model
@@ -67,14 +67,15 @@ def run_batch(job: BatchJob, model: Model, interrupts: Interrupts) -> RunRecord:
     with open_run_folder(job.output) as folder:
         begun = folder.fingerprint()
         run = _begin(job, model, folder) if begun is None else _resume(job, model, folder, begun)
-        commits = folder.committed(job.format)
+        chunks = run.plan.chunks
+        commits = folder.committed({part_name(chunk, chunks, job.format) for chunk in range(chunks)})
         attempts = read_attempts(folder.record)
-        if folder.succeeded and len(commits) == run.plan.chunks and attempts:
+        if folder.succeeded and len(commits) == chunks and attempts:
             log.info("'%s' is done already", job.output)
             return RunRecord.of(run, commits.values(), attempts)
         folder.reopen()
         if commits:
-            log.info("resuming: %s of %s chunks are committed", f"{len(commits):,}", f"{run.plan.chunks:,}")
+            log.info("resuming: %s of %s chunks are committed", f"{len(commits):,}", f"{chunks:,}")
         return _Attempt(job, model, folder, run, commits).classify(attempts, interrupts)
 
 
@@ -127,6 +128,10 @@ class _Attempt:
         self._record(*before, attempt)
         try:
             self._commit_chunks(done, interrupts)
+        except Interrupted:
+            # In the last chunk, which was finished: so is the run.
+            if len(self.commits) < self.run.plan.chunks:
+                raise
         finally:
             images, elapsed_s = self._images() - done, time.monotonic() - started
             rate = images / elapsed_s
@@ -171,13 +176,12 @@ class _Attempt:
             rows.append(row)
             if isinstance(loaded.image, ImageError):
                 errors[loaded.image.reason] += 1
-            folder = loaded.file.class_folder
-            in_class_folders += folder in self.labels
+            folder = loaded.file.label(self.labels)
+            in_class_folders += folder is not None
             correct += folder == row.label
-        width = max(5, len(str(self.run.plan.chunks - 1)))
         return self.folder.commit(
             chunk,
-            f"part-{chunk:0{width}}.{self.job.format}",
+            part_name(chunk, self.run.plan.chunks, self.job.format),
             encode_rows(rows, self.job.format, all_scores=self.job.all_scores),
             rows=len(rows),
             errors=dict(sorted(errors.items())),

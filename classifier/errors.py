@@ -4,7 +4,7 @@ TandemError                  commands print it and exit with 1
 ├── ImageError               one image; a row with status `error`, HTTP 400
 │   ├── NotAnImage           not a format that is accepted, HTTP 415
 │   ├── ImageTooLarge        over a limit on bytes or pixels, HTTP 413
-│   └── UnreadableImage      of an accepted format, but empty, truncated or corrupt
+│   └── UnreadableImage      empty, truncated or corrupt, or a file that can't be read
 ├── ArtifactError            the files of a model
 │   ├── DamagedArtifact      a file is missing, malformed, or not what its digest says
 │   ├── SelfTestFailed       the golden set gives other scores
@@ -57,7 +57,7 @@ class ImageTooLarge(ImageError):
 
 
 class UnreadableImage(ImageError):
-    """An image of an accepted format that is empty, truncated or corrupt."""
+    """An image that is empty, truncated or corrupt, or a file that can't be read."""
 
     reason = "unreadable"
 

@@ -12,13 +12,16 @@ the accuracy that production has. In this order:
 4. **Resize**, antialiased and with its aspect kept, until the shorter side is `resize_size`.
 5. **Crop** the centre. 4 and 5 round as torchvision's `transforms.v2.Resize` and `CenterCrop` do.
 
-Safe to call from several threads: Pillow releases the GIL while it decodes, converts and resizes.
+Safe to call from several threads: Pillow releases the GIL while it decodes, converts and resizes. Together they take
+no more memory than `classifier.memory` has for them: 40 bytes of WebP can need a gigabyte, and come many at a time.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import traceback
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -32,6 +35,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from classifier.containers import Container, open_container, read_orientation
 from classifier.errors import ImageError, ImageTooLarge, UnreadableImage
+from classifier.memory import bytes_to_decode, decoding_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,15 +76,18 @@ class Limits:
     Attributes:
         max_bytes: of the file.
         max_side: of width and of height, in pixels: what a JPEG can have.
-        max_pixels: width × height. Decoding takes 4 bytes of memory for each, and up to 20 of a WebP.
-        max_resized_pixels: width × height between resize and crop, 4 bytes each. It refuses the long and thin: an image
-            of 10 × 63,498 pixels would become 256 × 1,625,548.
+        max_pixels: width × height.
+        max_resized_pixels: width × height between resize and crop. It refuses the long and thin: an image of
+            10 × 63,498 pixels would become 256 × 1,625,548.
+        max_memory: of decoding and resizing, in bytes, as much as its format can need: 14 bytes for each pixel of a
+            PNG, 12 of a JPEG, 9 of a BMP, 20 of a WebP, of which 75 megapixels are therefore the most.
     """
 
     max_bytes: int = 64 * 2**20
     max_side: int = 65_535
     max_pixels: int = 100_000_000
     max_resized_pixels: int = 64_000_000
+    max_memory: int = 1_500_000_000
 
 
 LIMITS = Limits()
@@ -118,22 +125,28 @@ def decode_image(data: bytes, preprocessing: Preprocessing, limits: Limits = LIM
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(_too_many_bytes("the image", len(data), limits))
     container = open_container(data)
-    try:
-        return _decode(container, preprocessing, limits)
-    except ImageError:
-        raise
-    except (MemoryError, Image.DecompressionBombError) as error:
-        raise ImageTooLarge(f"the {container.format} image is too large to be decoded: shrink it") from error
-    except Exception as error:
-        # Bytes made by an enemy, read by code that was written for friends: beside OSError come ValueError, TypeError,
-        # SyntaxError, NotImplementedError, struct.error, …, and one image must not end a service or a bulk run.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UnreadableImage(
-            f"the {container.format} image can't be decoded ({reason}): copy or export it again"
-        ) from error
+    # Given back when no frame holds a pixel any more, neither of `_decode` nor of an error's traceback.
+    with ExitStack() as memory:
+        try:
+            return _decode(container, preprocessing, limits, memory)
+        except ImageError:
+            raise
+        except Exception as error:
+            # Bytes made by an enemy, read by code that was written for friends: beside OSError come ValueError,
+            # TypeError, SyntaxError, NotImplementedError, struct.error, …, and one image must not end a service or a
+            # bulk run. Who keeps the error must not keep half-decoded pixels with it, in the frames of its traceback.
+            traceback.clear_frames(error.__traceback__)
+            raise _explain(container.format, error) from error
 
 
-def _decode(container: Container, preprocessing: Preprocessing, limits: Limits) -> DecodedImage:
+def _explain(format: str, error: Exception) -> ImageError:
+    if isinstance(error, MemoryError | Image.DecompressionBombError):
+        return ImageTooLarge(f"the {format} image is too large to be decoded: shrink it")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UnreadableImage(f"the {format} image can't be decoded ({reason}): copy or export it again")
+
+
+def _decode(container: Container, preprocessing: Preprocessing, limits: Limits, memory: ExitStack) -> DecodedImage:
     source = _CODECS[container.format](BytesIO(container.data))  # reads the header alone
     orientation = read_orientation(container.exif or source.info.get("exif", b""))
     width, height = source.size if orientation < 5 else source.size[::-1]
@@ -144,6 +157,8 @@ def _decode(container: Container, preprocessing: Preprocessing, limits: Limits) 
     if preprocessing.decode == "scaled":
         # Twice the target leaves the resize enough to average. Only JPEG's codec can; for the others it does nothing.
         source.draft(None, (2 * preprocessing.resize_size, 2 * preprocessing.resize_size))
+    needed = bytes_to_decode(container.format, (width, height), resized)
+    memory.enter_context(decoding_memory(LIMITS.max_memory).take(needed))
     image = _to_rgb(source, preprocessing.background)
     if orientation in _UPRIGHT:
         # Before the resize, though after it would be cheaper: only so are the pixels those of the upright image.
@@ -170,6 +185,10 @@ def _check_limits(format: str, size: tuple[int, int], resized: tuple[int, int], 
         raise ImageTooLarge(
             f"{image} is too long and thin, {resized[0]:,} × {resized[1]:,} when resized for the model, "
             f"over the limit of {limits.max_resized_pixels:,} pixels: crop it"
+        )
+    if (memory := bytes_to_decode(format, size, resized)) > limits.max_memory:
+        raise ImageTooLarge(
+            f"{image} can take {memory:,} bytes of memory, over the limit of {limits.max_memory:,}: shrink it"
         )
 
 

@@ -15,6 +15,7 @@ from classifier.engines.hardware import cpu, cpu_limit, cpu_of_onednn, nvidia_dr
 from classifier.engines.selection import choose, describe_way
 from classifier.engines.sessions import CUDA, GPU_WHEEL, installed_wheels, load_runtime, probe
 from classifier.errors import EngineError, EngineUnavailable, TandemError
+from classifier.extras import install_extra
 from registry.local import LocalRegistry
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def check_packages() -> Iterator[Finding]:
     for package in ("tandem", "numpy", "pillow"):
         yield Finding(subject=package, status="ok", fact=version_of(package) or "runs from its source, not installed")
     for package, (purpose, extra) in OPTIONAL.items():
-        absent = f"not installed; for {purpose}: pip install 'tandem[{extra}]'"
+        absent = f"not installed; for {purpose}: {install_extra(extra)}"
         yield Finding(subject=package, status="ok", fact=version_of(package) or absent)
 
 
@@ -107,7 +108,8 @@ def check_driver() -> Finding:
             subject="nvidia driver",
             status="fail",
             fact=f"none, and {GPU_WHEEL} is installed",
-            remedy="install a driver, start the container with --gpus all, or install 'tandem[cpu]' instead",
+            remedy="install a driver, start the container with --gpus all, or for the CPU: "
+            f"pip uninstall {GPU_WHEEL}, then {install_extra('cpu')}",
         )
     gpus = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in driver.gpus) or "no GPU visible"
     fact = f"runs CUDA up to {driver.cuda}; {gpus}"
@@ -116,7 +118,7 @@ def check_driver() -> Finding:
             subject="nvidia driver",
             status="warn",
             fact=f"{fact}; not used, because {GPU_WHEEL} is not installed",
-            remedy="pip uninstall onnxruntime, then pip install 'tandem[gpu]'",
+            remedy=f"pip uninstall onnxruntime, then {install_extra('gpu')}",
         )
     return Finding(subject="nvidia driver", status="ok", fact=fact)
 

@@ -19,23 +19,24 @@ if TYPE_CHECKING:
 
 EXIT_FAILED_IMAGES = 3
 
+_EXAMPLE = """\b
+Example:
+  tandem classify cat.jpg dog.png --model pets:3
+  tandem classify *.jpg --json | jq -r '[.path, .predictions[0].label] | @tsv'
+"""
 
-@click.command()
+
+@click.command(epilog=_EXAMPLE)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @model_option
 @engine_options
 @click.option("-k", "--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels for each image.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image, for programs.")
 def classify(images: tuple[Path, ...], model: str | None, top_k: int, as_json: bool, **engine_options: Any) -> None:
-    r"""Classify a few images and print the top labels of each.
+    """Classify a few images and print the top labels of each.
 
     An image that can't be classified gets a line that says why, and the others still get their answers; the exit code
     is then 3. For folders there is 'tandem batch'.
-
-    \b
-    Example:
-      tandem classify cat.jpg dog.png --model pets:3
-      tandem classify *.jpg --json | jq -r '[.path, .predictions[0].label] | @tsv'
     """
     from registry.opening import open_model  # noqa: PLC0415  # --help answers without an engine
 

@@ -10,19 +10,20 @@ from classifier.types import to_json
 
 MARKS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
+_EXAMPLE = """\b
+Example:
+  tandem doctor
+  tandem doctor --json | jq '.[] | select(.status != "ok")'
+"""
 
-@click.command()
+
+@click.command(epilog=_EXAMPLE)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, for programs.")
 def doctor(as_json: bool) -> None:
-    r"""Say what this machine can run, and what to do about the rest.
+    """Say what this machine can run, and what to do about the rest.
 
     Looks at versions, the CPU, the NVIDIA driver, whether the engines really run on their devices, the registry, what
     'auto' means for each model, and the disk. The exit code is 1 where something that is installed can't work.
-
-    \b
-    Example:
-      tandem doctor
-      tandem doctor --json | jq '.[] | select(.status != "ok")'
     """
     from commands.checks import examine  # noqa: PLC0415  # --help answers without numpy
 

@@ -17,23 +17,24 @@ if TYPE_CHECKING:
     from classifier.selftest import SelfTestReport
     from registry.artifact import Artifact
 
+_EXAMPLE = """\b
+Example:
+  tandem selftest digits
+  tandem selftest digits:3 --device cuda --json
+  tandem selftest digits --all
+"""
 
-@click.command()
+
+@click.command(epilog=_EXAMPLE)
 @click.argument("model", required=False, metavar="[MODEL]", envvar="TANDEM_MODEL")
 @engine_options
 @click.option("--all", "every_way", is_flag=True, help="In each way that the model allows and this machine has.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, for programs.")
 def selftest(model: str | None, every_way: bool, as_json: bool, **engine_options: Any) -> None:
-    r"""Replay a model's golden set: real images in, the scores of the trained network expected.
+    """Replay a model's golden set: real images in, the scores of the trained network expected.
 
     Services and bulk runs do the same before they start. Without MODEL, the only one in the registry. The exit code
     is 1 where a score is further away than the model's tolerance allows.
-
-    \b
-    Example:
-      tandem selftest digits
-      tandem selftest digits:3 --device cuda --json
-      tandem selftest digits --all
     """
     from registry.local import LocalRegistry  # noqa: PLC0415  # --help answers at once
 

@@ -6,6 +6,7 @@ Each step shows the very command that it runs, so that you can go on from there 
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -16,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ DEMO = Path(".demo")
 TEST_FOLDER = DEMO / "datasets" / "digits" / "test"
 SERVER_LOG = DEMO / "service.log"
 READY_WITHIN_S = 60
+WANTED_ACCURACY = 0.97
 
 
 def main() -> int:
@@ -48,6 +50,7 @@ def main() -> int:
             "Classify the held-out images in bulk",
             *("tandem", "batch", TEST_FOLDER, "--model", "digits", "--output", DEMO / "out"),
         )
+        _check_accuracy()
         with _service(4, "Serve the same artifact online", "bentoml", "serve", "--port", str(port)) as url:
             _step(
                 5, "Prove that both give the same answers", "tandem", "parity", "digits", TEST_FOLDER, "--service", url
@@ -67,6 +70,14 @@ def _step(number: int, title: str, *command: str | Path) -> None:
     subprocess.run(_executable(*command), check=True)
 
 
+def _check_accuracy() -> None:
+    accuracy = json.loads((DEMO / "out" / "run.json").read_bytes())["accuracy"]
+    if accuracy["correct"] < WANTED_ACCURACY * accuracy["images"]:
+        sys.exit(
+            f"\nThe demo ended here: the model is right on fewer than {WANTED_ACCURACY:.0%} of the held-out images."
+        )
+
+
 @contextmanager
 def _service(number: int, title: str, *command: str | Path) -> Iterator[str]:
     """Run a server until the block ends; yield its URL once it is ready."""
@@ -79,8 +90,14 @@ def _service(number: int, title: str, *command: str | Path) -> Iterator[str]:
         print(f"ready at {url}, logging to {SERVER_LOG}", flush=True)
         yield url
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=30)
+        _stop(server)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(server.pid, signum)
+            server.wait(timeout=20)
 
 
 def _wait_until_ready(url: str, server: subprocess.Popen[bytes], command: tuple[str | Path, ...]) -> None:
@@ -119,7 +136,7 @@ def _show_what_next() -> None:
   $ export TANDEM_HOME=$PWD/.demo
   $ tandem models show digits                        # what was measured before it may serve
   $ tandem classify {next(TEST_FOLDER.rglob("*.png"))} --model digits
-  $ bentoml serve                                    # then open http://localhost:3000
+  $ BENTOML_DO_NOT_TRACK=true bentoml serve          # the service, on port 3000
   $ curl -F image=@{next(TEST_FOLDER.rglob("*.png"))} http://localhost:3000/classify
   $ tandem train FOLDER && tandem export runs/FOLDER-1 --name NAME   # your own images: FOLDER/CLASS/*.jpg""")
 

@@ -23,9 +23,9 @@ from export.scoring import score_images
 from export.variants import make_fp16, make_int8, measure_fp32_graph
 from registry import Added, LocalRegistry, Reference
 from registry.references import check_alias
+from training.files import METRICS
 from training.metrics import EpochMetrics, best_epoch
 from training.progress import progress_bar
-from training.run import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 TANDEM = str(Path(sys.executable).with_name("tandem"))
@@ -33,12 +34,16 @@ class Tandem(Protocol):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the tests away from the user's own registry, cache, options and telemetry."""
+    """Keep the tests away from the user's own registry, cache, options and telemetry, and from the clock."""
     for name in [name for name in os.environ if name.startswith("TANDEM_") and not name.startswith("TANDEM_TEST_")]:
         del os.environ[name]
     home = tempfile.TemporaryDirectory(prefix="tandem-tests-")
     config.add_cleanup(home.cleanup)
-    os.environ |= {"TANDEM_HOME": home.name, "BENTOML_DO_NOT_TRACK": "true"}
+    # ORT's: for tests that import onnxruntime themselves.
+    os.environ |= {"TANDEM_HOME": home.name, "BENTOML_DO_NOT_TRACK": "true", "ORT_DISABLE_TELEMETRY": "1"}
+    # A busy machine is not a wrong answer.
+    settings.register_profile("tandem", deadline=None)
+    settings.load_profile("tandem")
 
 
 @pytest.fixture(scope="session")

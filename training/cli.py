@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +90,15 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command(short_help="Train an image classifier on folders of images.")
+_EXAMPLE = """\b
+Example:
+  tandem train digits --run runs/digits
+  tandem train photos --val-fraction 0.2 --arch resnet50 --weights DEFAULT
+  tandem train digits --run runs/digits --resume
+"""
+
+
+@click.command(short_help="Train an image classifier on folders of images.", epilog=_EXAMPLE)
 @click.argument("data")
 @click.option(
     "--run", "run_path", metavar="FOLDER", type=click.Path(path_type=Path),
@@ -114,16 +124,10 @@ def train(
     Ctrl-C keeps the last complete epoch, and --resume goes on from there.
 
     Exit codes: 0 done, 1 could not run, 2 usage, 130 interrupted.
-
-    \b
-    Example:
-      tandem train digits --run runs/digits
-      tandem train photos --val-fraction 0.2 --arch resnet50 --weights DEFAULT
-      tandem train digits --run runs/digits --resume
-    """  # noqa: D301 # \b is meant: click leaves the paragraph behind it as it is
+    """
     if resume and run_path is None:
         raise click.UsageError("--resume needs --run, the folder of the run to go on with")
-    run: Run | None = None
+    resumable = run_path if resume else None
     try:
         # torch's threads would wait for each other in a busy loop: where another program wants the same cores, or a
         # container has a quota of CPU time, training then takes ten times as long. Read when torch is imported.
@@ -137,9 +141,10 @@ def train(
         else:
             session = begin_run(folder, TrainingOptions(**options), path=run_path, workers=workers)
         with session as (run, trainer):
+            resumable = run.path
             best = trainer.train(run)
     except KeyboardInterrupt:
-        click.echo(_how_to_go_on(data, run), err=True)
+        click.echo(_how_to_go_on(data, resumable), err=True)
         ctx.exit(INTERRUPTED)
     _print_result(run, best)
 
@@ -165,12 +170,14 @@ def _given(ctx: click.Context, options: dict[str, Any]) -> dict[str, object]:
     return given
 
 
-def _how_to_go_on(data: str, run: Run | None) -> str:
-    if run is None:
+def _how_to_go_on(data: str, run_path: Path | None) -> str:
+    if run_path is None:
         return "Interrupted before the first epoch; nothing was kept."
-    return f"Interrupted; go on with: tandem train {data} --run {run.path} --resume"
+    return f"Interrupted; go on with: {shlex.join(['tandem', 'train', data, '--run', str(run_path), '--resume'])}"
 
 
 def _print_result(run: Run, best: EpochMetrics) -> None:
     click.echo(f"best epoch {best.epoch}: val acc1 {best.val_acc1:.2%}, val loss {best.val_loss:.4f} → {run.path}")
-    click.echo(f"export it with: tandem export {run.path} --name {Path(run.config.data).name}")
+    # What a reference allows.
+    name = re.sub("[^a-z0-9]+", "-", Path(run.config.data).name.lower()).strip("-") or "my-model"
+    click.echo(f"export it with: {shlex.join(['tandem', 'export', str(run.path), '--name', name])}")

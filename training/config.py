@@ -82,12 +82,12 @@ def choose_config(folders: ImageFolders, options: TrainingOptions) -> TrainingCo
     small = preprocessing.crop_size <= SMALL_IMAGE_SIZE
     default_lr = _LR if options.weights is None else _FINE_TUNING_LR
     return TrainingConfig(
-        data=str(folders.root.absolute()),
+        data=str(folders.root.resolve()),
         data_digest=folders.digest(),
         val_folder=folders.val_folder,
         labels=folders.labels,
         architecture=options.arch or _default_architecture(preprocessing, options),
-        weights=_absolute(options.weights),
+        weights=resolve_weights(options.weights),
         preprocessing=preprocessing,
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -119,8 +119,9 @@ def choose_device(device: Device) -> Literal["cpu", "cuda"]:
 
 def _choose_precision(device: str, *, amp: bool | None) -> TrainingPrecision:
     if device == "cuda":
-        native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "fp32" if amp is False else "bf16" if native_bf16 else "fp16"
+        if amp is False:
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if amp:
         capabilities = torch.cpu.get_capabilities()
         if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
@@ -131,8 +132,9 @@ def _choose_precision(device: str, *, amp: bool | None) -> TrainingPrecision:
     return "fp32"
 
 
-def _absolute(weights: str | None) -> str | None:
-    return weights if weights in (None, "DEFAULT") else str(Path(weights).absolute())
+def resolve_weights(weights: str | None) -> str | None:
+    """Return `weights` as a config holds it: a file by its full path."""
+    return weights if weights in (None, "DEFAULT") else str(Path(weights).resolve())
 
 
 def _default_architecture(preprocessing: Preprocessing, options: TrainingOptions) -> str:

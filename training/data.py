@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from classifier.engines.hardware import cpu_limit
 from classifier.errors import DataError, ImageError
 from classifier.images import decode_image, read_image
 from training.augment import RandomCrop, training_preprocessing
@@ -155,7 +155,7 @@ def read_images(
     for images in (train, val):
         chunks = [range(start, min(start + _CHUNK, len(images))) for start in range(0, len(images), _CHUNK)]
         # Threads, because the codecs release the GIL.
-        with ThreadPoolExecutor(max_workers=available_cpus()) as pool:
+        with ThreadPoolExecutor(max_workers=cpu_limit()) as pool:
             for found in pool.map(partial(images.read, advance=advance), chunks):
                 bad += found
     if bad:
@@ -222,9 +222,4 @@ def _leave_interrupts_to_parent(_worker: int) -> None:
 
 def default_workers(images: ImageSet) -> int:
     """Return how many processes shall load batches: none for images that only have to be copied from memory."""
-    return 0 if images.is_quick else min(_MAX_WORKERS, available_cpus())
-
-
-def available_cpus() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if images.is_quick else min(_MAX_WORKERS, cpu_limit())

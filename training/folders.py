@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,6 +132,8 @@ def scan_classes(folder: Path) -> dict[str, list[Path]]:
     """
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        if odd := [name for name in names if _is_unprintable(name)]:
+            raise DataError(f"the class folder {odd[0]!r} in {folder} has a name that can't be printed: rename it")
         classes = {name: _scan_images(folder / name) for name in names}
     except OSError as error:
         raise DataError(
@@ -160,9 +163,14 @@ def _scan_images(folder: Path) -> list[Path]:
         files += [Path(parent, name) for name in images]
     if ignored:
         logger.warning("%s: %d files whose names don't end as an image's are ignored", folder, ignored)
-    if odd := [file for file in files if "\n" in file.name]:
+    if odd := [file for file in files if "\n" in str(file)]:
         raise DataError(f"{str(odd[0])!r} has a line break in its name: rename it")
     return sorted(files)
+
+
+def _is_unprintable(name: str) -> bool:
+    """Return whether `name` has control characters or bytes that are not UTF-8: it ends up in JSON and on terminals."""
+    return any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in name)
 
 
 def _raise(error: OSError) -> None:
@@ -172,6 +180,8 @@ def _raise(error: OSError) -> None:
 def _check_is_folder(root: Path) -> None:
     if not root.exists():
         raise DataError(f"{root} does not exist: name a folder of class folders, or 'digits'")
+    if _is_unprintable(str(root.absolute())):
+        raise DataError(f"the path {str(root)!r} can't be printed: rename the folder")
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: name a folder of class folders, or 'digits'")
 

@@ -16,12 +16,13 @@ from torch.nn import functional
 from classifier.errors import DataError, OutOfDeviceMemory
 from training.augment import SMALL_IMAGE_SIZE, shift_turn_scale
 from training.data import default_workers, draw_batches, in_order, load_batches, normalise, read_images
+from training.files import CURVES
 from training.metrics import EpochMetrics, best_epoch, describe_epoch
 from training.network import build_network, check_image_size, load_weights
 from training.optimizer import lr_factor, make_optimizer
 from training.progress import progress_bar
 from training.report import draw_curves
-from training.run import CURVES, Checkpoint
+from training.run import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_GRADIENT_NORM = 1.0
 _CURVES_EVERY_S = 60
+_LITTLE_BETTER_THAN_GUESSING = 1.5
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -66,6 +68,8 @@ class Trainer:
         """
         self.config = config
         self.device = torch.device(config.device)
+        # On a GPU, convolutions would else be computed with ten bits of mantissa, and validation not be fp32.
+        torch.backends.cudnn.allow_tf32 = False
         # channels_last: how the images come, and what convolutions are quickest with.
         network = initial_network(config) if checkpoint is None else restored_network(config, checkpoint)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
@@ -104,7 +108,14 @@ class Trainer:
                 self._draw(run)
             raise
         self._draw(run)
-        return best_epoch(self.history)
+        best = best_epoch(self.history)
+        if len(self.history) < self.config.epochs:
+            logger.info("stopped early: epoch %d stayed the best for %d epochs", best.epoch, self.config.patience)
+        if best.val_acc1 < _LITTLE_BETTER_THAN_GUESSING / len(self.config.labels):
+            logger.warning(
+                "this is little better than guessing: few images want --weights DEFAULT or a smaller --batch-size"
+            )
+        return best
 
     def _draw(self, run: Run) -> None:
         title = f"{self.config.architecture} on {Path(self.config.data).name}"
@@ -177,7 +188,7 @@ class Trainer:
 
     @torch.inference_mode()
     def _evaluate(self) -> tuple[float, float]:
-        """Return the mean cross-entropy and acc1 of the validation images, in fp32 as in production."""
+        """Return the mean loss and acc1 of the validation images, in fp32 as in production."""
         self.network.eval()
         count = len(self.val_images)
         total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -206,7 +217,8 @@ class Trainer:
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
             history=self.history,
-            network=self.network.state_dict(),
+            # Plain tensors: whoever loads best.pt need not have this device.
+            network={name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()},
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
         )

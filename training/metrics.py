@@ -15,9 +15,9 @@ class EpochMetrics:
 
     Attributes:
         epoch: from 1.
-        loss: mean training loss, with label smoothing and augmentation.
-        acc1: part of the augmented training images whose best label was right.
-        val_loss: mean cross-entropy of the validation images, without label smoothing.
+        loss: mean loss of the training images, augmented, while the network learned from them.
+        acc1: part of them whose best label was right.
+        val_loss: mean loss of the validation images, with label smoothing as in training.
         val_acc1: part of the validation images whose best label was right.
         lr: learning rate of the epoch's last step.
         images_per_s: of training.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import pickle
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from classifier.errors import DataError
 from classifier.types import Preprocessing
+from training.files import NO_TORCH_FILE
 from training.torchvision_compat import import_torchvision
 
 if TYPE_CHECKING:
@@ -193,11 +193,13 @@ def _read_state_dict(file: Path) -> StateDict:
         ) from error
     except OSError as error:
         raise DataError(f"the weights file {file} can't be read ({error.strerror}): check its permissions") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except NO_TORCH_FILE as error:
         raise DataError(
             f"{file} is not a file of weights: save a state dict with torch.save(network.state_dict(), …)"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
         raise DataError(
             f"{file} holds something else than a state dict: save one with torch.save(network.state_dict(), …)"
         )

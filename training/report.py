@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
 from training.files import replace_file
 from training.metrics import best_epoch
 
@@ -24,12 +27,9 @@ def draw_curves(history: Sequence[EpochMetrics], path: Path, *, title: str) -> N
     Raises:
         OutputError: the file can't be written.
     """
-    # matplotlib is slow to import. Figure alone, without pyplot, keeps no state and needs no display.
-    from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: PLC0415
-
     epochs = [metrics.epoch for metrics in history]
     best = best_epoch(history)
+    # Without pyplot, which keeps state and looks for a display.
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title, color=_TEXT_COLOUR, fontsize=12)
     panels = figure.subplots(1, 2)

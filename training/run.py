@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import pickle
 import platform
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,27 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from classifier.errors import DataError, OutputError
+from classifier.errors import DataError
 from classifier.types import from_json, to_json
 from training.config import TrainingConfig  # noqa: TC001 # msgspec reads the annotation when it decodes
-from training.files import replace_file, unwritable
+from training.files import (
+    BEST,
+    CHECKPOINT,
+    LABELS,
+    METRICS,
+    NO_TORCH_FILE,
+    RECORD,
+    VALIDATION,
+    check_is_free,
+    replace_file,
+)
 from training.metrics import EpochMetrics, best_epoch
 from training.network import build_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import nn
 
     from training.folders import ImageFolders
-
-RECORD = "run.json"
-LABELS = "labels.json"
-VALIDATION = "validation.txt"
-METRICS = "metrics.jsonl"
-CURVES = "curves.png"
-CHECKPOINT = "checkpoint.pt"
-BEST = "best.pt"
 
 SCHEMA_VERSION = 1
 """Of `run.json`. A reader refuses another one."""
@@ -92,10 +89,6 @@ class Run:
         check_is_free(path)
         files = [sample.path.relative_to(folders.root).as_posix() for sample in folders.val]
         run = cls(path=path, config=config, versions=installed_versions())
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(path, error) from error
         run._write(VALIDATION, "".join(f"{file}\n" for file in files).encode(errors="surrogateescape"))
         run._write(LABELS, to_json(config.labels))
         # Last: it is what makes the folder a run.
@@ -191,20 +184,6 @@ class Run:
             with replace_file(self.path / BEST) as file:
                 torch.save(checkpoint.network, file)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes from training in this run until the block ends.
-
-        Raises:
-            OutputError: one does.
-        """
-        with (self.path / RECORD).open("rb") as record:
-            try:
-                fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(f"another process is training in {self.path}: let it end, or stop it") from error
-            yield
-
     def _write(self, name: str, data: bytes) -> None:
         with replace_file(self.path / name) as file:
             file.write(data)
@@ -215,30 +194,9 @@ class Run:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise DataError(f"{path} can't be read ({error.strerror}): check its permissions") from error
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        except NO_TORCH_FILE as error:
             raise DataError(f"{path} is damaged: train again into another folder") from error
         return state
-
-
-def check_is_free(path: Path) -> None:
-    """Refuse a folder that holds something already.
-
-    Raises:
-        OutputError: it does, or it is a file.
-    """
-    if (path / RECORD).exists():
-        raise OutputError(f"{path} holds a run already: add --resume to go on with it, or choose another --run")
-    try:
-        # What a kill may have left before there was a run.
-        others = {entry.name for entry in path.iterdir()} - {LABELS, VALIDATION}
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise OutputError(f"{path} is a file: choose another --run") from error
-    except OSError as error:
-        raise unwritable(path, error) from error
-    if others:
-        raise OutputError(f"{path} holds something that is not a run ({min(others)}): choose another --run")
 
 
 def installed_versions() -> dict[str, str]:

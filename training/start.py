@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier.errors import DataError
-from training.config import choose_config, choose_device
-from training.files import make_next_folder
+from training.config import choose_config, choose_device, resolve_weights
+from training.files import check_is_free, lock_folder, make_next_folder
 from training.folders import open_folders
 from training.loop import Trainer
-from training.run import Run, check_is_free, installed_versions
+from training.run import Run, installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,9 +46,10 @@ def begin_run(
     config = choose_config(folders, options)
     describe_config(config, train=len(folders.train), val=len(folders.val))
     trainer = Trainer(config, folders, workers=workers)
-    run = Run.create(path or make_next_folder(Path("runs"), data.absolute().name), config, folders)
-    with run.lock():
-        yield run, trainer
+    path = path or make_next_folder(Path("runs"), data.resolve().name)
+    with lock_folder(path):
+        check_is_free(path)  # once more: another process may have begun a run meanwhile
+        yield Run.create(path, config, folders), trainer
 
 
 @contextmanager
@@ -70,7 +71,10 @@ def resume_run(
     """
     run = Run.open(path)
     config = run.config
-    _check_same_options(run, {"DATA": str(data.absolute()), **given})
+    options = {"DATA": str(data.resolve()), **given}
+    if isinstance(weights := given.get("--weights"), str):
+        options["--weights"] = resolve_weights(weights)
+    _check_same_options(run, options)
     choose_device(config.device)
     folders = open_folders(data, val_fraction=config.val_fraction, seed=config.seed)
     if folders.digest() != config.data_digest:
@@ -79,7 +83,7 @@ def resume_run(
         )
     if changed := sorted(name for name, value in installed_versions().items() if run.versions.get(name) != value):
         logger.warning("not bit-equal to an undisturbed run any more, because these changed: %s", ", ".join(changed))
-    with run.lock():
+    with lock_folder(path):
         checkpoint = run.load_checkpoint()
         if checkpoint is not None:
             run.follow(checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from classifier.artifact import MODEL
 from classifier.engines.graphs import PROBE, is_memory, no_room
 from classifier.engines.hardware import Gpu, cpu_limit, nvidia_driver
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable
+from classifier.extras import install_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +36,7 @@ _FATAL = 4  # Of ONNX Runtime's log levels. What it would print below that is ra
 
 
 def load_runtime() -> ModuleType:
-    """Return the module `onnxruntime`, quiet on standard error.
+    """Return the module `onnxruntime`, quiet on standard error and on the network.
 
     Raises:
         EngineUnavailable: it is not installed, or two builds of it are, of which one has overwritten the other.
@@ -43,13 +45,16 @@ def load_runtime() -> ModuleType:
     if len(wheels) > 1:
         raise EngineUnavailable(
             f"engine 'onnxruntime' can't be trusted: {' and '.join(wheels)} are both installed and overwrite each "
-            f"other's files; pip uninstall {' '.join(wheels)}, then pip install 'tandem[cpu]' or 'tandem[gpu]'"
+            f"other's files; pip uninstall {' '.join(wheels)}, then {install_extra('cpu', 'gpu')}"
         )
+    # Its wheels report their use to Microsoft unless told not to, and begin when they are imported: a database and a
+    # device id under ~/.cache, look-ups in the DNS. Whoever wants that sets the variable to 0.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime  # noqa: PLC0415  # 40 MB that `tandem --help` does not need
     except ImportError as error:
         raise EngineUnavailable(
-            f"engine 'onnxruntime' can't be loaded ({error}); pip install 'tandem[cpu]', or 'tandem[gpu]' for CUDA"
+            f"engine 'onnxruntime' can't be loaded ({error}); {install_extra('cpu', 'gpu')}"
         ) from error
     onnxruntime.set_default_logger_severity(_FATAL)
     runtime: ModuleType = onnxruntime
@@ -121,7 +126,7 @@ def open_on_cuda(
         fact = said.getvalue().strip().partition("\n")[0] or first_line(error)
         raise EngineUnavailable(
             f"device '{device}' can't be had: onnxruntime-gpu {runtime.__version__} does not load on it ({fact}); "
-            "pip install 'tandem[gpu]' brings the CUDA and cuDNN libraries, 'tandem doctor' shows the rest"
+            f"{install_extra('gpu')} brings the CUDA and cuDNN libraries, 'tandem doctor' shows the rest"
         ) from error
     # A second look, for a provider that is not the CPU's and not CUDA's.
     elsewhere = {part.ep_name for part in session.get_provider_graph_assignment_info()} - {CUDA}
@@ -143,7 +148,7 @@ def check_cuda(runtime: ModuleType, index: int) -> Gpu:
     if CUDA not in runtime.get_available_providers():
         raise EngineUnavailable(
             f"{asked}: the installed onnxruntime {runtime.__version__} is built for the CPU alone; "
-            "pip uninstall onnxruntime, then pip install 'tandem[gpu]'"
+            f"pip uninstall onnxruntime, then {install_extra('gpu')}"
         )
     driver = nvidia_driver()
     if driver is None:
@@ -240,4 +245,7 @@ def _options(runtime: ModuleType, threads: int) -> Any:
     # Threads that spin while they wait take the cores on which images are decoded. Measured with resnet18 and
     # mobilenet_v3_small on 2 cores: 17 to 80 % more CPU time for the same images, and fewer of them per second.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A graph that was given as bytes may name files for its weights, relative to the working directory, whose digest
+    # nobody checks. Under this path there is none.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     return options

@@ -257,7 +257,7 @@ def test_a_signal_ends_a_run_cleanly(
     assert "Traceback" not in stderr
     record = json.loads((out / "run.json").read_bytes())
     assert record["state"] == "interrupted"
-    committed = (out / ".tandem" / "commits.jsonl").read_text().splitlines()
+    committed = (out / ".batch" / "commits.jsonl").read_text().splitlines()
     assert record["images"] == 100 * len(committed) == 100 * len(read_parts(out)) < 4000
     resumed = tandem("batch", many, "-o", out, "--chunk-size", "100", env=home)
     assert f"resuming: {len(committed)} of 40 chunks are committed" in resumed.stderr

@@ -40,10 +40,10 @@ def test_what_a_run_leaves(tmp_path: Path, run: Run) -> None:
         *(f"parts/part-0000{number}.parquet" for number in range(5)),
         "run.json",
         "_SUCCESS",
-        ".tandem/lock",
-        ".tandem/plan",
-        ".tandem/fingerprint.json",
-        ".tandem/commits.jsonl",
+        ".batch/lock",
+        ".batch/plan",
+        ".batch/fingerprint.json",
+        ".batch/commits.jsonl",
     }
 
 
@@ -77,7 +77,7 @@ def test_a_half_written_commit_is_cut_off(tmp_path: Path, run: Run, expected: di
     """Wherever the last line of the commits breaks off, the run ends with the same parts."""
     out = tmp_path / "out"
     run(out)
-    commits = out / ".tandem" / "commits.jsonl"
+    commits = out / ".batch" / "commits.jsonl"
     lines = commits.read_bytes()
     last = lines.rstrip().rfind(b"\n") + 1
     for end in (last + 1, (last + len(lines)) // 2, len(lines) - 1):
@@ -87,11 +87,19 @@ def test_a_half_written_commit_is_cut_off(tmp_path: Path, run: Run, expected: di
         assert commits.read_bytes() == lines
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda part: os.truncate(part, 100)], ids=["gone", "cut"])
+def change_a_byte(part: Path) -> None:
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda part: os.truncate(part, 100), change_a_byte], ids=["gone", "cut", "changed"]
+)
 def test_a_lost_part_is_made_again(
     tmp_path: Path, run: Run, expected: dict[str, bytes], damage: Callable[[Path], None]
 ) -> None:
-    """A part that has gone or lost bytes is made again by the same command, and the others are left alone."""
+    """A part that has gone, lost bytes or changed is made again by the same command, and the others are left alone."""
     out = tmp_path / "out"
     run(out)
     damage(out / "parts" / "part-00002.parquet")
@@ -103,7 +111,7 @@ def test_a_lost_part_is_made_again(
 def test_damaged_commits_are_named(tmp_path: Path, run: Run) -> None:
     """A damaged list of commits is refused, not guessed at."""
     run(tmp_path / "out")
-    (tmp_path / "out" / ".tandem" / "commits.jsonl").write_bytes(b'{"chunk": "x"}\n')
+    (tmp_path / "out" / ".batch" / "commits.jsonl").write_bytes(b'{"chunk": "x"}\n')
     with pytest.raises(OutputError, match=r"commits\.jsonl' is damaged"):
         run(tmp_path / "out")
 
@@ -111,30 +119,57 @@ def test_damaged_commits_are_named(tmp_path: Path, run: Run) -> None:
 def test_a_damaged_fingerprint_is_named(tmp_path: Path, run: Run) -> None:
     """A fingerprint that can't be read is refused, not overwritten."""
     run(tmp_path / "out")
-    (tmp_path / "out" / ".tandem" / "fingerprint.json").write_bytes(b"{}")
+    (tmp_path / "out" / ".batch" / "fingerprint.json").write_bytes(b"{}")
     with pytest.raises(OutputError, match="not a fingerprint"):
         run(tmp_path / "out")
 
 
-def test_a_foreign_part_is_refused(tmp_path: Path, run: Run) -> None:
-    """A file among the parts that no run wrote would be read as rows: it is refused."""
+@pytest.mark.parametrize("name", ["mine.parquet", "part-00005.parquet", "part-00000.csv"])
+def test_a_foreign_part_is_refused(tmp_path: Path, run: Run, name: str) -> None:
+    """A file among the parts that this run did not write would be read as rows: it is refused, whatever its name."""
     run(tmp_path / "out")
-    (tmp_path / "out" / "parts" / "mine.parquet").touch()
-    with pytest.raises(OutputError, match=r"'.*mine\.parquet' is no part of this run"):
+    (tmp_path / "out" / "parts" / name).touch()
+    with pytest.raises(OutputError, match=rf"'.*{name}' is no part of this run"):
         run(tmp_path / "out")
+
+
+def test_parts_without_a_fingerprint_are_not_taken_over(tmp_path: Path, run: Run) -> None:
+    """Parts whose fingerprint was deleted could be of another model: they are refused, never counted as done."""
+    out = tmp_path / "out"
+    run(out)
+    for file in (out / ".batch" / "fingerprint.json", out / "run.json", out / "_SUCCESS"):
+        file.unlink()
+    with pytest.raises(OutputError, match="no run that could be resumed"):
+        run(out)
+
+
+def test_a_run_that_does_not_begin_removes_nothing_of_others(tmp_path: Path) -> None:
+    """Whatever else lies in the output, under whatever name, survives a run that fails before it begins."""
+    others = [tmp_path / ".batch" / "registry" / "index.json", tmp_path / "parts" / "thesis.tex"]
+    with open_run_folder(tmp_path):
+        for file in others:
+            file.parent.mkdir(parents=True)
+            file.touch()
+    assert all(file.exists() for file in others)
+    with pytest.raises(OutputError, match=r"holds '\.batch' and no run"):
+        check_output(tmp_path)
 
 
 def test_an_output_that_holds_something_else(tmp_path: Path) -> None:
     """A folder that holds anything but a run is refused; a new, an empty or an only planned one is not."""
     check_output(tmp_path / "new")
     check_output(tmp_path)
-    (tmp_path / ".tandem").mkdir()
+    (tmp_path / ".batch").mkdir()
+    (tmp_path / "lost+found").mkdir()  # of a new volume
     check_output(tmp_path)
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(OutputError, match=r"holds 'thesis\.tex' and no run"):
         check_output(tmp_path)
     with pytest.raises(OutputError, match=r"can't be used \(Not a directory\)"):
         check_output(tmp_path / "thesis.tex")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match=r"can't be used \(Too many levels of symbolic links\)"):
+        check_output(tmp_path / "loop", find_inputs([str(Path(__file__).parent)]))
 
 
 def test_an_output_within_an_input(tmp_path: Path) -> None:

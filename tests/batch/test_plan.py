@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.plan import (
+    ImageFile,
+    Input,
     digest_of,
     find_inputs,
     list_images,
@@ -151,3 +153,20 @@ def test_a_plan_on_disk_gives_back_each_path(tmp_path: Path) -> None:
 def test_paths_are_printable() -> None:
     """A path becomes UTF-8 whatever its bytes, and a sound one stays as it is."""
     assert printable(os.fsdecode(b"a\xff\xc3\xa9.png")) == "a\\xffé.png"
+
+
+@pytest.mark.parametrize(
+    ("relative", "label"),
+    [("cat/1.png", "cat"), ("cat/2024/1.png", "cat"), ("cat/dog/1.png", "cat"), ("test/dog/1.png", "dog"),
+     ("1.png", None), ("other/1.png", None)],
+)  # fmt: skip
+def test_the_label_that_an_image_lies_under(tmp_path: Path, relative: str, label: str | None) -> None:
+    """As in training, the class is the folder nearest to the input, however deep the image lies in it."""
+    image = ImageFile(input=Input(given="photos", folder=str(tmp_path / "photos")), relative=relative)
+    assert image.label({"cat", "dog"}) == label
+
+
+def test_an_input_that_is_itself_a_class_folder(tmp_path: Path) -> None:
+    """`tandem batch photos/cat` measures against the label cat."""
+    image = ImageFile(input=Input(given="photos/cat", folder=str(tmp_path / "photos" / "cat")), relative="1.png")
+    assert image.label({"cat", "dog"}) == "cat"

@@ -121,7 +121,7 @@ def test_the_plan_stays(tmp_path: Path, run: Run, few: Path) -> None:
 def test_a_changed_plan_is_not_resumed(tmp_path: Path, run: Run) -> None:
     """A list of images that was tampered with is refused."""
     run(tmp_path / "out")
-    with (tmp_path / "out" / ".tandem" / "plan").open("ab") as plan:
+    with (tmp_path / "out" / ".batch" / "plan").open("ab") as plan:
         plan.write(b"0/x.png\0")
     with pytest.raises(OutputError, match=r"plan\.digest was"):
         run(tmp_path / "out")

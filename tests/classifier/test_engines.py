@@ -23,6 +23,7 @@ from classifier.engines import graphs, hardware, onnxruntime, sessions
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.engines.selection import open_engine
 from classifier.errors import DamagedArtifact, EngineUnavailable, OutOfDeviceMemory, TandemError
+from classifier.extras import install_extra
 from classifier.selftest import self_test
 from classifier.types import ModelConfig, from_json, to_json
 from tests.classifier.ways import WAYS
@@ -255,13 +256,24 @@ def test_both_builds_installed(graph: bytes, tmp_path: Path) -> None:
     done = run_python("from classifier.engines.sessions import load_runtime; load_runtime()", PYTHONPATH=str(tmp_path))
     last = done.stderr.splitlines()[-1]
     assert last.startswith("classifier.errors.EngineUnavailable: ")
-    assert "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'tandem[cpu]' or 'tandem[gpu]'" in last
+    assert f"pip uninstall onnxruntime onnxruntime-gpu, then {install_extra('cpu', 'gpu')}" in last
 
 
 def test_no_runtime_installed(graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(EngineUnavailable, match=r"can't be loaded \(.*\); pip install 'tandem\[cpu\]'"):
+    with pytest.raises(EngineUnavailable, match=r"can't be loaded \(.*\); pip install -e '\.\[cpu\]' or"):
         OnnxRuntimeEngine(graph)
+
+
+@pytest.mark.parametrize("home", ["fresh", "unwritable"])
+def test_no_telemetry(tmp_path: Path, home: str) -> None:
+    """ONNX Runtime writes no record of its use into the home of whoever runs a model, and says nothing of it either."""
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "unwritable").touch()  # a folder would be one that root may write
+    code = "import os; del os.environ['ORT_DISABLE_TELEMETRY']; from classifier.engines.sessions import *; probe('cpu')"
+    done = run_python(code, HOME=str(tmp_path / home), XDG_CACHE_HOME="")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list((tmp_path / "fresh").iterdir())
 
 
 # Damaged graphs
@@ -292,6 +304,21 @@ def test_graph_of_another_kind() -> None:
     """A graph that is valid ONNX, and no classifier of images, is told so."""
     with pytest.raises(DamagedArtifact, match=r"where one uint8 \[N, H, H, 3\] and float32 'probabilities'"):
         OnnxRuntimeEngine(graphs.PROBE)
+
+
+def test_weights_in_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that takes its weights from a file in the working directory is damage: no digest vouches for them."""
+    monkeypatch.chdir(tmp_path)
+    Path("weights.bin").write_bytes(np.ones(300, np.float32).tobytes())
+    onnx = pytest.importorskip("onnx")
+    weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[300])
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="weights.bin")
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [300]) for name in "xy")
+    add = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "add", [x], [y], [weights])
+    graph = onnx.helper.make_model(add, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    with pytest.raises(DamagedArtifact, match="External data path does not exist"):
+        sessions.open_on_cpu(sessions.load_runtime(), graph.SerializeToString())
 
 
 def test_graph_and_config_of_two_models(config: ModelConfig, graph: bytes) -> None:

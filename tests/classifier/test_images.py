@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import sys
+import traceback
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from PIL import Image, ImageFile
 
 from classifier.errors import ImageError, ImageTooLarge, NotAnImage, UnreadableImage
 from classifier.images import IMAGE_SUFFIXES, LIMITS, DecodedImage, Limits, decode_image, read_image
+from classifier.memory import bytes_to_decode
 from classifier.types import Interpolation, Preprocessing
 
 if TYPE_CHECKING:
@@ -451,6 +453,15 @@ class TestErrors:
         with pytest.raises(UnreadableImage, match=r"^the PNG image can't be decoded \(.+\): copy or export it again$"):
             decode_image(data[: len(data) // 2], SMALL)
 
+    def test_a_kept_error_keeps_no_pixels(self) -> None:
+        """Errors can be collected by the thousand: none holds on to an image that was decoded half."""
+        data = encode(photo(300, 300), "PNG")
+        with pytest.raises(UnreadableImage) as caught:
+            decode_image(data[: len(data) // 2], SMALL)
+        assert caught.value.__cause__ is not None
+        frames = traceback.walk_tb(caught.value.__cause__.__traceback__)
+        assert not [value for frame, _ in frames for value in frame.f_locals.values() if isinstance(value, Image.Image)]
+
     def test_other_decoders_are_out_of_reach(self) -> None:
         """No other format's decoder is as much as imported; EPS would run Ghostscript."""
         program = f"""if True:
@@ -498,6 +509,7 @@ class TestLimits:
             Limits(max_pixels=40 * 30 - 1),
             Limits(max_side=39),
             Limits(max_resized_pixels=37 * 28 - 1),
+            Limits(max_memory=9 * 40 * 30),
         ],
     )
     @pytest.mark.parametrize("name", ["JPEG", "PNG", "WebP", "BMP"])
@@ -514,6 +526,42 @@ class TestLimits:
         with pytest.raises(ImageTooLarge, match="too long and thin"):
             decode_image(data, PHOTO)
         assert (decode_image(data, Preprocessing(resize_size=8, crop_size=8)).pixels == 50).all()
+
+    def test_webp_of_few_bytes(self) -> None:
+        """A format that needs more memory for a pixel gets fewer of them: this is a kilobyte that would take 2 GB."""
+        data = encode(Image.new("RGBA", (10_000, 9_999), (1, 2, 3, 128)), "WEBP", lossless=True)
+        assert len(data) < 10_000
+        with pytest.raises(ImageTooLarge, match=r"10,000 × 9,999 pixels can take [\d,]+ bytes of memory"):
+            decode_image(data, SMALL)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+    def test_threads_share_the_memory(self, tmp_path: Path) -> None:
+        """Images that come at the same time take turns where there is no memory for all of them."""
+        image = Image.new("RGBA", (4000, 2000), (1, 2, 3, 128))  # 160 MB
+        (tmp_path / "image.webp").write_bytes(encode(image, "WEBP", lossless=True))
+        code = f"""
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from classifier import images
+from classifier.memory import MemoryBudget
+from classifier.types import Preprocessing
+data = Path({str(tmp_path / "image.webp")!r}).read_bytes()
+budget = MemoryBudget(350_000_000)
+images.decoding_memory = lambda least: budget
+def memory(field):
+    [line] = [line for line in open("/proc/self/status") if line.startswith(field)]
+    return int(line.split()[1])
+before = memory("VmRSS")
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda _: images.decode_image(data, Preprocessing(resize_size=8, crop_size=8)), range(8)))
+print(memory("VmHWM") - before)
+"""
+        # Or glibc keeps blocks that were given back, for later.
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        assert 200_000 < int(done.stdout) < 400_000  # KiB
 
     @pytest.mark.parametrize(
         "data",
@@ -705,5 +753,8 @@ class TestReadImage:
 
 
 def test_default_limits() -> None:
-    """The documented defaults: 64 MiB, 100 megapixels."""
+    """The documented defaults: 64 MiB, 100 megapixels, 75 of a WebP."""
     assert (LIMITS.max_bytes, LIMITS.max_pixels) == (67_108_864, 100_000_000)
+    for format, pixels in {"JPEG": 100_000_000, "PNG": 100_000_000, "BMP": 100_000_000, "WebP": 74_900_000}.items():
+        assert bytes_to_decode(format, (pixels, 1), (256, 256)) <= LIMITS.max_memory
+    assert bytes_to_decode("WebP", (75_000_001, 1), (256, 256)) > LIMITS.max_memory

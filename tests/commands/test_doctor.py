@@ -11,6 +11,7 @@ import pytest
 from classifier.artifact import CONFIG
 from classifier.engines import hardware, selection, sessions
 from classifier.errors import DamagedArtifact, EngineUnavailable, TandemError
+from classifier.extras import install_extra
 from commands import checks
 from registry import LocalRegistry
 
@@ -180,7 +181,7 @@ def test_driver(monkeypatch: pytest.MonkeyPatch, wheels: list[str], driver: str 
 def test_a_device_that_does_not_load() -> None:
     """A provider that is listed and does not load is a failure: it is really asked to run a graph."""
     finding = checks.check_device("cuda:0")
-    assert (finding.status, finding.remedy) == ("fail", "pip uninstall onnxruntime, then pip install 'tandem[gpu]'")
+    assert (finding.status, finding.remedy) == ("fail", f"pip uninstall onnxruntime, then {install_extra('gpu')}")
     assert checks.check_device("cpu").status == "ok"
 
 

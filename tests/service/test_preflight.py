@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,9 +14,10 @@ import pytest
 from classifier.artifact import GOLDEN, MODEL
 from classifier.selftest import GoldenSet
 from registry import LocalRegistry
+from tests.service.conftest import BENTOML, ROOT, free_port
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-BENTOML = str(Path(sys.executable).with_name("bentoml"))
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def registry(tandem_home: Path) -> LocalRegistry:
 def why_refused(home: Path, *args: str, **env: str) -> str:
     """Return the sentence with which `bentoml serve` ends."""
     ended = subprocess.run(
-        [BENTOML, "serve", "--host", "127.0.0.1", *(args or ("--port", "0"))],
+        [BENTOML, "serve", "--host", "127.0.0.1", *(args or ("--port", str(free_port())))],
         cwd=ROOT,
         env={**os.environ, "TANDEM_HOME": str(home), "BENTOML_HOME": str(home / "bentoml"), **env},
         stdin=subprocess.DEVNULL,

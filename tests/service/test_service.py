@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,9 @@ class TestOperations:
         """It has the status and the length, none of the contents."""
         before = len(server.log.splitlines())
         httpx.post(f"{server.url}/classify", content=image).raise_for_status()
+        deadline = time.monotonic() + 10
+        while len(server.log.splitlines()) == before and time.monotonic() < deadline:
+            time.sleep(0.05)  # the line is written after the answer
         [line] = server.log.splitlines()[before:]
         assert "path=/classify" in line
         assert "status=200" in line

@@ -51,7 +51,7 @@ def digests(output: Path) -> dict[str, str]:
 def committed(output: Path) -> int:
     """Return how many chunks are committed; a line that is being written is none."""
     try:
-        return (output / ".tandem" / "commits.jsonl").read_bytes().count(b"\n")
+        return (output / ".batch" / "commits.jsonl").read_bytes().count(b"\n")
     except FileNotFoundError:
         return 0
 

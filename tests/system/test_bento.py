@@ -14,7 +14,7 @@ import pytest
 
 from classifier.artifact import CARD
 from registry import LocalRegistry
-from tests.service.conftest import BENTOML, ROOT
+from tests.service.conftest import BENTOML, ROOT, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,7 +115,10 @@ def test_damaged_copy_of_the_model_is_refused(bento: Imported, digits_home: Path
     blob = max(index.parent.glob("blobs/sha256/*"), key=lambda path: path.stat().st_size)
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
     ended = bentoml(
-        *("serve", bento.tag, "--port", "0"), bentoml_home=tmp_path / "machine", home=tmp_path / "none", check=False
+        *("serve", bento.tag, "--port", str(free_port())),
+        bentoml_home=tmp_path / "machine",
+        home=tmp_path / "none",
+        check=False,
     )
     assert ended.returncode == 1
     [sentence] = ended.stderr.splitlines()

@@ -205,6 +205,16 @@ class TestServiceImage:
         assert report["must_be_bit_equal"]
         assert report["bit_equal"] == report["images"] == len(list(test_folder.rglob("*.png")))
 
+    def test_model_named_at_run_time_comes_from_the_mounted_registry(
+        self, service_image: str, digits_home: Path
+    ) -> None:
+        """TANDEM_MODEL goes before the pinned model; what it names and nobody has ends in one sentence."""
+        mounted = ("--volume", f"{digits_home}:/tandem:ro")
+        done = docker("run", *HARDENED, *mounted, "--env", "TANDEM_MODEL=digits:7", service_image, check=False)
+        assert done.returncode == 1
+        [sentence] = done.stderr.splitlines()
+        assert "model 'digits:7' is not in the registry /tandem/registry" in sentence
+
     def test_stops_on_sigterm(self, service_image: str) -> None:
         """`docker stop` and Kubernetes end it with exit code 0, and need no SIGKILL."""
         name = f"tandem-service-stop-{os.getpid()}"

@@ -37,6 +37,8 @@ def test_lock_satisfies_pyproject(lock: str) -> None:
     ]
     pinned = pins(lock)
     for requirement in map(Requirement, wanted):
+        if requirement.name == "uv":  # builds a Bento, and serves none
+            continue
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), f"{requirement} in {lock}"
 
 

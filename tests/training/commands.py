@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from training.run import CHECKPOINT, Run
+from training.files import CHECKPOINT
 
 if TYPE_CHECKING:
     import signal
+
+    from training.run import Run
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Many runs at once on few cores: more threads would wait for each other. The same number also means the same bits."""

@@ -8,6 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from tandem import main
@@ -16,6 +17,7 @@ from training.digits import digits_folder
 from training.run import Run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -62,11 +64,14 @@ def undisturbed(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Return a function that runs `tandem train` in this process, in an empty working directory."""
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
+    """Yield a function that runs `tandem train` in this process, in an empty working directory."""
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # `tandem train` sets it: here, only for this test.
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
 
     def run(*args: str | Path) -> Result:
         result = CliRunner().invoke(main, ["train", *map(str, args)])
@@ -74,4 +79,5 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
             raise result.exception
         return result
 
-    return run
+    yield run
+    torch.set_num_threads(threads)

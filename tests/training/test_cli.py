@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from classifier.images import decode_image, read_image
 from tests.training.commands import ONE_THREAD, QUICK, command, equal_weights, stop_after_an_epoch
 from training.data import normalise
+from training.files import BEST, CHECKPOINT, CURVES, LABELS, METRICS, RECORD, VALIDATION
 from training.metrics import EpochMetrics, best_epoch
-from training.run import BEST, CHECKPOINT, CURVES, LABELS, METRICS, RECORD, VALIDATION, Run
+from training.network import SmallCNN
+from training.run import Run
 
 if TYPE_CHECKING:
     from tests.training.conftest import Train
@@ -35,12 +38,14 @@ def measured(run: Run) -> list[dict[str, float]]:
     return [{name: value for name, value in asdict(m).items() if name not in times} for m in history_of(run)]
 
 
-def accuracy(run: Run, files: list[tuple[Path, int]]) -> float:
+def measure(run: Run, files: list[tuple[Path, int]]) -> tuple[float, float]:
+    """Return loss and acc1 of the best network, through the decoder that production uses."""
     pixels = [torch.from_numpy(decode_image(read_image(path), run.config.preprocessing).pixels) for path, _ in files]
+    labels = torch.tensor([label for _, label in files])
     with torch.inference_mode():
         logits = run.load_network()(normalise(torch.stack(pixels), run.config.preprocessing))
-    correct = (logits.argmax(1) == torch.tensor([label for _, label in files])).sum().item()
-    return correct / len(files)
+    loss = functional.cross_entropy(logits, labels, label_smoothing=run.config.label_smoothing).item()
+    return loss, (logits.argmax(1) == labels).sum().item() / len(files)
 
 
 def test_digits_are_learned(digits_run: Path, test_folder: Path) -> None:
@@ -48,7 +53,7 @@ def test_digits_are_learned(digits_run: Path, test_folder: Path) -> None:
     run = Run.open(digits_run)
     files = [(path, int(path.parent.name)) for path in sorted(test_folder.rglob("*.png"))]
     assert len(files) == 359
-    assert accuracy(run, files) >= 0.985
+    assert measure(run, files)[1] >= 0.985
     assert run.config.architecture == "small_cnn"
     assert run.config.preprocessing.crop_size == 8
 
@@ -67,6 +72,14 @@ def test_run_folder_is_complete(undisturbed: Run, few_digits: Path) -> None:
         assert curves.format == "PNG"
 
 
+def test_learning_rate_follows_the_whole_run(undisturbed: Run) -> None:
+    """It warms up once and comes down to nothing at the last step of the last epoch."""
+    rates = [metrics.lr for metrics in history_of(undisturbed)]
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert 0.9 * undisturbed.config.lr < max(rates) <= undisturbed.config.lr
+    assert rates[-1] < 0.01 * undisturbed.config.lr
+
+
 def test_best_weights_are_plain_data(undisturbed: Run) -> None:
     """The best weights are a state dict that torch loads without unpickling anything else."""
     state = torch.load(undisturbed.path / BEST, weights_only=True)
@@ -74,10 +87,11 @@ def test_best_weights_are_plain_data(undisturbed: Run) -> None:
 
 
 def test_reported_accuracy_is_that_of_production(undisturbed: Run) -> None:
-    """The best epoch's acc1 comes again from the files, through the decoder that production uses."""
+    """Loss and acc1 of the best epoch come again from the files and best.pt, through production's decoder."""
+    best = best_epoch(history_of(undisturbed))
     files = undisturbed.validation_files()
     assert len(files) == 16
-    assert accuracy(undisturbed, files) == best_epoch(history_of(undisturbed)).val_acc1
+    assert measure(undisturbed, files) == (pytest.approx(best.val_loss, rel=1e-5), best.val_acc1)
 
 
 def test_same_seed_same_weights(undisturbed: Run, few_digits: Path, tmp_path: Path) -> None:
@@ -143,12 +157,27 @@ def test_finished_run_stays_as_it_is(undisturbed: Run, few_digits: Path, train: 
     assert history_of(Run.open(path)) == history_of(undisturbed)
 
 
+def test_options_that_are_the_same_may_be_repeated(train: Train, few_digits: Path, tmp_path: Path) -> None:
+    """--resume takes the very command line that began the run, paths written in another way included."""
+    torch.save(SmallCNN(4).state_dict(), "start.pt")
+    shutil.copytree(few_digits, "few")
+    first = train("few", "--run", "run", "--weights", "start.pt", "--device", "auto", *QUICK)
+    assert first.exit_code == 0
+    again = ("--weights", "../cwd/start.pt", "--device", "auto", *QUICK, "--resume")
+    assert train("./few/../few", "--run", "run", *again).exit_code == 0
+
+
 def test_early_stop(few_digits: Path, train: Train, tmp_path: Path) -> None:
     """Training ends when so many epochs brought nothing better as --patience says."""
     result = train(few_digits, "--run", tmp_path / "run", "--epochs", "40", "--batch-size", "16", "--patience", "2")
     assert result.exit_code == 0
-    history = history_of(Run.open(tmp_path / "run"))
-    assert len(history) == best_epoch(history).epoch + 2 < 40
+    run = Run.open(tmp_path / "run")
+    history = history_of(run)
+    best = best_epoch(history)
+    assert len(history) == best.epoch + 2 < 40
+    # What is kept is the best epoch, not the last.
+    assert measure(run, run.validation_files()) == (pytest.approx(best.val_loss, rel=1e-5), best.val_acc1)
+    assert history[-1].val_loss != pytest.approx(best.val_loss, rel=1e-5)
 
 
 def test_val_fraction(few_digits: Path, train: Train, tmp_path: Path) -> None:
@@ -159,7 +188,7 @@ def test_val_fraction(few_digits: Path, train: Train, tmp_path: Path) -> None:
     files = run.validation_files()
     assert [label for _, label in files] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     assert all(path.parent == classes / str(label) and path.exists() for path, label in files)
-    assert accuracy(run, files) == best_epoch(history_of(run)).val_acc1
+    assert measure(run, files)[1] == best_epoch(history_of(run)).val_acc1
 
 
 def test_train_folder_alone_is_divided(few_digits: Path, my_digits: Path, train: Train, tmp_path: Path) -> None:
@@ -190,6 +219,26 @@ def test_torchvision_network_from_a_file_of_weights(few_digits: Path, train: Tra
     assert train(three, "--run", tmp_path / "second", *arch, *weights).exit_code == 0
     logits = Run.open(tmp_path / "second").load_network()(torch.zeros(1, 3, 32, 32))
     assert logits.shape == (1, 3)
+
+
+def test_mixed_precision(few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """--amp trains in bf16 where the CPU has instructions for it, and is refused where it would be slower."""
+    result = train(few_digits, "--run", tmp_path / "run", "--amp", *QUICK)
+    capabilities = torch.cpu.get_capabilities()
+    if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+        assert result.exit_code == 0
+        assert Run.open(tmp_path / "run").config.precision == "bf16"
+        assert best_epoch(history_of(Run.open(tmp_path / "run"))).val_acc1 > 0.5
+    else:
+        assert result.exit_code == 1
+        assert "leave out --amp" in result.stderr
+
+
+def test_folder_called_digits(few_digits: Path, train: Train) -> None:
+    """A folder of that name is meant, where there is one."""
+    shutil.copytree(few_digits, "digits")
+    assert train("digits", "--epochs", "1").exit_code == 0
+    assert Run.open(Path("runs/digits-1")).config.labels == ("0", "1", "2", "3")
 
 
 def test_large_images(few_digits: Path, train: Train, tmp_path: Path) -> None:

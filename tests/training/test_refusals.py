@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from tests.training.commands import ONE_THREAD, QUICK, command, equal_weights
+from training.files import BEST, CHECKPOINT, RECORD, lock_folder
 from training.network import SmallCNN
-from training.run import BEST, CHECKPOINT, RECORD, Run
+from training.run import Run
 
 if TYPE_CHECKING:
     from tests.training.conftest import Train
@@ -106,6 +107,19 @@ def test_dangling_link(train: Train, my_digits: Path) -> None:
     assert "gone.png" in error_of(train, my_digits)
 
 
+def test_names_that_cannot_be_printed(train: Train, my_digits: Path) -> None:
+    """A label with a line break or with bytes that are not UTF-8 would break the first table it gets into."""
+    for name in ("4\n5", os.fsdecode(b"caf\xe9")):
+        for split in ("train", "val"):
+            shutil.copytree(my_digits / split / "0", my_digits / split / name)
+        assert "has a name that can't be printed: rename it" in error_of(train, my_digits)
+        shutil.rmtree(my_digits / "train" / name)
+        shutil.rmtree(my_digits / "val" / name)
+    image = next((my_digits / "val" / "0").iterdir())
+    image.rename(image.with_name("two\nlines.png"))
+    assert "has a line break in its name: rename it" in error_of(train, my_digits)
+
+
 def test_unknown_network(train: Train, few_digits: Path) -> None:
     assert "'resnt50': did you mean resnet50" in error_of(train, few_digits, "--arch", "resnt50")
 
@@ -121,11 +135,13 @@ def test_missing_weights(train: Train, few_digits: Path) -> None:
 
 
 def test_weights_that_are_none(train: Train, few_digits: Path) -> None:
-    """Text, a pickle that would run code, and a list are no state dicts."""
+    """Text, a byte, a pickle that would run code, a list and numbered tensors are no state dicts."""
     Path("text.pt").write_text("weights")
     torch.save([torch.zeros(1)], "list.pt")
     torch.save({"network": Path("x")}, "pickle.pt")
-    for file in ("text.pt", "list.pt", "pickle.pt"):
+    torch.save({0: torch.zeros(1)}, "numbers.pt")
+    Path("byte.pt").write_bytes(b"\x80")
+    for file in ("text.pt", "list.pt", "pickle.pt", "numbers.pt", "byte.pt"):
         assert "torch.save(network.state_dict(), …)" in error_of(train, few_digits, "--weights", file)
 
 
@@ -180,7 +196,7 @@ def test_run_folder_with_something_else(train: Train, few_digits: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_run_folder_that_cannot_be_made(train: Train, few_digits: Path) -> None:
     Path("closed").mkdir(mode=0o500)
-    assert "closed/run can't be written (Permission denied)" in error_of(train, few_digits, "--run", "closed/run")
+    assert "closed/run can't be made, because" in error_of(train, few_digits, "--run", "closed/run")
 
 
 def test_run_folder_on_a_file_system_for_reading(train: Train, few_digits: Path) -> None:
@@ -219,7 +235,7 @@ def test_damaged_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path:
 def test_two_processes_in_one_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:
     """The second is refused, else they would replace each other's checkpoints."""
     path = shutil.copytree(undisturbed.path, tmp_path / "run")
-    with Run.open(path).lock():
+    with lock_folder(path):
         assert "another process is training in" in error_of(train, few_digits, "--run", path, "--resume")
 
 

@@ -1,0 +1,34 @@
+"""What a user is told to install is Tandem's own, and exists."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from classifier.extras import install_extra
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ["classifier", "registry", "training", "export", "service", "batch", "commands"]
+SOURCES = [ROOT / "tandem.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+
+
+def test_the_remedy_is_a_command_that_can_be_pasted() -> None:
+    assert install_extra("cpu") == "pip install -e '.[cpu]' in the clone of Tandem"
+    assert install_extra("cpu", "gpu") == "pip install -e '.[cpu]' or '.[gpu]' in the clone of Tandem"
+
+
+def test_nobody_is_sent_to_an_index_for_tandem() -> None:
+    """The public index has a project of that name, which is a stranger's."""
+    assert not [str(path) for path in SOURCES if re.search(r"install '?\"?tandem\b", path.read_text())]
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {
+        extra
+        for path in SOURCES
+        for call in re.findall(r"install_extra\(([^)]*)\)", path.read_text())
+        for extra in re.findall(r"['\"](\w+)['\"]", call)
+    }
+    assert {"cpu", "gpu"} <= named <= set(extras)
