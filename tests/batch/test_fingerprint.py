@@ -60,8 +60,8 @@ def test_each_difference_is_named(fingerprint: Fingerprint) -> None:
         named.add(name)
     assert {
         "plan.inputs", "plan.chunk_size", "plan.digest", "format", "top_k", "all_scores", "model", "schema_version",
-        "engine.name", "engine.version", "engine.device", "engine.precision", "engine.instruction_set", "engine.batch_size",
-        "versions.tandem", "versions.pillow", "versions.pyarrow",
+        "engine.name", "engine.version", "engine.device", "engine.precision", "engine.instruction_set",
+        "engine.batch_size", "versions.tandem", "versions.pillow", "versions.pyarrow",
     } <= named  # fmt: skip
 
 
