@@ -17,6 +17,7 @@ from classifier.extras import install_extra
 COMMANDS = {
     "train": ("training.cli:train", "Train an image classifier on folders of images."),
     "export": ("export.cli:export", "Export a trained run as a model artifact into the registry."),
+    "evaluate": ("export.evaluate_cli:evaluate", "Measure a model in precisions that its export could not run."),
     "models": ("registry.cli:models", "List, show, tag, push, pull, sign, verify and remove models."),
     "classify": ("commands.classify:classify", "Classify a few images and print the top labels."),
     "batch": ("batch.cli:batch", "Classify every image of a folder into Parquet, CSV or JSON Lines."),

@@ -84,7 +84,8 @@ def batch(
     Exit codes: 0 done, 1 could not run, 2 usage, 3 done with failed images, 4 stopped by a limit on failed images,
     130 and 143 interrupted.
     """
-    from batch.inputs import find_inputs  # noqa: PLC0415 # all of these: so that --help answers at once
+    from batch.commit import begun_batch_size  # noqa: PLC0415 # all of these: so that --help answers at once
+    from batch.inputs import find_inputs  # noqa: PLC0415
     from batch.interrupts import Interrupted, Interrupts  # noqa: PLC0415
     from batch.local import LocalRunner  # noqa: PLC0415
     from batch.runner import check_job, run_batch  # noqa: PLC0415
@@ -100,7 +101,9 @@ def batch(
             job = _make_job(found, output, shard or shard_of_job(), **options)
             check_job(job)  # before the model is opened, which takes long
             if runner == "local":
-                opened = open_model(model, **engine, batch_size=batch_size)
+                # A run that is resumed keeps its size: another would give other bits.
+                size = batch_size or begun_batch_size(output)
+                opened = open_model(model, **engine, batch_size=size, tuning="throughput")
                 local = LocalRunner(opened, batch_size=batch_size, threads=decode_threads)
                 record = run_batch(job, local, interrupts)
             else:

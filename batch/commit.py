@@ -272,6 +272,16 @@ def check_output(path: Path, inputs: Sequence[Input] = (), *, shards: Collection
         )
 
 
+def begun_batch_size(path: Path) -> int | None:
+    """Return the size that every execution of the run in the folder `path` has; None where any serves, or none began.
+
+    Raises:
+        OutputError: its fingerprint can't be read.
+    """
+    begun = RunFolder(path).fingerprint()
+    return None if begun is None else begun.engine.batch_size
+
+
 def _names(folder: Path) -> set[str]:
     """Return what is in a folder; nothing where there is none."""
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()

@@ -18,7 +18,7 @@ from registry.local import LocalRegistry
 from registry.lookup import no_model_yet
 from registry.references import Reference
 from registry.signing import check_signature
-from registry.summary import describe_model, summarise
+from registry.summary import PRECISION_COLUMNS, describe_model, summarise, table_lines
 from registry.trust_cli import attach, find_anywhere, referrers_anywhere, sign
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ def show(reference: str, as_json: bool, card: bool) -> None:
         return
     _print_table(("MODEL", artifact.reference), description.facts())
     click.echo()
+    if description.evaluation is not None:
+        _print_table(PRECISION_COLUMNS, [way.cells() for way in description.evaluation.precisions])
+        click.echo()
     _print_table(("FILE", "SIZE", "DIGEST"), [file.cells() for file in description.files])
     if referrers := referrers_anywhere(artifact, repository):
         click.echo()
@@ -245,6 +248,4 @@ def _remote_models(reference: Reference) -> RemoteModels:
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    for row in (columns, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo("\n".join(table_lines(columns, rows)))

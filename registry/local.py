@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from msgspec.structs import replace
 
 from classifier.errors import DamagedArtifact, InvalidReference, ModelNotFound, RegistryError
+from classifier.home import tandem_home
 from classifier.types import from_json
 from registry.collection import reachable
 from registry.companions import read_referrers, store_referrers
@@ -22,6 +21,7 @@ from registry.referrers import referrers_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from registry.artifact import Artifact
 
@@ -65,7 +65,7 @@ class LocalRegistry:
             RegistryError: there is no home either, as in a container whose user has none.
         """
         try:
-            return cls(Path(os.environ.get("TANDEM_HOME") or "~/.tandem").expanduser() / "registry")
+            return cls(tandem_home() / "registry")
         except RuntimeError as error:
             raise RegistryError("this user has no home folder for a registry: set TANDEM_HOME") from error
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batch.commit import check_output, open_run_folder
+from batch.commit import begun_batch_size, check_output, open_run_folder
 from batch.inputs import find_inputs
 from classifier.errors import OutputError
 from tests.batch.conftest import read_parts
@@ -57,6 +57,20 @@ def expected(undisturbed: Path, run: Run) -> dict[str, bytes]:
     """Return the parts of an undisturbed run."""
     run(undisturbed)
     return read_parts(undisturbed)
+
+
+def test_a_run_is_resumed_with_the_size_that_it_began_with(tmp_path: Path, run: Run) -> None:
+    """On a GPU, where the size of a batch decides the bits, a run that is resumed does not look for another."""
+    out = tmp_path / "out"
+    assert begun_batch_size(out) is None
+    run(out)
+    assert begun_batch_size(out) is None  # on the CPU any size gives the same bits
+    fingerprint = out / ".tandem" / "fingerprint.json"
+    fingerprint.write_bytes(fingerprint.read_bytes().replace(b'"batch_size": null', b'"batch_size": 64'))
+    assert begun_batch_size(out) == 64
+    fingerprint.write_bytes(b"{")
+    with pytest.raises(OutputError, match="is not a fingerprint that this Tandem can read"):
+        begun_batch_size(out)
 
 
 def test_a_half_written_commit_is_cut_off(tmp_path: Path, run: Run, expected: dict[str, bytes]) -> None:

@@ -49,8 +49,8 @@ def changes(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         for key, item in value.items():
             for below, other in changes(item, f"{name}.{key}".removeprefix(".")):
                 yield below, {**value, key: other}
-    elif name == "format":
-        yield name, "csv"
+    elif name in ("format", "engine.precision"):
+        yield name, {"format": "csv", "engine.precision": "bf16" if value != "bf16" else "fp32"}[name]
     elif isinstance(value, bool):
         yield name, not value
     elif isinstance(value, tuple):
@@ -65,8 +65,6 @@ def test_each_difference_is_named(fingerprint: Fingerprint) -> None:
     """Whatever changes between two runs is what the refusal names, and nothing else is."""
     named = set()
     for name, other in changes(msgspec.to_builtins(fingerprint)):
-        if name == "engine.precision":  # there is only fp32 yet
-            continue
         [difference] = fingerprint.differences(msgspec.convert(other, Fingerprint))
         assert difference.startswith(f"{name} was ")
         named.add(name)
@@ -74,7 +72,8 @@ def test_each_difference_is_named(fingerprint: Fingerprint) -> None:
         "plan.inputs", "plan.chunk_size", "plan.digest", "plan.selection.include", "plan.selection.exclude",
         "plan.selection.follow_symlinks", "shard.number", "shard.count",
         "image_timeout_s", "format", "top_k", "all_scores", "model", "schema_version",
-        "engine.name", "engine.version", "engine.device", "engine.instruction_set", "engine.batch_size",
+        "engine.name", "engine.version", "engine.device", "engine.precision", "engine.instruction_set",
+        "engine.batch_size",
         "versions.tandem", "versions.pillow", "versions.pyarrow",
     } <= named  # fmt: skip
 

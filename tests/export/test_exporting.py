@@ -21,8 +21,8 @@ from classifier.images import decode_image
 from classifier.model import Model
 from classifier.selftest import GoldenSet, self_test
 from classifier.types import ModelConfig, from_json
+from export.entry import self_test_files
 from export.evaluation import Evaluation
-from export.exporting import self_test_files
 from registry import Artifact, LocalRegistry
 from tandem import main
 from training.run import Run
@@ -79,8 +79,8 @@ def test_the_reported_numbers_are_those_of_the_validation_images(artifact: Artif
     exact /= exact.sum(axis=1, keepdims=True)  # float32 rows sum to 1 but for their rounding.
     truth = [config.labels.index(path.parent.name) for path, _ in files]
 
-    measured = evaluation.precisions[0]
-    assert (evaluation.dataset, evaluation.images, measured.engine) == ("digits", len(files), "onnxruntime")
+    measured = evaluation.fp32
+    assert (evaluation.dataset, evaluation.images, measured.images) == ("digits", len(files), len(files))
     assert measured.metrics.acc1 == pytest.approx(sklearn_metrics.accuracy_score(truth, scores.argmax(1)), abs=1e-6)
     assert measured.metrics.loss == pytest.approx(sklearn_metrics.log_loss(truth, exact), abs=1e-5)
     assert measured.agreement == 1.0
