@@ -49,7 +49,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite, but for what needs Docker, a GPU or many minutes."""
-    install(session, "-e", ".[cpu,train,service,batch,signing,s3]", *group("tests"))
+    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3]", *group("tests"))
     # Two processes, however many cores: several tests start servers and train on threads of their own.
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 

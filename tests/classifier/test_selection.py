@@ -70,12 +70,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("features", "options", "ways"),
     [
-        ({"vnni", "bf16"}, {}, (INT8, BF16, ORT_INT8, FP32)),
-        ({"vnni", "bf16"}, {"gpu": None}, (FP16_CUDA, FP32_CUDA, INT8, BF16, ORT_INT8, FP32)),
-        ({"vnni"}, {}, (INT8, ORT_INT8, FP32)),
-        ({"bf16"}, {}, (BF16, FP32)),
+        (("bf16", "vnni"), {}, (INT8, BF16, ORT_INT8, FP32)),
+        (("bf16", "vnni"), {"gpu": None}, (FP16_CUDA, FP32_CUDA, INT8, BF16, ORT_INT8, FP32)),
+        (("vnni",), {}, (INT8, ORT_INT8, FP32)),
+        (("bf16",), {}, (BF16, FP32)),
         ((), {}, (FP32,)),
-        ({"vnni", "bf16"}, {"openvino": False}, (ORT_INT8, FP32)),
+        (("bf16", "vnni"), {"openvino": False}, (ORT_INT8, FP32)),
     ],
     ids=str,
 )
