@@ -24,6 +24,8 @@ def test_dropout_goes_on_where_it_was(few_digits: Path, tmp_path: Path) -> None:
     options = TrainingOptions(arch="mobilenet_v3_small", image_size=32, epochs=2, batch_size=16, device="cpu")
     folders = open_folders(few_digits, val_fraction=None, seed=0)
     config = choose_config(folders, options)
+    for name in ("whole", "halved"):
+        (tmp_path / name).mkdir()
     whole, halved = (Run.create(tmp_path / name, config, folders) for name in ("whole", "halved"))
     trainer_of(whole, few_digits).train(whole)
 
