@@ -132,7 +132,10 @@ class RayRunner:
         Raises:
             EngineError: the cluster can't be reached, or has no room for an engine; or the engine can't be opened.
         """
-        import ray  # noqa: PLC0415 # seconds that the local runner need not wait for
+        try:
+            import ray  # noqa: PLC0415 # seconds that the local runner need not wait for
+        except ModuleNotFoundError as error:
+            raise EngineError("'--runner ray' needs Ray, which is not installed: pip install 'tandem[ray]'") from error
 
         self._ray = ray
         cluster, artifact = self._cluster, self._artifact
