@@ -14,8 +14,9 @@ Where a path stands, a URL that fsspec knows can stand too: `s3://bucket/photos`
 from __future__ import annotations
 
 import os
+import platform
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -58,6 +59,22 @@ class Input:
         if self.file is None or remote.is_url(self.file):
             return self.file or self.location
         return "-" if self.file == "-" else os.path.join(self.location, self.file)  # noqa: PTH118
+
+    def on_this_machine(self) -> Input:
+        """Return the input as this machine has it, where another one planned it.
+
+        Raises:
+            DataError: it is not here.
+        """
+        if self.device is None:
+            return self
+        try:
+            return replace(self, device=os.stat(self.location).st_dev)  # noqa: PTH116
+        except OSError as error:
+            raise DataError(
+                f"the input '{printable(self.location)}' can't be read on the node {platform.node()} "
+                f"({error.strerror}); make it readable under the same path on every node"
+            ) from error
 
     def require(self) -> None:
         """Check that it is still there: an image that is missing then is one that has gone, not a disk that has.

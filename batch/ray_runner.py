@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from batch.fingerprint import versions
@@ -24,6 +24,7 @@ from classifier.types import EngineInfo  # noqa: TC001 # of a dataclass that is 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
 
+    from batch.inputs import Input
     from batch.output import Columns
     from batch.part import Part
     from batch.progress import Advance
@@ -82,6 +83,7 @@ class _EngineActor:
         model = Model.open(files, **engine, batch_size=batch_size)
         self_test(model)
         self._runner = LocalRunner(model, batch_size=batch_size, threads=threads)
+        self._inputs: dict[Input, Input] = {}
 
     def describe(self) -> _Described:
         """Return what runs here."""
@@ -92,6 +94,10 @@ class _EngineActor:
 
     def make(self, work: Work, columns: Columns, timeout_s: float, suspects: int) -> Part:
         """Return the part of a chunk."""
+        # What tells a disk that went away from an image that did is this machine's own.
+        for each in {file.input for file in work.files} - self._inputs.keys():
+            self._inputs[each] = each.on_this_machine()
+        work = replace(work, files=[replace(file, input=self._inputs[file.input]) for file in work.files])
         [(_, part)] = self._runner.parts([work], columns, timeout_s=timeout_s, suspects=suspects)
         return part
 
@@ -126,7 +132,10 @@ class RayRunner:
         Raises:
             EngineError: the cluster can't be reached, or has no room for an engine; or the engine can't be opened.
         """
-        import ray  # noqa: PLC0415 # seconds that the local runner need not wait for
+        try:
+            import ray  # noqa: PLC0415 # seconds that the local runner need not wait for
+        except ModuleNotFoundError as error:
+            raise EngineError("'--runner ray' needs Ray, which is not installed: pip install 'tandem[ray]'") from error
 
         self._ray = ray
         cluster, artifact = self._cluster, self._artifact

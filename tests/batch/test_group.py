@@ -107,3 +107,13 @@ def test_wrong_options(tandem: Tandem, few: Path, tmp_path: Path, arguments: lis
     assert done.returncode == 2
     assert "Error: Invalid value for '--" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_runner_that_is_not_installed(home: Path, few: Path, tmp_path: Path) -> None:
+    """Without Ray, `--runner ray` says how it is installed, and writes nothing."""
+    without_ray = "import sys; sys.modules['ray'] = None; from tandem import main; main()"
+    command = [sys.executable, "-P", "-c", without_ray, "batch", few, "-o", tmp_path / "out", "--runner", "ray"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("needs Ray, which is not installed: pip install 'tandem[ray]'")
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,16 @@ def test_a_list_of_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [path for _, (path, _, _) in list_images(inputs, Counter())] == ["b.img", "new\nline.png"]
     with pytest.raises(DataError, match="the list 'missing' can't be read"):
         find_inputs([], files_from="missing")
+
+
+def test_an_input_on_another_machine(tmp_path: Path) -> None:
+    """A node that lacks an input says so; one that has it under another device number is no loss of the input."""
+    (tmp_path / "in").mkdir()
+    [here] = find_inputs([str(tmp_path / "in")])
+    planned = replace(here, device=-1)
+    with pytest.raises(DataError, match="has gone while its images were read"):
+        planned.require()
+    planned.on_this_machine().require()
+    (tmp_path / "in").rmdir()
+    with pytest.raises(DataError, match=r"can't be read on the node .*No such file or directory.*on every node"):
+        planned.on_this_machine()
