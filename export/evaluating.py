@@ -137,7 +137,13 @@ def _measure(
     logger.info("Measuring %s on %d images", ", ".join(map(describe_way, engines)), len(images))
     fp32 = run_engine(open_way(WAYS[0], config, artifact.read(WAYS[0].graph)), images, title=describe_way(WAYS[0]))
     yardstick = Yardstick(dataset=dataset, images=images, config=config, fp32=fp32)
-    return {way: yardstick.measure(way, engine) for way, engine in engines.items()}
+    measured = {}
+    for way, engine in engines.items():
+        try:
+            measured[way] = yardstick.measure(way, engine)
+        except EngineError as error:
+            logger.warning("%s stays unmeasured: %s", describe_way(way), error)
+    return measured
 
 
 def _judge_again(

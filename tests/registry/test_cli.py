@@ -188,8 +188,13 @@ def test_the_exported_model_is_listed_with_its_accuracy(tandem_home: Path, tande
     """The accuracy that export measured is in the list and on the page, and the model verifies."""
     [summary] = json.loads(tandem("models", "list", "--json").stdout)
     evaluation = json.loads(LocalRegistry(tandem_home / "registry").resolve("digits").read(EVALUATION))
-    assert summary["acc1"] == evaluation["precisions"][0]["metrics"]["acc1"] > 0.9
+    assert summary["acc1"] == evaluation["precisions"][0]["measurement"]["metrics"]["acc1"] > 0.9
     assert summary["labels"] == 10
     assert f"{summary['acc1']:.2%}" in tandem("models", "list").stdout
-    assert re.search(rf"acc1 of fp32 +{summary['acc1']:.2%}", tandem("models", "show", "digits").stdout)
+    page = tandem("models", "show", "digits").stdout
+    assert re.search(rf"^acc1 of torch +{summary['acc1']:.2%}$", page, re.MULTILINE)
+    assert re.search(rf"^fp32 +onnxruntime +cpu +{summary['acc1']:.2%} .* yes$", page, re.MULTILINE)
+    # Every way of running that was considered is a row, allowed or not.
+    rows = [line.split()[:3] for line in page.splitlines() if re.search(r" (yes|no: |yes, )", line)]
+    assert rows == [[way[key] for key in ("precision", "engine", "device")] for way in evaluation["precisions"]]
     assert tandem("models", "verify", "--all").stdout.endswith(" ok\n")
