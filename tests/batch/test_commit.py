@@ -65,7 +65,7 @@ def test_a_run_is_resumed_with_the_size_that_it_began_with(tmp_path: Path, run: 
     assert begun_batch_size(out) is None
     run(out)
     assert begun_batch_size(out) is None  # on the CPU any size gives the same bits
-    fingerprint = out / ".tandem" / "fingerprint.json"
+    fingerprint = out / ".batch" / "fingerprint.json"
     fingerprint.write_bytes(fingerprint.read_bytes().replace(b'"batch_size": null', b'"batch_size": 64'))
     assert begun_batch_size(out) == 64
     fingerprint.write_bytes(b"{")
