@@ -173,7 +173,7 @@ def test_another_machine_must_agree_within_the_tolerance(
     model: Model, few: Path, service_url: str, share: float, in_parity: bool
 ) -> None:
     """Where the bits need not be equal, the artifact's tolerance decides."""
-    tolerance = model.golden.tolerances["fp32"]
+    tolerance = model.golden.tolerances[model.engine.info.precision]
 
     def tamper(request: Request, reply: Reply) -> None:
         on_another_machine(request, reply)
