@@ -70,7 +70,8 @@ def parity(
     found = find_inputs(inputs)
     require_images(found)
     with ServiceClient(service, connections=concurrency) as client:
-        result = compare_roads(open_model(model, **engine), client, found, limit=limit, concurrency=concurrency)
+        opened = open_model(model, **engine, tuning="throughput")  # as a bulk run opens it
+        result = compare_roads(opened, client, found, limit=limit, concurrency=concurrency)
     for line in summarise(result):
         click.echo(line)
     if report is not None:

@@ -84,6 +84,7 @@ class Model:
                 threads=threads,
                 batch_size=batch_size,
                 tuning=tuning,
+                digest=artifact.digest,
             ),
             golden=GoldenSet.from_bytes(artifact.read(GOLDEN)),
         )

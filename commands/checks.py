@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from classifier.engines import openvino
+from classifier.engines import compiling
 from classifier.engines.hardware import cpu, cpu_limit, cpu_of_onednn, nvidia_driver
 from classifier.engines.selection import choose, describe_way
 from classifier.engines.sessions import CUDA, GPU_WHEEL, installed_wheels, load_runtime, probe
@@ -152,7 +152,7 @@ def check_openvino() -> Iterator[Finding]:
         return
     subject = "openvino on cpu"
     try:
-        openvino.probe()
+        compiling.probe()
     except EngineError as error:
         yield _failed(subject, error)
         return

@@ -1,6 +1,6 @@
 """Compiled models on disk, so that a model that was compiled once opens at once: `$TANDEM_HOME/cache/compiled`.
 
-An entry is the SHA-256 of its contents followed by the contents. It is written aside and renamed, so that any number of
+An entry is its contents followed by their SHA-256. It is written aside and renamed, so that any number of
 processes may read and write; what is damaged counts as missing, and is written anew. Nothing depends on the cache:
 where it can't be read or written, as in a container with a read-only home, a model is compiled each time.
 """
@@ -39,7 +39,7 @@ def entry_path(*key: str) -> Path | None:
 
 
 def read_entry(path: Path) -> memoryview | None:
-    """Return the contents of the entry at `path`; None where it is missing, damaged or not this user's own.
+    """Return the contents of the entry at `path`; None where it is missing, damaged or another user's.
 
     What another user wrote into a shared home is not run: a model's files are checked by their digests, and an entry
     would bypass that.
@@ -49,11 +49,13 @@ def read_entry(path: Path) -> memoryview | None:
             if hasattr(os, "geteuid") and os.fstat(file.fileno()).st_uid != os.geteuid():
                 log.debug("%s belongs to another user, and is not used", path)
                 return None
-            data = memoryview(file.read())
+            # One buffer that can be written: OpenVINO takes no other without a copy.
+            data = memoryview(bytearray(os.fstat(file.fileno()).st_size))
+            data = data[: file.readinto(data)]
     except OSError as error:
         log.debug("No compiled model at %s: %s", path, error.strerror)
         return None
-    digest, contents = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    contents, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if hashlib.sha256(contents).digest() != digest:
         log.debug("%s is damaged, and is not used", path)
         return None
@@ -68,8 +70,8 @@ def write_entry(path: Path, contents: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             try:
-                file.write(hashlib.sha256(contents).digest())
                 file.write(contents)
+                file.write(hashlib.sha256(contents).digest())
                 file.close()
                 Path(file.name).replace(path)
             except OSError:

@@ -15,6 +15,7 @@ from classifier.engines.onnxruntime import OnnxRuntimeEngine, parse_device
 from classifier.engines.openvino import OpenVinoEngine
 from classifier.engines.sessions import GPU_WHEEL, check_cuda, installed_wheels, load_runtime
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable
+from classifier.extras import install_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,6 +66,7 @@ def open_engine(
     threads: int | None = None,
     batch_size: int | None = None,
     tuning: Tuning = "latency",
+    digest: str | None = None,
 ) -> Engine:
     """Return the engine that runs a model, opened on its device.
 
@@ -78,6 +80,7 @@ def open_engine(
         batch_size: images per execution; None takes the engine's own.
         tuning: `latency` for the soonest answer, `throughput` for the most images in a second, on all GPUs that are
             alike where `device` does not name one.
+        digest: of the artifact, by which compiled graphs are kept.
 
     Raises:
         EngineUnavailable: what was asked for can't be had.
@@ -89,7 +92,9 @@ def open_engine(
         log.warning("Running on the CPU: %s", on_cuda[0])
     for way in choice.ways:
         try:
-            opened = _open(way, read(way.graph), device, threads=threads, batch_size=batch_size, tuning=tuning)
+            opened = _open(
+                way, read(way.graph), device, threads=threads, batch_size=batch_size, tuning=tuning, digest=digest
+            )
         except EngineUnavailable as error:
             if way is choice.ways[-1]:
                 raise
@@ -160,16 +165,14 @@ def _lack(way: AllowedPrecision) -> str | None:
     """Return what this machine lacks to run a model in this way, None where nothing is known to be missing."""
     if way.device == "cuda":
         if GPU_WHEEL not in installed_wheels():
-            return (
-                f"wants {GPU_WHEEL}, which is not installed (pip uninstall onnxruntime, then pip install 'tandem[gpu]')"
-            )
+            return f"wants {GPU_WHEEL}, which is not installed (pip uninstall onnxruntime, then {install_extra('gpu')})"
         try:
             check_cuda(load_runtime(), 0)
         except EngineUnavailable as error:
             return f"wants a GPU ({error})"
         return None
     if way.engine == openvino.NAME and find_spec(openvino.NAME) is None:
-        return "wants OpenVINO, which is not installed (pip install 'tandem[openvino]')"
+        return f"wants OpenVINO, which is not installed ({install_extra('openvino')})"
     # OpenVINO obeys `ONEDNN_MAX_CPU_ISA`, ONNX Runtime has kernels of its own.
     processor = cpu_of_onednn() if way.engine == openvino.NAME else cpu()
     if missing := [_FEATURES[feature] for feature in way.needs if feature not in processor.features]:
@@ -185,10 +188,17 @@ def _open(
     threads: int | None,
     batch_size: int | None,
     tuning: Tuning,
+    digest: str | None,
 ) -> Engine:
     if way.engine == openvino.NAME:
         return OpenVinoEngine(
-            graph, precision=way.precision, threads=threads, batch_size=batch_size, tuning=tuning, file=way.graph
+            graph,
+            precision=way.precision,
+            threads=threads,
+            batch_size=batch_size,
+            tuning=tuning,
+            file=way.graph,
+            digest=digest,
         )
 
     def open_on(name: str, batch_size: int | None) -> OnnxRuntimeEngine:

@@ -86,13 +86,19 @@ def read_parts(output: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def service_url(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the URL of a real `bentoml serve` with the trained digits."""
-    folder = tmp_path_factory.mktemp("serve")
+    with serving(digits_home, tmp_path_factory.mktemp("serve")) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(home: Path, folder: Path, **env: str) -> Iterator[str]:
+    """Yield the URL of a real `bentoml serve` with the model in `home`, which leaves its files in `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     bentoml = Path(sys.executable).with_name("bentoml")
-    environment = {**os.environ, "TANDEM_HOME": str(digits_home), "BENTOML_HOME": str(folder / "bentoml")}
+    environment = {**os.environ, "TANDEM_HOME": str(home), "BENTOML_HOME": str(folder / "bentoml"), **env}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [bentoml, "serve", "--host", "127.0.0.1", "--port", str(port)],

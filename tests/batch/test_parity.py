@@ -17,7 +17,9 @@ import pytest
 from batch.client import ServiceClient
 from batch.inputs import find_inputs
 from batch.parity import compare_roads
+from classifier.engines.hardware import cpu
 from classifier.errors import DataError, ServiceError
+from tests.batch.conftest import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,6 +119,26 @@ def test_a_service_in_parity(parity: Callable[..., Any], test_folder: Path, serv
     assert report["bulk_engine"] == report["service_engine"]
     assert f"{images} images on both roads: {images} bit-equal, largest difference of a score 0" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("in parity (same engine, version, device")
+
+
+@pytest.mark.parametrize("way", ["fp32 onnxruntime", "int8 onnxruntime", "fp32 openvino", "bf16 openvino"])
+def test_parity_in_every_way(
+    parity: Callable[..., Any], digits_home: Path, few: Path, tmp_path: Path, way: str
+) -> None:
+    """Whichever engine and precision both roads are told to take, each score has the same bits; `auto` is above."""
+    precision, engine = way.split()
+    pytest.importorskip(engine)
+    if precision == "bf16" and "bf16" not in cpu().features:
+        pytest.skip("the CPU has no bf16 instructions")
+    with serving(digits_home, tmp_path, TANDEM_ENGINE=engine, TANDEM_PRECISION=precision) as url:
+        report = tmp_path / "report.json"
+        done = parity(few, "--service", url, "--engine", engine, "--precision", precision, "--report", report)
+    assert done.returncode == 0, done.stderr
+    compared = json.loads(report.read_bytes())
+    assert compared["must_be_bit_equal"]
+    assert compared["images"] == compared["bit_equal"] == 40
+    for road in ("bulk_engine", "service_engine"):
+        assert (compared[road]["name"], compared[road]["precision"]) == (engine, precision)
 
 
 @pytest.mark.parametrize(

@@ -131,9 +131,13 @@ def test_batch_size_bounds_one_execution(open_way: OpenWay, images: NDArray[np.u
 def test_images_that_are_not_contiguous(
     engines: dict[str, Engine], images: NDArray[np.uint8], alone: NDArray[np.float32]
 ) -> None:
-    """A view that skips rows gets the scores of its own images."""
+    """A view that skips rows gets the scores of its own images; so does one that can't be written."""
+    locked = images.copy()
+    locked.flags.writeable = False
     for engine in engines.values():
         assert engine.run(images[::7]).tobytes() == alone[::7].tobytes()
+        assert engine.run(locked).tobytes() == engine.run(locked[:, ::1]).tobytes() == alone.tobytes()
+        assert engine.run(images[:, :, ::-1][:, :, ::-1]).tobytes() == alone.tobytes()
 
 
 def test_images_are_not_kept(engines: dict[str, Engine], images: NDArray[np.uint8]) -> None:

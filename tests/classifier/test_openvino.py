@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from classifier.artifact import CONFIG, MODEL, MODEL_INT8
-from classifier.engines import cache, graphs, openvino
+from classifier.engines import cache, compiling, graphs
 from classifier.engines.hardware import Cpu, cpu
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.engines.openvino import OpenVinoEngine
@@ -75,7 +75,7 @@ def test_fp16_is_not_of_this_engine(digits_files: Mapping[str, bytes]) -> None:
 
 def test_openvino_is_not_installed(digits_files: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(EngineUnavailable, match=r"can't be loaded \(.*\); pip install 'tandem\[openvino\]'"):
+    with pytest.raises(EngineUnavailable, match=r"can't be loaded \(.*\); pip install -e '\.\[openvino\]'"):
         OpenVinoEngine(digits_files[MODEL])
 
 
@@ -127,8 +127,23 @@ def test_failures_while_running(
     assert engine.run(images[:1]).shape == (1, 10)
 
 
+def test_nothing_is_reported_to_anyone(tmp_path: Path) -> None:
+    """OpenVINO's converter, imported with it, would report each import; here it stays away, and is there for others."""
+    done = run_python(
+        "import sys\n"
+        "from classifier.engines.compiling import load_openvino\n"
+        "load_openvino()\n"
+        "print([name for name in sys.modules if 'telemetry' in name or 'urllib.request' in name])\n"
+        "import importlib.util\n"
+        "print(importlib.util.find_spec('openvino.tools.ovc') is not None)\n",
+        HOME=str(tmp_path),
+    )
+    assert done.stdout.splitlines() == ["[]", "True"], done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_probe() -> None:
-    openvino.probe()
+    compiling.probe()
 
 
 # Compiled once
@@ -139,11 +154,22 @@ def test_a_second_engine_loads_what_the_first_compiled(
 ) -> None:
     """From the cache, on any number of threads and for either road, come the same bits; nothing is compiled again."""
     scores = OpenVinoEngine(digits_files[MODEL_INT8], precision="int8", threads=2).run(images)
-    monkeypatch.setattr(openvino, "_compile", lambda *args, **options: pytest.fail("it was compiled again"))
+    monkeypatch.setattr(compiling, "_compile", lambda *args, **options: pytest.fail("it was compiled again"))
     for threads in (1, 2):
         for tuning in ("latency", "throughput"):
             again = OpenVinoEngine(digits_files[MODEL_INT8], precision="int8", threads=threads, tuning=tuning)  # type: ignore[arg-type]
             assert again.run(images).tobytes() == scores.tobytes()
+
+
+def test_an_artifacts_graph_is_kept_by_its_digest(
+    digits_files: Mapping[str, bytes], images: NDArray[np.uint8], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest of the artifact names what was compiled, so no large graph is digested again; its file does, too."""
+    scores = OpenVinoEngine(digits_files[MODEL], file=MODEL, digest="sha256:1").run(images)
+    OpenVinoEngine(digits_files[MODEL_INT8], precision="int8", file=MODEL_INT8, digest="sha256:1")
+    monkeypatch.setattr(compiling, "_compile", lambda *args, **options: pytest.fail("it was compiled again"))
+    again = OpenVinoEngine(digits_files[MODEL], file=MODEL, digest="sha256:1")
+    assert again.run(images).tobytes() == scores.tobytes()
 
 
 def test_another_graph_precision_version_or_cpu_is_another_entry(
@@ -159,10 +185,10 @@ def test_another_graph_precision_version_or_cpu_is_another_entry(
     assert entries() == 1
     OpenVinoEngine(digits_files[MODEL_INT8], precision="int8")
     assert entries() == 2
-    monkeypatch.setattr(openvino, "cpu_of_onednn", lambda: Cpu(instruction_set="sse5", features=frozenset()))
+    monkeypatch.setattr(compiling, "cpu_of_onednn", lambda: Cpu(instruction_set="sse5", features=frozenset()))
     OpenVinoEngine(digits_files[MODEL])
     assert entries() == 3
-    monkeypatch.setattr(openvino.load_openvino(), "__version__", "2099.1")
+    monkeypatch.setattr(compiling.load_openvino(), "__version__", "2099.1")
     assert OpenVinoEngine(digits_files[MODEL]).info.version == "2099.1"
     assert entries() == 4
 
@@ -209,14 +235,7 @@ def test_a_cpu_with_fewer_instructions(
     if "avx512" not in cpu().instruction_set and cpu().instruction_set != "amx":
         pytest.skip("the CPU has no AVX-512 that could be hidden")
     (tmp_path / file).write_bytes(digits_files[file])
-    done = subprocess.run(
-        [sys.executable, "-c", SCORES_OF, str(tmp_path / file), precision],
-        cwd=ROOT,
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": held_to},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_python(SCORES_OF, str(tmp_path / file), precision, ONEDNN_MAX_CPU_ISA=held_to)
     instruction_set, scores = json.loads(done.stdout)
     here = OpenVinoEngine(digits_files[file], precision=precision)  # type: ignore[arg-type]
     name = {"AVX2": "avx2", "AVX512_CORE": "avx512"}[held_to]
@@ -226,3 +245,15 @@ def test_a_cpu_with_fewer_instructions(
     if "vnni" in needs[precision]:
         pytest.skip("this int8 is not right without VNNI, and says so")
     np.testing.assert_allclose(np.array(scores), here.run(images), rtol=0, atol=0.03)
+
+
+def run_python(code: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *args],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -95,8 +95,8 @@ def test_what_is_refused_has_a_reason(config: ModelConfig, machine: Callable[...
     """Who wonders why the fastest isn't taken is told; GPUs are not mentioned to who has not installed their build."""
     machine(instruction_set="avx512", openvino=False)
     assert choose(config).refused == {
-        INT8: "wants OpenVINO, which is not installed (pip install 'tandem[openvino]')",
-        BF16: "wants OpenVINO, which is not installed (pip install 'tandem[openvino]')",
+        INT8: "wants OpenVINO, which is not installed (pip install -e '.[openvino]' in the clone of Tandem)",
+        BF16: "wants OpenVINO, which is not installed (pip install -e '.[openvino]' in the clone of Tandem)",
         ORT_INT8: "wants VNNI instructions, which this CPU (avx512) has not",
     }
 
@@ -136,7 +136,7 @@ def test_what_is_asked_for_is_what_is_tried(
 
 HERE = "fp32 with onnxruntime on cpu"
 CAN_T = "model 'digits' can't be run here as asked: "
-NOT_INSTALLED = "wants OpenVINO, which is not installed (pip install 'tandem[openvino]')"
+NOT_INSTALLED = "wants OpenVINO, which is not installed (pip install -e '.[openvino]' in the clone of Tandem)"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ NOT_INSTALLED = "wants OpenVINO, which is not installed (pip install 'tandem[ope
             {},
             (
                 f"{CAN_T}fp16 with onnxruntime on cuda wants onnxruntime-gpu, which is not installed "
-                f"(pip uninstall onnxruntime, then pip install 'tandem[gpu]'); choose {HERE}"
+                f"(pip uninstall onnxruntime, then pip install -e '.[gpu]' in the clone of Tandem); choose {HERE}"
             ),
         ),
         (
@@ -234,8 +234,7 @@ def test_the_choice_and_its_reason_are_one_line(
     assert caplog.messages == [
         (
             "Chose int8 with onnxruntime on cpu for 'digits': the fastest that it allows and this machine has; "
-            "int8 with openvino on cpu wants OpenVINO, which is not installed (pip install 'tandem[openvino]'); "
-            "bf16 with openvino on cpu wants OpenVINO, which is not installed (pip install 'tandem[openvino]')"
+            f"int8 with openvino on cpu {NOT_INSTALLED}; bf16 with openvino on cpu {NOT_INSTALLED}"
         )
     ]
 

@@ -121,12 +121,14 @@ def test_openvino_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed, and without its libraries, OpenVINO fails; not installed, it is not looked for."""
 
     def probe() -> None:
-        raise EngineUnavailable("engine 'openvino' can't be loaded (libtbb.so.12); pip install 'tandem[openvino]'")
+        raise EngineUnavailable(
+            "engine 'openvino' can't be loaded (libtbb.so.12); pip install -e '.[openvino]' in the clone of Tandem"
+        )
 
-    monkeypatch.setattr(checks.openvino, "probe", probe)
+    monkeypatch.setattr(checks.compiling, "probe", probe)
     monkeypatch.setattr(checks, "version_of", lambda package: "2026.4.1")
     [finding] = checks.check_openvino()
-    assert (finding.status, finding.remedy) == ("fail", "pip install 'tandem[openvino]'")
+    assert (finding.status, finding.remedy) == ("fail", "pip install -e '.[openvino]' in the clone of Tandem")
     monkeypatch.setattr(checks, "version_of", lambda package: None)
     assert list(checks.check_openvino()) == []
 
