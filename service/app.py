@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import Any
 
 import attrs
@@ -24,11 +25,12 @@ _TOP_K = {
 }
 _REFUSALS = {
     400: "The form is malformed, or the image truncated or corrupt.",
+    408: "The body has not come in time.",
     413: "The body or the image is too large.",
     415: "The bytes are not an image of an accepted format.",
     422: "top_k is no number of labels.",
     500: "The service failed.",
-    503: "Too many requests are waiting: try again after `Retry-After` seconds.",
+    503: "Too many requests are waiting, or have waited too long: try again after `Retry-After` seconds.",
 }
 
 
@@ -63,9 +65,18 @@ class ClassifierService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML 
             "responses": {200: _answer("ModelDescription", "The model.")},
         }
         document.paths["/model"] = PathItem(get=model)
-        # 3.1, for `prefixItems` and `null`. The description would be BentoML's advertisement, the contact its makers.
-        info = attrs.evolve(document.info, description=self.inner.__doc__, contact=None)
+        # 3.1, for `prefixItems` and `null`. The description would be BentoML's advertisement, the contact its makers,
+        # and the version "None" where no Bento has one.
+        version = document.info.version if self.bento else _version()
+        info = attrs.evolve(document.info, description=self.inner.__doc__, contact=None, version=version)
         return attrs.evolve(document, openapi="3.1.0", info=info)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("tandem")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # served from its sources, with only its dependencies installed
 
 
 def _answer(schema: str, description: str) -> dict[str, Any]:

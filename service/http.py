@@ -10,6 +10,7 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import anyio.to_thread
 import bentoml
 import msgspec
@@ -20,17 +21,24 @@ from starlette.routing import Route
 
 from classifier.errors import ImageError, ImageTooLarge, NotAnImage
 from service.answers import Error, Refusal
-from service.uploads import BadRequest, read_upload
+from service.uploads import BadRequest, Overloaded, read_upload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from starlette.requests import Request
+
+    from service.answers import Classification
+    from service.uploads import Upload
 
 log = logging.getLogger("bentoml.tandem")  # under BentoML's, which its servers show from INFO on
 
 MAX_IN_FLIGHT = 128
-"""Requests that are read, waiting or running at one time. One more is refused: waiting longer helps nobody."""
+"""Requests whose image waits or is being classified. One more is refused: waiting longer helps nobody."""
+BODY_WITHIN_S = 60
+"""A body must have come; until then it takes no place from anybody, only its bytes count."""
+START_WITHIN_S = 20
+"""An image must have begun to be classified. Both together end before BentoML's own timeout, `traffic` in `service`."""
 RETRY_AFTER_S = 1
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for metrics and logs: nobody is there to read it."""
@@ -39,19 +47,17 @@ CLIENT_CLOSED_REQUEST = 499
 async def classify(request: Request) -> Response:
     """Answer `POST /classify`."""
     service = bentoml.get_current_service()
-    if service.in_flight >= MAX_IN_FLIGHT:
-        return _refuse(
-            503, "overloaded", "too many requests are waiting; try again", headers={"Retry-After": str(RETRY_AFTER_S)}
-        )
-    service.in_flight += 1
     try:
-        upload = await read_upload(request)
-        classification = await anyio.to_thread.run_sync(
-            service.classify_image, upload.image, upload.top_k, limiter=service.workers
-        )
-        return _json(classification)
+        _check_load(service)
+        with service.buffer.body() as make_room:
+            upload = await _read_in_time(request, make_room)
+            return _json(await _classify_in_time(service, upload))
     except BadRequest as error:
-        return _refuse(error.status, error.reason, str(error))
+        # Of a body that does not come the rest is not waited for.
+        headers = {"Connection": "close"} if error.status == HTTPStatus.REQUEST_TIMEOUT else None
+        return _refuse(error.status, error.reason, str(error), headers=headers)
+    except Overloaded as error:
+        return _refuse(503, "overloaded", str(error), headers={"Retry-After": str(RETRY_AFTER_S)})
     except ImageError as error:
         return _refuse(_status_of(error), error.reason, str(error))
     except ClientDisconnect:
@@ -60,6 +66,34 @@ async def classify(request: Request) -> Response:
         # The edge: whatever went wrong, the client gets an answer of the usual form, and the log what happened.
         log.exception("Could not classify an image")
         return _refuse(500, "internal", "the service failed; its log says why")
+
+
+def _check_load(service: Any) -> None:
+    if service.in_flight >= MAX_IN_FLIGHT:
+        raise Overloaded("too many requests are waiting; try again")
+
+
+async def _read_in_time(request: Request, make_room: Callable[[int], None]) -> Upload:
+    with anyio.move_on_after(BODY_WITHIN_S):
+        return await read_upload(request, make_room)
+    raise BadRequest(
+        f"the body has not come within {BODY_WITHIN_S} s; send a smaller image, or over a faster connection",
+        reason="slow_body",
+        status=HTTPStatus.REQUEST_TIMEOUT,
+    )
+
+
+async def _classify_in_time(service: Any, upload: Upload) -> Classification:
+    _check_load(service)
+    service.in_flight += 1
+    try:
+        # What runs in a thread is not interrupted: this ends the wait for one.
+        with anyio.move_on_after(START_WITHIN_S):
+            answer: Classification = await anyio.to_thread.run_sync(
+                service.classify_image, upload.image, upload.top_k, limiter=service.workers
+            )
+            return answer
+        raise Overloaded(f"the images before this one take longer than {START_WITHIN_S} s; try again")
     finally:
         service.in_flight -= 1
 

@@ -19,7 +19,7 @@ from service.app import ClassifierService
 from service.opening import open_served
 from service.preflight import check_model, check_port
 from service.source import RegistryModel, as_bentoml_errors, resolve_served
-from service.uploads import DEFAULT_TOP_K
+from service.uploads import DEFAULT_TOP_K, Buffer
 
 if TYPE_CHECKING:
     from classifier.model import Model
@@ -30,7 +30,7 @@ log = logging.getLogger("bentoml.tandem")  # under BentoML's, which its servers 
 # distro="": BentoML installs no compiler and no curl; the locked packages are all wheels.
 @bentoml.service(
     service_class=ClassifierService,
-    traffic={"timeout": 60},
+    traffic={"timeout": 120},  # the last resort: `service.http` answers before it, in our form
     image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro=""),
 )
 class Classifier:
@@ -56,6 +56,7 @@ class Classifier:
         # What decodes and infers. The engine's own threads come on top, and share the same cores.
         self.workers = anyio.CapacityLimiter(cpu_limit())
         self.in_flight = 0
+        self.buffer = Buffer()
         self.description = _describe(self.model)
         log.info(
             "%s runs on %s and passed its self-test of %d images",

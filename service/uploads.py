@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from classifier.errors import ImageTooLarge
 from classifier.images import LIMITS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     from starlette.datastructures import FormData
     from starlette.requests import Request
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 DEFAULT_TOP_K = 5
 MAX_BODY_BYTES = LIMITS.max_bytes + 64 * 2**10
 """An image with the boundaries and headers that a multipart form puts around it."""
+MAX_BUFFERED_BYTES = 512 * 2**20
+"""Of all bodies that are being read, waiting or classified at one time."""
 
 
 class BadRequest(Exception):
@@ -36,6 +39,38 @@ class BadRequest(Exception):
         self.status = status
 
 
+class Overloaded(Exception):
+    """A request that came when too many others did."""
+
+
+class Buffer:
+    """The bodies that the service holds, all requests together."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    @contextmanager
+    def body(self) -> Iterator[Callable[[int], None]]:
+        """Yield what makes room for so many more bytes of one body; the end of the block gives all of them back.
+
+        Raises:
+            Overloaded: there is no room.
+        """
+        held = 0
+
+        def make_room(size: int) -> None:
+            nonlocal held
+            if self._held + size > MAX_BUFFERED_BYTES:
+                raise Overloaded("the images that others are sending fill the service's memory; try again")
+            self._held += size
+            held += size
+
+        try:
+            yield make_room
+        finally:
+            self._held -= held
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
     """What a client asks to have classified."""
@@ -44,8 +79,8 @@ class Upload:
     top_k: int
 
 
-async def read_upload(request: Request) -> Upload:
-    """Return the image and the options that `request` brings.
+async def read_upload(request: Request, make_room: Callable[[int], None]) -> Upload:
+    """Return the image and the options that `request` brings, for whose bytes `make_room` is called as they come.
 
     A multipart form has the image in its field `image`; any other body is the image itself, whatever its Content-Type
     claims: the bytes decide.
@@ -56,11 +91,11 @@ async def read_upload(request: Request) -> Upload:
     """
     top_k: UploadFile | str | None = request.query_params.get("top_k")
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        form = await _read_form(request)
+        form = await _read_form(request, make_room)
         image = await _image_of(form)
         top_k = form.get("top_k", top_k)
     else:
-        image = b"".join([chunk async for chunk in _bounded_stream(request)])
+        image = b"".join([chunk async for chunk in _bounded_stream(request, make_room)])
     return Upload(image=image, top_k=_parse_top_k(top_k))
 
 
@@ -69,9 +104,9 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = MAX_BODY_BYTES
 
 
-async def _read_form(request: Request) -> FormData:
+async def _read_form(request: Request, make_room: Callable[[int], None]) -> FormData:
     try:
-        return await _InMemoryParser(request.headers, _bounded_stream(request)).parse()
+        return await _InMemoryParser(request.headers, _bounded_stream(request, make_room)).parse()
     except MultiPartException as error:
         raise BadRequest(f"the multipart form can't be read: {error.message}", reason="malformed_form") from error
 
@@ -87,7 +122,7 @@ async def _image_of(form: FormData) -> bytes:
     return await images[0].read()
 
 
-async def _bounded_stream(request: Request) -> AsyncGenerator[bytes, None]:
+async def _bounded_stream(request: Request, make_room: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
     """Yield the body in pieces, until it is larger than any accepted image."""
     declared = request.headers.get("content-length", "0")
     received = 0
@@ -97,6 +132,7 @@ async def _bounded_stream(request: Request) -> AsyncGenerator[bytes, None]:
         received += len(chunk)
         if received > MAX_BODY_BYTES:
             raise _too_large()
+        make_room(len(chunk))
         yield chunk
 
 
@@ -107,10 +143,8 @@ def _too_large() -> ImageTooLarge:
 def _parse_top_k(value: UploadFile | str | None) -> int:
     if value is None:
         return DEFAULT_TOP_K
-    try:
-        top_k = int(value) if isinstance(value, str) else 0
-    except ValueError:
-        top_k = 0
+    # isdecimal: int() takes '1_0', ' 7' and '+7' as well. 4300 digits are the most that it reads.
+    top_k = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 100 else 0
     if top_k < 1:
         raise BadRequest("top_k is the number of labels to answer, 1 or more", reason="bad_top_k", status=422)
     return top_k

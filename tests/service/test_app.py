@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -42,8 +43,13 @@ def test_classify_takes_a_form_or_a_raw_body(document: dict[str, Any]) -> None:
 def test_every_status_is_described(document: dict[str, Any]) -> None:
     """What the service answers with, refusals too."""
     responses = document["paths"]["/classify"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "413", "415", "422", "500", "503"}
+    assert set(responses) == {"200", "400", "408", "413", "415", "422", "500", "503"}
     assert "/model" in document["paths"]
+
+
+def test_version_is_that_of_tandem(document: dict[str, Any]) -> None:
+    """Not BentoML's "None", where the service runs from its sources."""
+    assert document["info"]["version"] == importlib.metadata.version("tandem")
 
 
 def test_every_reference_leads_to_a_schema(document: dict[str, Any]) -> None:

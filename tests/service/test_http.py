@@ -142,7 +142,7 @@ class TestForms:
         files = [("image", image), ("image", image)]
         assert_refused(httpx.post(f"{server.url}/classify", files=files), 400, "several_images")
 
-    @pytest.mark.parametrize("top_k", ["0", "-1", "abc", "", "2.5", "9" * 5000])
+    @pytest.mark.parametrize("top_k", ["0", "-1", "abc", "", "2.5", "1_0", "+1", "²", "9" * 5000])
     def test_bad_top_k_is_refused(self, server: Server, image: bytes, top_k: str) -> None:
         """As a field and as a parameter."""
         field = httpx.post(f"{server.url}/classify", files={"image": image}, data={"top_k": top_k})
@@ -173,22 +173,16 @@ class TestRequests:
         assert httpx.post(f"{server.url}/classify", content=image).status_code == 200
         assert "Traceback" not in server.log[before:]
 
-    def test_too_many_at_a_time_are_told_to_come_back(self, server: Server, image: bytes) -> None:
-        """Nobody hangs: one more than the service keeps is answered at once, and served when the others are gone."""
+    def test_clients_that_send_nothing_keep_nobody_out(self, server: Server, image: bytes) -> None:
+        """A connection whose body does not come takes no place: others are served beside any number of them."""
         head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
         with contextlib.ExitStack() as waiting:
-            for _ in range(MAX_IN_FLIGHT):
+            for _ in range(MAX_IN_FLIGHT + 10):
                 connection = waiting.enter_context(connected(server))
                 connection.sendall(head)
-                # The service asks for a body when it begins to read: from here on the request is in flight.
+                # The service asks for a body when it begins to read.
                 assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
-            refused = httpx.post(f"{server.url}/classify", content=image)
-            assert_refused(refused, 503, "overloaded")
-            assert int(refused.headers["retry-after"]) >= 1
-            assert httpx.get(f"{server.url}/readyz").status_code == 200
-        with httpx.Client(transport=httpx.HTTPTransport(retries=3)) as client:
-            statuses = [client.post(f"{server.url}/classify", content=image).status_code for _ in range(20)]
-        assert statuses[-1] == 200
+            assert httpx.post(f"{server.url}/classify", content=image).status_code == 200
 
 
 class TestFuzz:
