@@ -11,7 +11,7 @@ import bentoml
 from bentoml.exceptions import BentoMLException, NotFound
 from bentoml.models import BentoModel
 
-from classifier.errors import TandemError
+from classifier.errors import DamagedArtifact, TandemError
 from registry import Artifact, LocalRegistry, fetch_model
 
 if TYPE_CHECKING:
@@ -55,23 +55,30 @@ class RegistryModel(BentoModel):  # type: ignore[misc]  # BentoML is untyped
         """
         with as_bentoml_errors():
             artifact = resolve_served(None)
+            if problems := artifact.verify():
+                raise DamagedArtifact(problems[0])
             tag = f"{_bento_name(artifact.name)}:{artifact.digest.replace(':', '-')[:47]}"
             try:
                 stored = bentoml.models.get(tag)
+                # What is damaged or missing in a copy that stands is put right.
+                _copy(artifact, stored)
             except NotFound:
-                with bentoml.models.create(tag, labels={_IDENTITY: artifact.identity}):
-                    pass
+                # Before it enters the store: of a copy that fails nothing is left there.
+                with bentoml.models.create(tag, labels={_IDENTITY: artifact.identity}) as new:
+                    _copy(artifact, new)
                 stored = bentoml.models.get(tag)
                 # BentoML makes it for its owner alone; in an image, any `docker run --user` must read it.
                 Path(stored.path).chmod(0o755)
-            # Into a copy that stands as well: what is damaged or missing there is put right.
-            LocalRegistry.default().copy(artifact, LocalRegistry(Path(stored.path)))
         return BentoModel(stored.tag).to_info(alias)
 
 
 def _bento_name(name: str) -> str:
     """Return the name that a model has in BentoML's store, which knows neither hosts nor folders."""
     return name.replace("/", ".").replace(":", ".")[-63:].strip("._-")
+
+
+def _copy(artifact: Artifact, model: bentoml.Model) -> None:
+    LocalRegistry.default().copy(artifact, LocalRegistry(Path(model.path)))
 
 
 @contextmanager

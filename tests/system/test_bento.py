@@ -134,6 +134,22 @@ def test_build_without_a_model_makes_nothing(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.glob("builder/*s/*/*") if path.is_dir()]
 
 
+def test_build_of_a_damaged_model_makes_nothing(tandem_home: Path, tmp_path: Path) -> None:
+    """The sentence names the model and the remedy; no half of it stays in BentoML's store, and repaired it builds."""
+    blob = max((tandem_home / "registry").glob("blobs/sha256/*"), key=lambda path: path.stat().st_size)
+    contents = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(contents[:-1] + b"?")
+    ended = bentoml("build", bentoml_home=tmp_path / "builder", home=tandem_home, check=False)
+    assert ended.returncode == 1
+    [sentence] = ended.stderr.splitlines()
+    assert "model 'digits:1' is damaged: model.onnx: " in sentence
+    assert "export it again" in sentence
+    assert not [path for path in tmp_path.glob("builder/*s/*/*") if path.is_dir()]
+    blob.write_bytes(contents)
+    bentoml("build", bentoml_home=tmp_path / "builder", home=tandem_home)
+
+
 def test_second_build_of_the_same_model_adds_no_second_copy(bento: Imported, digits_home: Path) -> None:
     """BentoML's store has the model once, under its digest."""
     bentoml("build", bentoml_home=bento.builder, home=digits_home)
