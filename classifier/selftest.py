@@ -8,7 +8,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -75,6 +75,7 @@ class GoldenSet:
             DamagedArtifact: the bytes are no golden set.
         """
         try:
+            _check_sizes(data)
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 images, offsets = arrays["images"].tobytes(), arrays["offsets"].tolist()
                 if offsets != sorted(offsets) or [offsets[0], offsets[-1]] != [0, len(images)]:
@@ -84,12 +85,22 @@ class GoldenSet:
                     scores=arrays["scores"],
                     tolerances=dict(zip(arrays["precisions"].tolist(), arrays["tolerances"].tolist(), strict=True)),
                 )
-        # What np.load and zipfile raise on bytes that aren't theirs. A bare .npy is an array, and no context manager;
-        # a member with an unknown compression is a NotImplementedError, which is a RuntimeError.
-        except (ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
+        # What np.load and zipfile raise on bytes that aren't theirs: a member with an unknown compression is a
+        # NotImplementedError, which is a RuntimeError; an array may claim to be larger than any memory.
+        except (
+            *(ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error),
+            *(MemoryError, OverflowError),
+        ) as error:
             raise DamagedArtifact(
                 f"{GOLDEN} of the model is not a golden set ({str(error) or 'cut short'}); export the model again"
             ) from error
+
+
+def _check_sizes(data: bytes) -> None:
+    """Raise ValueError where the archive holds more than its own bytes: `to_bytes` compresses nothing."""
+    with ZipFile(io.BytesIO(data)) as archive:
+        if sum(member.file_size for member in archive.infolist()) > len(data):
+            raise ValueError("it is compressed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

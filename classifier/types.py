@@ -38,6 +38,8 @@ def from_json(data: bytes, type: type[_T]) -> _T:
         return msgspec.json.decode(data, type=type)
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError("JSON is malformed: it is nested too deeply") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

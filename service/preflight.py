@@ -57,5 +57,6 @@ def check_model(artifact: Artifact) -> None:
     command = [sys.executable, "-m", opening.__name__, str(LocalRegistry.holding(artifact).root), artifact.identity]
     ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
     if ended.returncode != 0:
-        why = ended.stderr.strip() or f"it ended with {ended.returncode} while it was opened"
+        # What else stands there was said by a library, or is the traceback of a defect.
+        *_, why = ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode} while it was opened"]
         raise BentoMLException(why)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
+import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -81,6 +83,22 @@ def npy(array: NDArray[np.float32]) -> bytes:
     return file.getvalue()
 
 
+def with_claim(shape: str) -> bytes:
+    """Return a golden set whose scores say that they have this shape."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode()
+    file = io.BytesIO(npz(**GOOD))
+    with zipfile.ZipFile(file, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has two of this name, of which the last counts
+        archive.writestr("scores.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    return file.getvalue()
+
+
+def compressed(size: int) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **GOOD | {"images": np.zeros(size, np.uint8), "offsets": np.array([0, 1, size])})
+    return file.getvalue()
+
+
 GOOD = {
     "images": np.frombuffer(b"ab", np.uint8),
     "offsets": np.array([0, 1, 2]),
@@ -113,11 +131,15 @@ def test_the_good_one_is_good() -> None:
         npz(**GOOD | {"tolerances": np.array([1e-4, 1e-3])}),
         npz(**GOOD | {"tolerances": np.array([np.nan])}),
         npz(**GOOD | {"tolerances": np.array([-1.0])}),
+        with_claim(f"({10**15},)"),
+        with_claim(f"({10**30},)"),
+        with_claim("(" * 150 + "1" + ")" * 150),
+        compressed(10**8),
     ],
     ids=[
         "empty", "text", "an .npy", "fields missing", "pickled", "float64", "too many scores", "offset missing",
         "offsets fall", "offsets past the end", "no offsets", "offsets no list", "tolerances of nothing",
-        "tolerance NaN", "tolerance below 0",
+        "tolerance NaN", "tolerance below 0", "petabytes", "more than a size can be", "nested", "a bomb",
     ],
 )  # fmt: skip
 def test_malformed_golden_set(data: bytes) -> None:

@@ -98,3 +98,12 @@ def test_port_taken(digits_home: Path, tmp_path: Path) -> None:
         sentence = why_refused(digits_home, "--port", port, BENTOML_HOME=str(tmp_path))
     assert port in sentence
     assert "--port" in sentence
+
+
+def test_nothing_but_the_sentence(digits_home: Path, tmp_path: Path) -> None:
+    """What a library says while the model is tried, or a traceback, does not come with it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'service.opening' in sys.orig_argv: print('Traceback …', file=sys.stderr)\n"
+    )
+    sentence = why_refused(digits_home, TANDEM_DEVICE="cuda:99", BENTOML_HOME=str(tmp_path), PYTHONPATH=str(tmp_path))
+    assert "device 'cuda:99' can't be had" in sentence
