@@ -27,8 +27,8 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 IMAGE_SOURCES = {
     # uv builds a Bento, and serves none.
     "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service", "--no-emit-package=uv"),
-    "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch"),
-    "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch"),
+    "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch", "--extra=s3"),
+    "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch", "--extra=s3"),
     "build": ("--group=pyproject.toml:build",),
 }
 """What each file of `requirements/` locks."""
@@ -49,7 +49,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite, but for what needs Docker, a GPU or many minutes."""
-    install(session, "-e", ".[cpu,train,service,batch]", *group("tests"))
+    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3]", *group("tests"))
     # Two processes, however many cores: several tests start servers and train on threads of their own.
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
@@ -57,7 +57,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, types, the direction of imports, and the Dockerfile."""
-    install(session, "-e", ".[cpu,train,service,batch]", *group("tests"), *group("lint"))
+    install(session, "-e", ".[cpu,train,service,batch,signing]", *group("tests"), *group("lint"))
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")
@@ -88,7 +88,7 @@ def torchless(session: nox.Session) -> None:
     shutil.rmtree(dist, ignore_errors=True)
     session.run("hatchling", "build", "--target", "wheel", "--directory", str(dist))
     (wheel,) = dist.glob("tandem-*.whl")
-    install(session, f"{wheel}[cpu,service,batch]", *group("tests"))
+    install(session, f"{wheel}[cpu,service,batch,signing]", *group("tests"))
     absent = ("torch", "torchvision", "onnx", "sklearn")
     session.run("python", "-c", f"from importlib.util import find_spec; assert not any(map(find_spec, {absent}))")
     session.run(
@@ -108,6 +108,23 @@ def containers(session: nox.Session) -> None:
 def cuda_image(session: nox.Session) -> None:
     """Build the batch image with CUDA, and see it refuse in one sentence where there is no GPU. Needs Docker."""
     run_image_tests(session, marker="cuda_image")
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure what README and docs claim: `-- NAME [--json FILE]`, where NAME is a module of benchmarks/."""
+    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
+    name, *options = session.posargs or ["registry"]
+    session.run("python", "-m", f"benchmarks.{name}", *options)
+
+
+@nox.session(requires=["digits"])
+def torture(session: nox.Session) -> None:
+    """Kill, starve and poison bulk runs at full size, and lose a node of a real Ray cluster; about an hour."""
+    install(session, "-e", ".[cpu,batch,s3,ray]", *group("tests"))
+    environment = {"TANDEM_TEST_HOME": str(digits_home(session)), "TANDEM_TEST_TORTURE": "1"}
+    files = [f"tests/batch/test_{name}.py" for name in ("torture", "commit", "ray_runner", "remote")]
+    session.run("pytest", "-m", "", "-s", *(session.posargs or files), env=environment)
 
 
 @nox.session

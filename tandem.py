@@ -17,7 +17,8 @@ from classifier.extras import install_extra
 COMMANDS = {
     "train": ("training.cli:train", "Train an image classifier on folders of images."),
     "export": ("export.cli:export", "Export a trained run as a model artifact into the registry."),
-    "models": ("registry.cli:models", "List, show, tag, verify and remove models of the registry."),
+    "evaluate": ("export.evaluate_cli:evaluate", "Measure a model in precisions that its export could not run."),
+    "models": ("registry.cli:models", "List, show, tag, push, pull, sign, verify and remove models."),
     "classify": ("commands.classify:classify", "Classify a few images and print the top labels."),
     "batch": ("batch.cli:batch", "Classify every image of a folder into Parquet, CSV or JSON Lines."),
     "parity": ("batch.parity_cli:parity", "Prove that a service and a bulk run give the same scores."),
@@ -94,7 +95,7 @@ def main(verbose: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
     )
-    for noisy in ("PIL", "matplotlib", "onnxscript", "onnx_ir", "httpx", "httpcore", "torch"):
+    for noisy in ("PIL", "matplotlib", "onnxscript", "onnx_ir", "httpx", "httpcore", "torch", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -3,61 +3,54 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch.output import FORMATS, Format
+from batch.group import BatchGroup
+from batch.logs import log_as_json_unless_on_a_terminal
+from batch.options import cluster_options, failure_options, input_options, output_options, scale_options
+from batch.output import Columns, Format
+from batch.shards import Shard, shard_of_job
+from classifier.errors import TooManyFailures
 from registry.options import engine_options, model_option
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batch.inputs import Input
     from batch.record import RunRecord
+    from batch.runner import BatchJob
 
 log = logging.getLogger(__name__)
 
 FAILED_IMAGES = 3
 """Exit code of a run that is done, with a row for each image, some of which say `error`."""
 
+TOO_MANY_FAILURES = 4
+"""Exit code of a run that was stopped by `--max-failures` or `--max-failure-rate`; it can be resumed."""
+
 
 _EXAMPLE = """\b
 Example:
   tandem batch photos --model digits:production --output out
+  find photos -newer yesterday -print0 | tandem batch --files-from - -0 --model digits --output new
   python -c "import pyarrow.parquet as pq; print(pq.read_table('out/parts').slice(0, 3).to_pylist())"
 """
 
 
-@click.command(short_help="Classify every image of a folder into Parquet, CSV or JSON Lines.", epilog=_EXAMPLE)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.group(
+    cls=BatchGroup,
+    invoke_without_command=True,
+    short_help="Classify every image of a folder into Parquet, CSV or JSON Lines.",
+    epilog=_EXAMPLE,
+)
+@input_options
 @model_option
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="A new folder, or that of a run to resume.",
-)
-@click.option("--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Of the part files.")
-@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels listed for each image.")
-@click.option(
-    "--scores",
-    type=click.Choice(["top", "all"]),
-    default="top",
-    show_default=True,
-    help="'all' adds a column with the score of every label.",
-)
-@click.option(
-    "--chunk-size",
-    type=click.IntRange(min=1),
-    default=1000,
-    show_default=True,
-    help="Images of one part file: what a killed run may have to do again.",
-)
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images that go into the engine at once.")
-@click.option(
-    "--decode-threads", type=click.IntRange(min=1), help="Threads that read and decode.  [default: one for each CPU]"
-)
+@output_options
+@failure_options
+@scale_options
+@cluster_options
 @engine_options
 @click.pass_context
 def batch(
@@ -65,59 +58,113 @@ def batch(
     /,
     *,
     inputs: tuple[str, ...],
+    files_from: str | None,
+    null: bool,
+    column: str,
     model: str | None,
     output: Path,
-    format: Format,
-    top_k: int,
-    scores: str,
-    chunk_size: int,
+    shard: Shard | None,
+    runner: str,
     batch_size: int | None,
     decode_threads: int | None,
-    **engine: Any,
+    address: str | None,
+    engines: int | None,
+    engine_cpus: int,
+    **options: Any,
 ) -> None:
-    """Classify each image of the INPUTs, folders or images, into OUT/parts: exactly one row for each image.
+    """Classify each image of the INPUTs into OUT/parts: exactly one row for each image.
 
-    Folders are searched recursively for files with an image's suffix; hidden entries and symbolic links are
-    skipped and counted. An image that can't be classified is a row with its error.
+    INPUTs are folders, images, tar files (WebDataset shards), and Parquet files; or URLs of them, such as
+    s3://bucket/photos. Folders are searched recursively for files with an image's suffix; hidden entries and symbolic
+    links are skipped and counted. An image that can't be classified is a row with its error.
 
     A run that was killed or interrupted is resumed by the same command, and its files end as those of an
     undisturbed run, byte for byte.
 
-    Exit codes: 0 done, 1 could not run, 2 usage, 3 done with failed images, 130 and 143 interrupted.
+    Exit codes: 0 done, 1 could not run, 2 usage, 3 done with failed images, 4 stopped by a limit on failed images,
+    130 and 143 interrupted.
     """
-    from batch.commit import check_output  # noqa: PLC0415 # all of these: so that --help answers at once
+    from batch.commit import begun_batch_size  # noqa: PLC0415 # all of these: so that --help answers at once
+    from batch.inputs import find_inputs  # noqa: PLC0415
     from batch.interrupts import Interrupted, Interrupts  # noqa: PLC0415
-    from batch.plan import find_inputs, require_images  # noqa: PLC0415
-    from batch.runner import BatchJob, run_batch  # noqa: PLC0415
-    from registry import open_model  # noqa: PLC0415
+    from batch.local import LocalRunner  # noqa: PLC0415
+    from batch.runner import check_job, run_batch  # noqa: PLC0415
+    from registry import LocalRegistry, open_model  # noqa: PLC0415
 
+    if not inputs and files_from is None:
+        raise click.UsageError("Missing argument 'INPUT...', or --files-from.")
+    engine = {name: options.pop(name) for name in ("engine", "device", "precision", "threads")}
+    log_as_json_unless_on_a_terminal()
     try:
         with Interrupts() as interrupts:
-            job = BatchJob(
-                inputs=find_inputs(inputs),
-                output=output,
-                format=format,
-                top_k=top_k,
-                all_scores=scores == "all",
-                chunk_size=chunk_size,
-                batch_size=batch_size,
-                threads=decode_threads,
-            )
-            # Before the model is opened, which takes long: what would stop the run anyway.
-            check_output(job.output, job.inputs)
-            require_images(job.inputs)
-            record = run_batch(job, open_model(model, **engine, batch_size=batch_size), interrupts)
+            found = find_inputs(inputs, files_from=files_from, nul=null, column=column)
+            job = _make_job(found, output, shard or shard_of_job(), **options)
+            check_job(job)  # before the model is opened, which takes long
+            if runner == "local":
+                # A run that is resumed keeps its size: another would give other bits.
+                size = batch_size or begun_batch_size(output)
+                opened = open_model(model, **engine, batch_size=size, tuning="throughput")
+                local = LocalRunner(opened, batch_size=batch_size, threads=decode_threads)
+                record = run_batch(job, local, interrupts)
+            else:
+                from batch.ray_runner import Cluster, RayRunner  # noqa: PLC0415
+
+                gpus = {"auto": None, "cpu": 0}.get(engine["device"], 1)
+                cluster = Cluster(address=address, engines=engines, cpus=engine_cpus, gpus=gpus)
+                artifact = LocalRegistry.default().resolve(model)
+                with RayRunner(
+                    artifact, cluster, engine=engine, batch_size=batch_size, threads=decode_threads
+                ) as engines_of_cluster:
+                    record = run_batch(job, engines_of_cluster, interrupts)
     except Interrupted as interrupted:
         click.echo(f"Interrupted; the same command resumes the run in '{output}'.", err=True)
         ctx.exit(interrupted.exit_code)
-    for line in summarise(record, output):
+    except TooManyFailures as error:
+        click.echo(f"Error: {error}", err=True)
+        ctx.exit(TOO_MANY_FAILURES)
+    for line in summarise(record, job.output):
         click.echo(line)
     ctx.exit(FAILED_IMAGES if record.failed else 0)
 
 
+def _make_job(
+    inputs: tuple[Input, ...],
+    output: Path,
+    shard: Shard | None,
+    *,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    follow_symlinks: bool,
+    format: Format,
+    top_k: int,
+    scores: str,
+    image_timeout: float,
+    max_failures: int | None,
+    max_failure_rate: float | None,
+    **options: Any,
+) -> BatchJob:
+    from batch.limits import FailureLimits  # noqa: PLC0415
+    from batch.listing import Selection  # noqa: PLC0415
+    from batch.runner import BatchJob  # noqa: PLC0415
+
+    if shard is not None and shard.count == 1:
+        shard = None
+    return BatchJob(
+        inputs=inputs,
+        output=output / shard.folder if shard else output,
+        selection=Selection(include=include, exclude=exclude, follow_symlinks=follow_symlinks),
+        shard=shard,
+        columns=Columns(format=format, top_k=top_k, all_scores=scores == "all"),
+        image_timeout_s=image_timeout,
+        limits=FailureLimits(failures=max_failures, rate=max_failure_rate),
+        **options,
+    )
+
+
 def summarise(record: RunRecord, output: Path) -> list[str]:
     """Return what a person wants to know of a run that is done, a line each."""
-    from batch.plan import describe_counts, printable  # noqa: PLC0415
+    from batch.inputs import printable  # noqa: PLC0415
+    from batch.plan import describe_counts  # noqa: PLC0415
     from classifier.selftest import describe  # noqa: PLC0415
 
     attempt = record.attempts[-1]

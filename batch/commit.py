@@ -27,15 +27,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batch.fingerprint import Fingerprint
-from batch.plan import printable
+from batch.inputs import printable
+from batch.remote import is_url
 from classifier.errors import OutputError
 from classifier.types import from_json, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from batch.output import Format
-    from batch.plan import Input
+    from batch.inputs import Input
+    from batch.part import Part
 
 
 STATE = ".batch"
@@ -45,7 +46,7 @@ _BEFORE_A_RUN = frozenset({"lock", "plan", "aside", "commits.jsonl"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """A chunk that is done: a line of `commits.jsonl`.
+    """A chunk that is done: a line of `commits.jsonl`. Of several lines of a chunk, the last one holds.
 
     Attributes:
         part: the file's name.
@@ -64,12 +65,6 @@ class Commit:
     errors: dict[str, int]
     in_class_folders: int
     correct: int
-
-
-def part_name(chunk: int, chunks: int, format: Format) -> str:
-    """Return the name of a chunk's part; the names sort in the order of the chunks."""
-    width = max(5, len(str(chunks - 1)))
-    return f"part-{chunk:0{width}}.{format}"
 
 
 class RunFolder:
@@ -144,8 +139,9 @@ class RunFolder:
             raise OutputError(
                 f"'{self._commits}' is damaged ({error}); name another --output to run from the start"
             ) from error
+        last = {commit.chunk: commit for commit in commits}
         with writing(self.parts):
-            return {commit.chunk: commit for commit in commits if self._is_whole(commit)}
+            return {chunk: commit for chunk, commit in last.items() if self._is_whole(commit)}
 
     def _is_whole(self, commit: Commit) -> bool:
         """Return whether the part is what was committed, to the byte."""
@@ -155,35 +151,42 @@ class RunFolder:
         except FileNotFoundError:
             return False
 
-    def commit(
-        self,
-        chunk: int,
-        part: str,
-        data: bytes,
-        *,
-        rows: int,
-        errors: dict[str, int],
-        in_class_folders: int,
-        correct: int,
-    ) -> Commit:
+    def commit(self, chunk: int, name: str, part: Part) -> Commit:
         """Write the part of a chunk, whole or not at all, and return its commit."""
         commit = Commit(
             chunk=chunk,
-            part=part,
-            rows=rows,
-            bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            errors=errors,
-            in_class_folders=in_class_folders,
-            correct=correct,
+            part=name,
+            rows=part.rows,
+            bytes=len(part.data),
+            sha256=hashlib.sha256(part.data).hexdigest(),
+            errors=part.errors,
+            in_class_folders=part.in_class_folders,
+            correct=part.correct,
         )
-        with writing(self.parts / part):
-            self._replace(self.parts / part, data)
-            with self._commits.open("ab") as file:
-                file.write(msgspec.json.encode(commit) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+        with writing(self.parts / name):
+            self._replace(self.parts / name, part.data)
+            self.enter(commit)
         return commit
+
+    def read_part(self, commit: Commit) -> bytes:
+        """Return a part that is committed.
+
+        Raises:
+            OutputError: it can't be read, or is not what was written.
+        """
+        path = self.parts / commit.part
+        with writing(path):
+            data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != commit.sha256:
+            raise OutputError(f"'{path}' is not what the run wrote; remove it, and the same command makes it again")
+        return data
+
+    def enter(self, commit: Commit) -> None:
+        """Enter a commit whose part stands in its place."""
+        with self._commits.open("ab") as file:
+            file.write(msgspec.json.encode(commit) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def write_record(self, record: bytes) -> None:
         """Write `run.json`."""
@@ -234,15 +237,20 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
+def check_output(path: Path, inputs: Sequence[Input] = (), *, shards: Collection[str] = ()) -> None:
     """Check, without writing, that a run of these inputs can begin or be resumed in the folder `path`.
+
+    Args:
+        path: the output.
+        inputs: what it may not lie within.
+        shards: names that may stand in it beside a run's own.
 
     Raises:
         OutputError: it is not a folder, lies within an input, or holds something that no run wrote.
     """
     real = Path(os.path.realpath(path))  # Path.resolve fails on a loop of links
     for input in inputs:
-        if input.file is None and real.is_relative_to(input.folder):
+        if input.kind == "folder" and not is_url(input.location) and real.is_relative_to(input.location):
             raise OutputError(
                 f"the output '{path}' lies within the input '{printable(input.given)}'; name an --output outside of it"
             )
@@ -257,11 +265,21 @@ def check_output(path: Path, inputs: Sequence[Input] = ()) -> None:
         return
     # A run that was killed before it began left nothing of use. A new volume holds lost+found.
     leftovers = {STATE} if state <= _BEFORE_A_RUN else set()
-    if foreign := names - leftovers - {"lost+found"} - (set() if parts else {"parts"}):
+    if foreign := names - leftovers - {"lost+found", *shards} - (set() if parts else {"parts"}):
         raise OutputError(
             f"the output '{path}' holds '{min(foreign)}' and no run that could be resumed; "
             "name a new or an empty folder"
         )
+
+
+def begun_batch_size(path: Path) -> int | None:
+    """Return the size that every execution of the run in the folder `path` has; None where any serves, or none began.
+
+    Raises:
+        OutputError: its fingerprint can't be read.
+    """
+    begun = RunFolder(path).fingerprint()
+    return None if begun is None else begun.engine.batch_size
 
 
 def _names(folder: Path) -> set[str]:
@@ -270,13 +288,17 @@ def _names(folder: Path) -> set[str]:
 
 
 @contextmanager
-def open_run_folder(path: Path) -> Iterator[RunFolder]:
+def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[RunFolder]:
     """Yield the output folder, made if need be and locked. Where no run begins in it, it is left as it was.
+
+    Args:
+        path: the output.
+        shards: names that may stand in it beside a run's own.
 
     Raises:
         OutputError: it can't be written, or another process runs in it.
     """
-    check_output(path)
+    check_output(path, shards=shards)
     folder = RunFolder(path)
     is_new = not path.exists()
     with writing(path):

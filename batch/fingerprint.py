@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from PIL import features
 
-from batch.output import SCHEMA_VERSION, Format
+from batch.output import SCHEMA_VERSION, Columns, Format
 from batch.plan import Plan  # noqa: TC001 # msgspec reads the annotations, here and below
+from batch.shards import Shard  # noqa: TC001
 from classifier.types import EngineInfo  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from classifier.model import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,32 +23,64 @@ class Fingerprint:
     """All on which the bytes of the output depend.
 
     Attributes:
+        shard: which chunks of the plan are this run's; None for all.
         model: `digits@sha256:…`.
         versions: of the libraries that shape pixels or bytes.
     """
 
     schema_version: int
     plan: Plan
+    shard: Shard | None
     format: Format
     top_k: int
     all_scores: bool
+    image_timeout_s: float
     model: str
     engine: EngineInfo
     versions: dict[str, str]
 
     @classmethod
-    def of(cls, plan: Plan, model: Model, *, format: Format, top_k: int, all_scores: bool) -> Fingerprint:
-        """Return the fingerprint of a run of `plan` with `model` on this machine."""
+    def of(
+        cls,
+        plan: Plan,
+        columns: Columns,
+        *,
+        model: str,
+        engine: EngineInfo,
+        shard: Shard | None = None,
+        image_timeout_s: float,
+    ) -> Fingerprint:
+        """Return the fingerprint of a run of `plan`, or of one shard of it, with this machine's libraries."""
         return cls(
             schema_version=SCHEMA_VERSION,
             plan=plan,
-            format=format,
-            top_k=top_k,
-            all_scores=all_scores,
-            model=model.identity,
-            engine=model.engine.info,
-            versions=_versions(format),
+            shard=shard,
+            format=columns.format,
+            top_k=columns.top_k,
+            all_scores=columns.all_scores,
+            image_timeout_s=image_timeout_s,
+            model=model,
+            engine=engine,
+            versions=versions(columns.format),
         )
+
+    @property
+    def chunks(self) -> range:
+        """The chunks of the plan that are this run's."""
+        return range(self.plan.chunks) if self.shard is None else self.shard.of(self.plan.chunks)
+
+    @property
+    def images(self) -> int:
+        """How many images they have."""
+        # All chunks are whole but for the plan's last one.
+        whole = len(self.chunks) * self.plan.chunk_size
+        last = self.plan.chunks - 1
+        return whole - (self.plan.chunk_size - self.plan.rows(last) if last in self.chunks else 0)
+
+    def part(self, chunk: int) -> str:
+        """Return the name of a chunk's part."""
+        width = max(5, len(str(self.plan.chunks - 1)))
+        return f"part-{chunk:0{width}}.{self.format}"
 
     def differences(self, now: Fingerprint) -> list[str]:
         """Return what differs, each as `engine.version was '1.31.1' and is '1.32.0'`."""
@@ -65,12 +96,13 @@ _WRITERS: dict[Format, str] = {"parquet": "pyarrow", "csv": "msgspec", "jsonl": 
 """The library that writes each format's bytes."""
 
 
-def _versions(format: Format) -> dict[str, str]:
-    versions = {name: _version(name) for name in ("tandem", "pillow", _WRITERS[format])}
+def versions(format: Format) -> dict[str, str]:
+    """Return the versions of the libraries that shape pixels, or the bytes of a format."""
+    found = {name: _version(name) for name in ("tandem", "pillow", _WRITERS[format])}
     # A Pillow that was built from source decodes with the libraries of its machine.
     for codec in ("libjpeg_turbo", "zlib", "webp"):
-        versions[codec] = str(features.version(codec))
-    return versions
+        found[codec] = str(features.version(codec))
+    return found
 
 
 def _version(name: str) -> str:

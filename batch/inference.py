@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from batch.reading import LoadedImage
     from classifier.model import Model
 
-BATCH_SIZE = 16
-"""Where neither the user nor the engine has one. On a CPU, larger batches are no faster."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoredImage:
@@ -47,5 +44,6 @@ def score_images(loaded: Iterable[LoadedImage], model: Model, *, batch_size: int
 
 
 def batch_size_of(model: Model, asked: int | None) -> int:
-    """Return how many images go into the engine at once: its own fixed size, else what was asked for."""
-    return model.engine.info.batch_size or asked or BATCH_SIZE
+    """Return how many images go into the engine at once: where its own size is not fixed, what was asked for."""
+    engine = model.engine
+    return engine.busy_size if asked is None or engine.info.batch_size is not None else asked

@@ -47,6 +47,20 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """How rows are written.
+
+    Attributes:
+        top_k: how many labels `top_k` lists.
+        all_scores: whether there is a column `scores`.
+    """
+
+    format: Format = "parquet"
+    top_k: int = 5
+    all_scores: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """A label and its probability: an element of `top_k`."""
 
@@ -106,6 +120,51 @@ def encode_rows(rows: Sequence[Row], format: Format, *, all_scores: bool) -> byt
     """Return the rows as a file of that format, the same bytes for the same rows."""
     columns = tuple(name for name in Row.__slots__ if all_scores or name != "scores")
     return _ENCODERS[format](rows, columns)
+
+
+def read_rows(data: bytes, format: Format) -> list[Row]:
+    """Return the rows of a part: `encode_rows` of them gives the same bytes."""
+    return [_to_row(fields) for fields in _READERS[format](data)]
+
+
+def _to_row(fields: dict[str, Any]) -> Row:
+    scores, top_k = fields.get("scores"), fields["top_k"]
+    fields["scores"] = None if scores is None else np.array(scores, dtype=np.float32)
+    fields["top_k"] = None if top_k is None else msgspec.convert(top_k, tuple[Score, ...])
+    return Row(**fields)
+
+
+def _read_jsonl(data: bytes) -> list[dict[str, Any]]:
+    return msgspec.json.Decoder(dict[str, Any]).decode_lines(data)
+
+
+def _read_csv(data: bytes) -> list[dict[str, Any]]:
+    parse: dict[str, Callable[[str], Any]] = {
+        "width": int, "height": int, "bytes": int, "score": float, "top_k": msgspec.json.decode,
+        "scores": msgspec.json.decode,
+    }  # fmt: skip
+    nullable = {"error", "sha256", "label"} | parse.keys()
+    return [
+        {
+            name: None if value == "" and name in nullable else parse.get(name, str)(value)
+            for name, value in fields.items()
+        }
+        for fields in csv.DictReader(io.StringIO(data.decode(), newline=""))
+    ]
+
+
+def _read_parquet(data: bytes) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+    return rows
+
+
+_READERS: dict[Format, Callable[[bytes], list[dict[str, Any]]]] = {
+    "parquet": _read_parquet,
+    "csv": _read_csv,
+    "jsonl": _read_jsonl,
+}
 
 
 def _encode_jsonl(rows: Sequence[Row], columns: tuple[str, ...]) -> bytes:

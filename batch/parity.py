@@ -6,7 +6,6 @@ Elsewhere they must agree within the tolerance that the artifact has for its pre
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice, tee
@@ -16,10 +15,9 @@ import numpy as np
 
 from batch.client import Answer, Refusal
 from batch.inference import batch_size_of, score_images
-from batch.plan import ImageFile, list_images
-from batch.reading import decode_threads, load_images, map_ahead
+from batch.plan import listed_images
+from batch.reading import decode_threads, load_images, map_ahead, read_file, with_data
 from classifier.errors import DataError, ImageError, ServiceError
-from classifier.images import read_image
 from classifier.selftest import describe
 from classifier.types import EngineInfo  # noqa: TC001 # msgspec reads the annotations
 
@@ -30,7 +28,8 @@ if TYPE_CHECKING:
 
     from batch.client import ServedModel, ServiceClient
     from batch.inference import ScoredImage
-    from batch.plan import Input
+    from batch.inputs import Input
+    from batch.plan import ImageFile
     from classifier.model import Model
 
 MAX_LISTED = 20
@@ -147,15 +146,13 @@ def _both_roads(
 
     def ask(file: ImageFile) -> NDArray[np.float32] | Refusal | None:
         try:
-            data = read_image(file.path)
+            data = read_file(file)
         except ImageError:
             return None
         answer = client.classify(data, top_k=len(model.config.labels))
         return answer if isinstance(answer, Refusal) else _scores(answer, model, client, served)
 
-    listed = list_images(inputs, Counter())
-    files = (ImageFile(input=inputs[number], relative=relative) for number, relative in listed)
-    to_send, to_load = tee(islice(files, limit))
+    to_send, to_load = tee(islice(with_data(listed_images(inputs)), limit))
     batch_size, threads = batch_size_of(model, None), decode_threads(None)
     with (
         closing(map_ahead(ask, to_send, threads=concurrency, ahead=2 * batch_size + concurrency)) as answers,

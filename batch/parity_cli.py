@@ -58,8 +58,9 @@ def parity(
     Exit codes: 0 in parity, 1 could not compare, 2 usage, 3 not in parity.
     """
     from batch.client import ServiceClient  # noqa: PLC0415 # all of these: so that --help answers at once
+    from batch.inputs import find_inputs  # noqa: PLC0415
     from batch.parity import compare_roads  # noqa: PLC0415
-    from batch.plan import find_inputs, require_images  # noqa: PLC0415
+    from batch.plan import require_images  # noqa: PLC0415
     from classifier.errors import OutputError  # noqa: PLC0415
     from classifier.types import to_json  # noqa: PLC0415
     from registry import open_model  # noqa: PLC0415
@@ -69,7 +70,8 @@ def parity(
     found = find_inputs(inputs)
     require_images(found)
     with ServiceClient(service, connections=concurrency) as client:
-        result = compare_roads(open_model(model, **engine), client, found, limit=limit, concurrency=concurrency)
+        opened = open_model(model, **engine, tuning="throughput")  # as a bulk run opens it
+        result = compare_roads(opened, client, found, limit=limit, concurrency=concurrency)
     for line in summarise(result):
         click.echo(line)
     if report is not None:

@@ -58,7 +58,13 @@ def _log_lines(total: int, done: int) -> Iterator[Advance]:
             rate = new / (now - started)
             left_s = (total - done - new) / rate
             log.info(
-                "%s of %s images, %s images/s, %s s left", *(f"{n:,.0f}" for n in (done + new, total, rate, left_s))
-            )
+                "%s of %s images, %s images/s, %s s left",
+                *(f"{n:,.0f}" for n in (done + new, total, rate, left_s)),
+                extra={
+                    "numbers": {
+                        "images": done + new, "total": total, "images_per_s": round(rate, 1), "left_s": round(left_s)
+                    }
+                },
+            )  # fmt: skip
 
     yield advance

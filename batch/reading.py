@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from batch.containers import is_sequential, read_in_order, read_span
+from batch.remote import is_url, read_url
 from classifier.engines.hardware import cpu_limit
-from classifier.errors import ImageError
-from classifier.images import read_image
+from classifier.errors import ImageError, ImageTooLarge, UnreadableImage
+from classifier.images import LIMITS, read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
+    from batch.inputs import Input
     from batch.plan import ImageFile
     from classifier.images import DecodedImage
 
@@ -42,9 +46,11 @@ class LoadedImage:
 def load_image(file: ImageFile, decode: Callable[[bytes], DecodedImage]) -> LoadedImage:
     """Return the image of a file, or the error that stopped it: one bad image is a row, not a crash."""
     try:
-        data = read_image(file.path)
+        data = read_file(file)
     except ImageError as error:
+        file.input.require()  # or each image of a disk that went away would be missing
         return LoadedImage(file=file, bytes=None, sha256=None, image=error)
+    file = replace(file, data=None)  # its bytes are not needed any more
     image: DecodedImage | ImageError
     try:
         image = decode(data)
@@ -53,11 +59,70 @@ def load_image(file: ImageFile, decode: Callable[[bytes], DecodedImage]) -> Load
     return LoadedImage(file=file, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), image=image)
 
 
+def read_file(file: ImageFile) -> bytes:
+    """Return the bytes of an image, wherever it is.
+
+    Raises:
+        ImageError: the image can't be read.
+        DataError: what holds it can't be.
+    """
+    limit = LIMITS.max_bytes
+    size = len(file.data) if file.data is not None else file.size or 0
+    if size > limit:
+        raise ImageTooLarge(f"{file.relative!r} has {size:,} bytes, over the limit of {limit:,}: encode it smaller")
+    if file.data is not None:
+        return file.data
+    if is_url(file.location):
+        return _read_url(file)
+    if file.start is None:
+        return read_image(Path(file.location))
+    try:
+        data = read_span(file.location, file.start, size)
+    except OSError as error:
+        raise UnreadableImage(f"{file.relative!r} can't be read ({error.strerror}): check the disk") from error
+    if len(data) < size:
+        raise UnreadableImage(f"{file.relative!r} is cut off, as its tar file is: copy that again")
+    return data
+
+
+def _read_url(file: ImageFile) -> bytes:
+    if file.start is not None:
+        return read_url(file.location, start=file.start, end=file.start + (file.size or 0))
+    # The object may have grown since it was listed. Of an empty one, no range can be asked for.
+    data = read_url(file.location) if file.size == 0 else read_url(file.location, start=0, end=LIMITS.max_bytes + 1)
+    if len(data) > LIMITS.max_bytes:
+        raise ImageTooLarge(f"{file.relative!r} has over {LIMITS.max_bytes:,} bytes, the limit: encode it smaller")
+    return data
+
+
+def with_data(files: Iterable[ImageFile]) -> Iterator[ImageFile]:
+    """Yield the images, with their bytes where those can only be read in order.
+
+    Raises:
+        DataError: a compressed tar file or a table can't be read.
+    """
+    source: Input | None = None
+    read: Callable[[int, int], bytes] | None = None
+    for file in files:
+        is_waiting = file.start is not None and file.data is None and is_sequential(file.input)
+        if not is_waiting or (file.size or 0) > LIMITS.max_bytes:
+            yield file
+            continue
+        if read is None or file.input is not source:
+            source, read = file.input, read_in_order(file.input)
+        assert file.start is not None
+        yield replace(file, data=read(file.start, file.size or 0))
+
+
 def load_images(
     files: Iterable[ImageFile], decode: Callable[[bytes], DecodedImage], *, threads: int, ahead: int
 ) -> Generator[LoadedImage]:
-    """Yield the images of `files` in their order, up to `ahead` of them loaded before they are asked for."""
-    return map_ahead(partial(load_image, decode=decode), files, threads=threads, ahead=ahead)
+    """Yield the images of `files` in their order, up to `ahead` of them loaded before they are asked for.
+
+    Raises:
+        DataError: what holds the images can't be read, or has gone.
+    """
+    return map_ahead(partial(load_image, decode=decode), with_data(files), threads=threads, ahead=ahead)
 
 
 def map_ahead(function: Callable[[_T], _R], items: Iterable[_T], *, threads: int, ahead: int) -> Generator[_R]:

@@ -90,7 +90,7 @@ class RunRecord:
         ok = images - failed
         state: Literal["running", "interrupted", "done"] = "running"
         if attempts[-1].ended is not None:
-            state = "done" if images == run.plan.images else "interrupted"
+            state = "done" if images == run.images else "interrupted"
         return cls(
             state=state,
             images=images,

@@ -1,35 +1,41 @@
-"""The run on one machine: plan → read and decode → infer → commit, chunk by chunk."""
+"""The run: plan → read and decode → infer → commit, chunk by chunk, by whichever runner."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batch.commit import Commit, RunFolder, open_run_folder, part_name, writing
+from batch.commit import Commit, RunFolder, check_output, open_run_folder, writing
+from batch.contained import IMAGE_TIMEOUT_S
 from batch.fingerprint import Fingerprint
-from batch.inference import ScoredImage, batch_size_of, score_images
 from batch.interrupts import Interrupted, Interrupts
-from batch.output import Format, encode_rows, make_row
-from batch.plan import Input, digest_of, planned_images, planned_inputs, write_plan
+from batch.limits import FailureLimits
+from batch.listing import SUFFIXES_ALONE, Selection
+from batch.local import Work
+from batch.metrics import MetricsFile, check_metrics_file
+from batch.output import Columns, read_rows
+from batch.plan import digest_of, planned_images, planned_inputs, require_images, write_plan
 from batch.progress import show_progress
-from batch.reading import decode_threads, load_images
 from batch.record import Attempt, RunRecord, read_attempts
-from classifier.errors import ImageError, OutputError
+from classifier.errors import OutputError
 from classifier.types import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from batch.inputs import Input
+    from batch.local import Runner
+    from batch.output import Row
+    from batch.part import Part
+    from batch.plan import Plan
     from batch.progress import Advance
-    from batch.reading import LoadedImage
-    from classifier.model import Model
+    from batch.shards import Shard
 
 log = logging.getLogger(__name__)
 
@@ -39,66 +45,90 @@ class BatchJob:
     """What is to be classified, and how it is to be written.
 
     Attributes:
+        selection: what is taken of folders and tar files.
+        shard: which chunks are this run's; None for all. `output` is then the shard's own folder.
         chunk_size: images of one part file; what a killed run may have to do again.
-        batch_size: images that go into the engine at once; None for the engine's own.
-        threads: that read and decode; None for one for each CPU.
+        image_timeout_s: CPU time that an image may take which is decoded contained.
+        limits: when so many images failed that the run had better stop.
+        retry_failed: whether the rows of an earlier attempt that say `error` are made again.
+        metrics_file: what Prometheus' text collector reads; None for none.
     """
 
     inputs: tuple[Input, ...]
     output: Path
-    format: Format = "parquet"
-    top_k: int = 5
-    all_scores: bool = False
+    selection: Selection = SUFFIXES_ALONE
+    shard: Shard | None = None
+    columns: Columns = field(default_factory=Columns)
     chunk_size: int = 1000
-    batch_size: int | None = None
-    threads: int | None = None
+    image_timeout_s: float = IMAGE_TIMEOUT_S
+    limits: FailureLimits = field(default_factory=FailureLimits)
+    retry_failed: bool = False
+    metrics_file: Path | None = None
 
 
-def run_batch(job: BatchJob, model: Model, interrupts: Interrupts) -> RunRecord:
+def check_job(job: BatchJob) -> None:
+    """Check, without writing, what would stop a run before its first image.
+
+    Raises:
+        DataError: there is no image.
+        OutputError: the output can't be used.
+    """
+    check_output(job.output, job.inputs)
+    check_metrics_file(job.metrics_file)
+    require_images(job.inputs, job.selection)
+
+
+def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecord:
     """Return the record of the run once each image has its row, whichever attempt wrote it.
 
     Where the output holds the beginning of the same run, it is resumed; where it holds all of it, nothing is done.
 
     Raises:
-        DataError: an input can't be listed.
+        DataError: an input can't be listed, or has gone.
         OutputError: the output can't be written, is in use, or holds another run.
+        TooManyFailures: more images failed than may; what is committed stays.
         Interrupted: by a signal; what is committed stays.
     """
     with open_run_folder(job.output) as folder:
         begun = folder.fingerprint()
-        run = _begin(job, model, folder) if begun is None else _resume(job, model, folder, begun)
-        chunks = run.plan.chunks
-        commits = folder.committed({part_name(chunk, chunks, job.format) for chunk in range(chunks)})
+        run = _begin(job, runner, folder) if begun is None else _resume(job, runner, folder, begun)
+        commits = folder.committed({run.part(chunk) for chunk in run.chunks})
         attempts = read_attempts(folder.record)
-        if folder.succeeded and len(commits) == chunks and attempts:
+        failed = job.retry_failed and any(commit.errors for commit in commits.values())
+        if folder.succeeded and len(commits) == len(run.chunks) and attempts and not failed:
             log.info("'%s' is done already", job.output)
             return RunRecord.of(run, commits.values(), attempts)
         folder.reopen()
         if commits:
-            log.info("resuming: %s of %s chunks are committed", f"{len(commits):,}", f"{chunks:,}")
-        return _Attempt(job, model, folder, run, commits).classify(attempts, interrupts)
+            log.info("resuming: %s of %s chunks are committed", f"{len(commits):,}", f"{len(run.chunks):,}")
+        return _Attempt(job, runner, folder, run, commits).classify(attempts, interrupts)
 
 
-def _begin(job: BatchJob, model: Model, folder: RunFolder) -> Fingerprint:
+def _begin(job: BatchJob, runner: Runner, folder: RunFolder) -> Fingerprint:
     """Return the fingerprint of a run that begins here: the plan is made."""
     with writing(folder.plan):
-        plan = write_plan(folder.plan, job.inputs, chunk_size=job.chunk_size)
-    log.info("planned %s images in %s chunks", f"{plan.images:,}", f"{plan.chunks:,}")
-    run = Fingerprint.of(plan, model, format=job.format, top_k=job.top_k, all_scores=job.all_scores)
+        plan = write_plan(folder.plan, job.inputs, chunk_size=job.chunk_size, selection=job.selection)
+    run = _fingerprint(job, runner, plan)
+    log.info("planned %s images in %s chunks", f"{run.images:,}", f"{len(run.chunks):,}")
     folder.begin(run)
     return run
 
 
-def _resume(job: BatchJob, model: Model, folder: RunFolder, begun: Fingerprint) -> Fingerprint:
+def _resume(job: BatchJob, runner: Runner, folder: RunFolder, begun: Fingerprint) -> Fingerprint:
     """Return the fingerprint of the run that was begun here, if it is the one that was asked for.
 
     The plan that was made stays: files that came later are not part of this run.
     """
     with writing(folder.plan):
         digest = digest_of(folder.plan)
-    plan = replace(begun.plan, inputs=planned_inputs(job.inputs), chunk_size=job.chunk_size, digest=digest)
-    now = Fingerprint.of(plan, model, format=job.format, top_k=job.top_k, all_scores=job.all_scores)
-    if differences := begun.differences(now):
+    plan = replace(
+        begun.plan,
+        inputs=planned_inputs(job.inputs),
+        selection=job.selection,
+        chunk_size=job.chunk_size,
+        digest=digest,
+    )
+    if differences := begun.differences(_fingerprint(job, runner, plan)):
         raise OutputError(
             f"the output '{folder.path}' holds a run that can't be resumed like this: {'; '.join(differences)}; "
             "run it as it was begun, or name another --output"
@@ -106,85 +136,105 @@ def _resume(job: BatchJob, model: Model, folder: RunFolder, begun: Fingerprint) 
     return begun
 
 
+def _fingerprint(job: BatchJob, runner: Runner, plan: Plan) -> Fingerprint:
+    return Fingerprint.of(
+        plan,
+        job.columns,
+        model=runner.model,
+        engine=runner.engine,
+        shard=job.shard,
+        image_timeout_s=job.image_timeout_s,
+    )
+
+
 class _Attempt:
     """One process's work on a run."""
 
     def __init__(
-        self, job: BatchJob, model: Model, folder: RunFolder, run: Fingerprint, commits: dict[int, Commit]
+        self, job: BatchJob, runner: Runner, folder: RunFolder, run: Fingerprint, commits: dict[int, Commit]
     ) -> None:
         self.job = job
-        self.model = model
+        self.runner = runner
         self.folder = folder
         self.run = run
         self.commits = commits
-        self.batch_size = batch_size_of(model, job.batch_size)
-        self.threads = decode_threads(job.threads)
-        self.labels = frozenset(model.config.labels)
+        self.classified = 0
+        self.chunks_left = 0
+        self.metrics = MetricsFile(job.metrics_file, run)
 
     def classify(self, before: Sequence[Attempt], interrupts: Interrupts) -> RunRecord:
         """Return the record once all chunks are committed."""
-        attempt = Attempt(batch_size=self.batch_size, decode_threads=self.threads)
-        done, started = self._images(), time.monotonic()
+        attempt = Attempt(batch_size=self.runner.batch_size, decode_threads=self.runner.threads)
+        started = time.monotonic()
         self._record(*before, attempt)
+        # What an attempt was killed over may have been an image that takes its process with it.
+        was_killed = bool(before) and before[-1].ended is None
         try:
-            self._commit_chunks(done, interrupts)
+            self._commit_chunks(interrupts, suspects=self.run.plan.chunk_size if was_killed else 0)
         except Interrupted:
             # In the last chunk, which was finished: so is the run.
-            if len(self.commits) < self.run.plan.chunks:
+            if self.chunks_left:
                 raise
         finally:
-            images, elapsed_s = self._images() - done, time.monotonic() - started
-            rate = images / elapsed_s
-            ended = replace(attempt, ended=datetime.now(UTC), images=images, elapsed_s=elapsed_s, images_per_s=rate)
+            elapsed_s = time.monotonic() - started
+            ended = replace(
+                attempt,
+                ended=datetime.now(UTC),
+                images=self.classified,
+                elapsed_s=elapsed_s,
+                images_per_s=self.classified / elapsed_s,
+            )
             record = self._record(*before, ended)
+            self.metrics.write(record)
         self.folder.succeed()
         return record
-
-    def _images(self) -> int:
-        return sum(commit.rows for commit in self.commits.values())
 
     def _record(self, *attempts: Attempt) -> RunRecord:
         record = RunRecord.of(self.run, self.commits.values(), attempts)
         self.folder.write_record(to_json(record))
         return record
 
-    def _commit_chunks(self, done: int, interrupts: Interrupts) -> None:
-        plan = self.run.plan
-        chunks = [chunk for chunk in range(plan.chunks) if chunk not in self.commits]
-        files = planned_images(self.folder.plan, self.job.inputs, chunk_size=plan.chunk_size, chunks=frozenset(chunks))
-        # One stream over all chunks, so that decoding goes on while a chunk is committed.
-        stream = load_images(files, self.model.decode, threads=self.threads, ahead=2 * self.batch_size + self.threads)
-        with show_progress(plan.images, done=done) as advance, closing(stream) as loaded:
-            for chunk in chunks:
-                with interrupts.held():
-                    scored = self._score(islice(loaded, plan.rows(chunk)), advance)
-                    self.commits[chunk] = self._commit(chunk, scored)
-
-    def _score(self, loaded: Iterable[LoadedImage], advance: Advance) -> Iterator[ScoredImage]:
-        # A batch never reaches into the next chunk: so the batches of a resumed run are those of an undisturbed one.
-        for batch in score_images(loaded, self.model, batch_size=self.batch_size):
-            yield from batch
-            advance(len(batch))
-
-    def _commit(self, chunk: int, scored: Iterable[ScoredImage]) -> Commit:
-        rows = []
-        errors: Counter[str] = Counter()
-        in_class_folders = correct = 0
-        for image in scored:
-            loaded = image.loaded
-            row = make_row(image, self.model, top_k=self.job.top_k)
-            rows.append(row)
-            if isinstance(loaded.image, ImageError):
-                errors[loaded.image.reason] += 1
-            folder = loaded.file.label(self.labels)
-            in_class_folders += folder is not None
-            correct += folder == row.label
-        return self.folder.commit(
-            chunk,
-            part_name(chunk, self.run.plan.chunks, self.job.format),
-            encode_rows(rows, self.job.format, all_scores=self.job.all_scores),
-            rows=len(rows),
-            errors=dict(sorted(errors.items())),
-            in_class_folders=in_class_folders,
-            correct=correct,
+    def _commit_chunks(self, interrupts: Interrupts, *, suspects: int) -> None:
+        if not self.job.retry_failed:
+            self.job.limits.check(self.commits.values())
+        retried = [chunk for chunk, commit in sorted(self.commits.items()) if commit.errors and self.job.retry_failed]
+        missing = [chunk for chunk in self.run.chunks if chunk not in self.commits]
+        self.chunks_left = len(retried) + len(missing)
+        done = sum(
+            commit.rows - sum(commit.errors.values()) * (chunk in retried) for chunk, commit in self.commits.items()
         )
+        with show_progress(self.run.images, done=done) as advance:
+            self._make(retried, interrupts, advance, suspects=suspects)
+            self._make(missing, interrupts, advance, suspects=suspects)
+
+    def _make(self, chunks: Sequence[int], interrupts: Interrupts, advance: Advance, *, suspects: int) -> None:
+        """Make and commit these chunks: what failed of those that are committed, the others whole."""
+        parts = self.runner.parts(
+            self._works(chunks),
+            self.job.columns,
+            timeout_s=self.job.image_timeout_s,
+            suspects=suspects,
+            advance=advance,
+        )
+        with closing(parts):
+            for _ in chunks:
+                with interrupts.held():
+                    self._commit(*next(parts))
+                self.metrics.update(self.commits.values(), self.classified)
+                self.job.limits.check(self.commits.values())
+
+    def _commit(self, work: Work, part: Part) -> None:
+        self.commits[work.chunk] = self.folder.commit(work.chunk, self.run.part(work.chunk), part)
+        self.classified += len(work.todo)
+        self.chunks_left -= 1
+
+    def _works(self, chunks: Sequence[int]) -> Iterator[Work]:
+        plan = self.run.plan
+        files = planned_images(self.folder.plan, self.job.inputs, chunk_size=plan.chunk_size, chunks=frozenset(chunks))
+        for chunk in chunks:
+            of_chunk = tuple(islice(files, plan.rows(chunk)))
+            kept: list[Row | None] = [None] * len(of_chunk)
+            if commit := self.commits.get(chunk):
+                rows = read_rows(self.folder.read_part(commit), self.job.columns.format)
+                kept = [None if row.status == "error" else row for row in rows]
+            yield Work(chunk=chunk, files=of_chunk, kept=kept)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 MODEL = "model.onnx"
+MODEL_INT8 = "model.int8.onnx"
+MODEL_FP16 = "model.fp16.onnx"
 CONFIG = "config.json"
 EVALUATION = "evaluation.json"
 GOLDEN = "golden.npz"
 CARD = "README.md"
 
 FILES = (MODEL, CONFIG, EVALUATION, GOLDEN, CARD)
-"""In the order in which a manifest lists them."""
+"""What every artifact has, in the order in which a manifest lists it; the graphs of other precisions come after."""
 
 
 class ArtifactFiles(Protocol):

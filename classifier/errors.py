@@ -7,6 +7,7 @@ TandemError                  commands print it and exit with 1
 │   └── UnreadableImage      empty, truncated or corrupt, or a file that can't be read
 ├── ArtifactError            the files of a model
 │   ├── DamagedArtifact      a file is missing, malformed, or not what its digest says
+│   ├── UntrustedArtifact    not signed by the key that this machine trusts
 │   ├── SelfTestFailed       the golden set gives other scores
 │   └── ExportRefused        the graph can't be made, or differs from the network it was made from
 ├── EngineError              what runs a model
@@ -16,9 +17,12 @@ TandemError                  commands print it and exit with 1
 │   ├── InvalidReference     a reference that can't be read
 │   ├── ModelNotFound        nothing has that name, version, alias or digest
 │   ├── ModelNotNamed        no model was named, and there isn't exactly one
-│   └── RegistryUnwritable   a write to a registry that can't be written
+│   ├── RegistryUnwritable   a write to a registry that can't be written
+│   ├── RegistryUnreachable  a remote registry that doesn't answer, not in time, or not as a registry does
+│   └── RegistryDenied       a remote registry that refuses: no credentials, wrong ones, or no permission
 ├── DataError                an input: a folder, a data set, a run
 ├── OutputError              an output: unwritable, or holding something else
+├── TooManyFailures          a bulk run was stopped by a limit on failed images
 └── ServiceError             a service that was called as a client
 """
 
@@ -70,6 +74,10 @@ class DamagedArtifact(ArtifactError):
     """A file of an artifact is missing, malformed, or not what its digest says."""
 
 
+class UntrustedArtifact(ArtifactError):
+    """An artifact that isn't signed by the key that this machine trusts."""
+
+
 class SelfTestFailed(ArtifactError):
     """The golden set gives other scores than it should."""
 
@@ -110,12 +118,24 @@ class RegistryUnwritable(RegistryError):
     """A write to a registry that can't be written: read-only, or its disk is full."""
 
 
+class RegistryUnreachable(RegistryError):
+    """A remote registry that doesn't answer, doesn't answer in time, or doesn't answer as a registry does."""
+
+
+class RegistryDenied(RegistryError):
+    """A remote registry that refuses what was asked: no credentials, wrong ones, or no permission."""
+
+
 class DataError(TandemError):
     """An input that can't be used: a folder, a data set, a run."""
 
 
 class OutputError(TandemError):
     """An output that can't be written, or that holds something else."""
+
+
+class TooManyFailures(TandemError):
+    """More images of a bulk run failed than it was told to bear."""
 
 
 class ServiceError(TandemError):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier.artifact import ArtifactFiles
-    from classifier.engines import Engine
+    from classifier.engines import Engine, Tuning
     from classifier.images import DecodedImage
 
 log = logging.getLogger(__name__)
@@ -55,12 +55,14 @@ class Model:
         precision: str = AUTO,
         threads: int | None = None,
         batch_size: int | None = None,
+        tuning: Tuning = "latency",
     ) -> Self:
         """Return the model of an artifact, not yet self-tested. For the options see `open_engine`.
 
         Raises:
             DamagedArtifact: a file is missing or malformed.
             EngineUnavailable: the engine, device or precision can't be had.
+            OutOfDeviceMemory: the device does not hold the graph, or one batch.
         """
         try:
             config = from_json(artifact.read(CONFIG), ModelConfig)
@@ -81,6 +83,8 @@ class Model:
                 precision=precision,
                 threads=threads,
                 batch_size=batch_size,
+                tuning=tuning,
+                digest=artifact.digest,
             ),
             golden=GoldenSet.from_bytes(artifact.read(GOLDEN)),
         )

@@ -11,7 +11,9 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+DeviceKind = Literal["cpu", "cuda"]
+CpuFeature = Literal["vnni", "bf16"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Decode = Literal["exact", "scaled"]
 
@@ -81,14 +83,20 @@ class AllowedPrecision:
     """One way in which an artifact may be run, because its accuracy was measured to be within the limit.
 
     Attributes:
-        precision: the arithmetic, `fp32`.
-        engine: the engine that it was measured with, `onnxruntime`.
-        graph: the file of the artifact that this precision runs, `model.onnx`.
+        precision: the arithmetic of convolutions and matrix products.
+        engine: what it was measured with, `onnxruntime` or `openvino`.
+        device: the kind of device that it was measured on.
+        graph: the file of the artifact that this precision runs, `model.onnx`; bf16 is how an engine executes that of
+            fp32.
+        needs: instructions of the CPU without which the answers would be wrong (int8), or slower than those of fp32
+            (bf16).
     """
 
     precision: Precision
     engine: str
+    device: DeviceKind
     graph: str
+    needs: tuple[CpuFeature, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +107,7 @@ class ModelConfig:
         name: the model's name, without a version: the registry gives that.
         architecture: the network, in torchvision's name for it, or `small_cnn`.
         labels: the classes, in the order of the graph's outputs.
-        allowed: how the artifact may be run, the most exact first.
+        allowed: how the artifact may be run, the most exact first: fp32 with ONNX Runtime is always there.
         opset: of the ONNX graphs.
     """
 
@@ -142,10 +150,9 @@ class EngineInfo:
     """What ran a model: all on which the bits of a score depend, beside model and image.
 
     Attributes:
-        name: `onnxruntime`.
+        name: `onnxruntime` or `openvino`.
         version: of the engine's library.
         device: `cpu`, `cuda:0`.
-        precision: `fp32`.
         instruction_set: of the CPU (`avx512_vnni`, `avx2`, …), or the GPU's compute capability (`sm_90`).
         batch_size: the one size that every execution is padded to; None where any size gives the same bits.
     """

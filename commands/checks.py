@@ -10,7 +10,9 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from classifier.engines.hardware import cpu_instruction_set, cpu_limit, nvidia_driver
+from classifier.engines import compiling
+from classifier.engines.hardware import cpu, cpu_limit, cpu_of_onednn, nvidia_driver
+from classifier.engines.selection import choose, describe_way
 from classifier.engines.sessions import CUDA, GPU_WHEEL, installed_wheels, load_runtime, probe
 from classifier.errors import EngineError, EngineUnavailable, TandemError
 from classifier.extras import install_extra
@@ -25,6 +27,7 @@ LOW_DISK_BYTES = 5_000_000_000
 # package → what it is for; absent, that is all that is missing.
 OPTIONAL = {
     "bentoml": ("'bentoml serve'", "service"),
+    "openvino": ("the fastest bf16 and int8 on x86 CPUs", "openvino"),
     "pyarrow": ("'tandem batch' and 'tandem parity'", "batch"),
     "torch": ("'tandem train' and 'tandem export'", "train"),
 }
@@ -55,7 +58,9 @@ def examine() -> Iterator[Finding]:
     yield check_cpu()
     yield check_driver()
     yield from check_engine()
+    yield from check_openvino()
     yield check_registry(LocalRegistry.default())
+    yield from check_models(LocalRegistry.default())
     yield check_disk(LocalRegistry.default().root.parent)
     yield check_environment()
 
@@ -71,12 +76,24 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_cpu() -> Finding:
-    """Return what the CPU is, and how much of it this process may use."""
-    cpus = cpu_limit()
+    """Return what the CPU is, what speeds up bf16 and int8 in it, and how much of it this process may use."""
+    cpus, processor = cpu_limit(), cpu()
+    has = {
+        "VNNI": "vnni" in processor.features,
+        "bf16": "bf16" in processor.features,
+        "AMX": processor.instruction_set == "amx",
+    }
+    features = ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in has.items())
+    speed = f"{processor.instruction_set} ({features})"
+    fact = f"{speed}, {cpus} of {os.cpu_count()} CPUs: engines run {cpus} threads unless told"
+    held = cpu_of_onednn().instruction_set
+    if held == processor.instruction_set:
+        return Finding(subject="cpu", status="ok", fact=fact)
     return Finding(
         subject="cpu",
-        status="ok",
-        fact=f"{cpu_instruction_set()}, {cpus} of {os.cpu_count()} CPUs: engines run {cpus} threads unless told",
+        status="warn",
+        fact=f"{fact}; ONEDNN_MAX_CPU_ISA holds OpenVINO to {held}",
+        remedy="unset ONEDNN_MAX_CPU_ISA, unless this is a test",
     )
 
 
@@ -129,6 +146,19 @@ def check_device(device: str) -> Finding:
     return Finding(subject=f"onnxruntime on {device}", status="ok", fact="runs a graph, and all of it there")
 
 
+def check_openvino() -> Iterator[Finding]:
+    """Yield whether OpenVINO really runs a graph, where it is installed."""
+    if version_of("openvino") is None:
+        return
+    subject = "openvino on cpu"
+    try:
+        compiling.probe()
+    except EngineError as error:
+        yield _failed(subject, error)
+        return
+    yield Finding(subject=subject, status="ok", fact="runs a graph")
+
+
 def check_registry(registry: LocalRegistry) -> Finding:
     """Return what the registry holds, and whether it can be written."""
     subject = "registry"
@@ -148,6 +178,28 @@ def check_registry(registry: LocalRegistry) -> Finding:
         fact=fact,
         remedy="'tandem train digits --run runs/digits', then 'tandem export runs/digits --name digits' make a first",
     )
+
+
+def check_models(registry: LocalRegistry) -> Iterator[Finding]:
+    """Yield how each model would be run if nothing is asked for; of each name, the version that the bare name means."""
+    try:
+        names = dict.fromkeys(artifact.name for artifact in registry.models())
+    except TandemError:  # `check_registry` has said so
+        return
+    for name in names:
+        subject = f"auto for {name}"
+        try:
+            artifact = registry.resolve(name)
+            choice = choose(artifact.config)
+        except TandemError as error:
+            yield _failed(subject, error)
+            continue
+        lacks = (f"{describe_way(way)} {lack}" for way, lack in choice.refused.items())
+        yield Finding(
+            subject=subject,
+            status="ok",
+            fact="; ".join([f"{artifact.reference} runs in {describe_way(choice.ways[0])}", *lacks]),
+        )
 
 
 def check_disk(home: Path) -> Finding:

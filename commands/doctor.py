@@ -22,8 +22,8 @@ Example:
 def doctor(as_json: bool) -> None:
     """Say what this machine can run, and what to do about the rest.
 
-    Looks at versions, the CPU, the NVIDIA driver, whether the engine really runs on its devices, the registry and the
-    disk. The exit code is 1 where something that is installed can't work.
+    Looks at versions, the CPU, the NVIDIA driver, whether the engines really run on their devices, the registry, what
+    'auto' means for each model, and the disk. The exit code is 1 where something that is installed can't work.
     """
     from commands.checks import examine  # noqa: PLC0415  # --help answers without numpy
 

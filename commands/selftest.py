@@ -2,40 +2,105 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from classifier.errors import EngineError, SelfTestFailed
 from classifier.types import to_json
 from registry.options import engine_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from classifier.selftest import SelfTestReport
+    from registry.artifact import Artifact
 
 _EXAMPLE = """\b
 Example:
   tandem selftest digits
   tandem selftest digits:3 --device cuda --json
+  tandem selftest digits --all
 """
 
 
 @click.command(epilog=_EXAMPLE)
 @click.argument("model", required=False, metavar="[MODEL]", envvar="TANDEM_MODEL")
 @engine_options
+@click.option("--all", "every_way", is_flag=True, help="In each way that the model allows and this machine has.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, for programs.")
-def selftest(model: str | None, as_json: bool, **engine_options: Any) -> None:
+def selftest(model: str | None, every_way: bool, as_json: bool, **engine_options: Any) -> None:
     """Replay a model's golden set: real images in, the scores of the trained network expected.
 
     Services and bulk runs do the same before they start. Without MODEL, the only one in the registry. The exit code
     is 1 where a score is further away than the model's tolerance allows.
     """
-    from classifier.selftest import describe, self_test  # noqa: PLC0415  # --help answers without numpy
+    from registry.local import LocalRegistry  # noqa: PLC0415  # --help answers at once
+
+    artifact = LocalRegistry.default().resolve(model)
+    if every_way:
+        sys.exit(_print_every_way(artifact, as_json=as_json, **engine_options))
+    report = _replay(artifact, **engine_options)
+    if as_json:
+        click.echo(to_json({"model": artifact.identity, "digest": artifact.digest, "report": report}), nl=False)
+    else:
+        click.echo(_as_line(artifact, report))
+
+
+def _print_every_way(artifact: Artifact, *, as_json: bool, **engine_options: Any) -> int:
+    """Print a line for each way that was asked for, or all as JSON; return the exit code."""
+    replays: list[dict[str, object]] = []
+    for way, outcome in _replay_every_way(artifact, **engine_options):
+        match outcome:
+            case str():
+                replays.append({"way": way, "lacks": outcome})
+                line = f"{click.style('--', fg='yellow')}  {way} {outcome}"
+            case SelfTestFailed() | EngineError():
+                replays.append({"way": way, "error": str(outcome)})
+                line = f"{click.style('fail', fg='red')}  {outcome}"
+            case _:
+                replays.append({"way": way, "report": outcome})
+                line = _as_line(artifact, outcome)
+        if not as_json:
+            click.echo(line)
+    if as_json:
+        click.echo(to_json({"model": artifact.identity, "digest": artifact.digest, "replays": replays}), nl=False)
+    return 1 if any("error" in replay for replay in replays) else 0
+
+
+def _replay_every_way(
+    artifact: Artifact, *, engine: str, device: str, precision: str, threads: int | None
+) -> Iterator[tuple[str, SelfTestReport | SelfTestFailed | EngineError | str]]:
+    """Yield each way of running the model with its report, its error, or what this machine lacks for it."""
+    from classifier.engines.selection import choose, describe_way  # noqa: PLC0415  # --help answers without numpy
+
+    choice = choose(artifact.config, engine=engine, device=device, precision=precision)
+    for way in choice.ways:
+        name = way.device if device == "auto" else device  # what was asked for may be `cuda:1`
+        try:
+            report = _replay(artifact, engine=way.engine, device=name, precision=way.precision, threads=threads)
+        except (SelfTestFailed, EngineError) as error:
+            yield describe_way(way), error
+        else:
+            yield describe_way(way), report
+    for way, lack in choice.refused.items():
+        yield describe_way(way), lack
+
+
+def _replay(artifact: Artifact, **engine_options: Any) -> SelfTestReport:
+    from classifier.selftest import self_test  # noqa: PLC0415  # --help answers without numpy
     from registry.opening import open_model  # noqa: PLC0415
 
-    opened = open_model(model, **engine_options)
-    report = self_test(opened)  # Opening has tested it already; this one is for its numbers.
-    if as_json:
-        click.echo(to_json({"model": opened.identity, "digest": opened.digest, "report": report}), nl=False)
-    else:
-        click.echo(
-            f"{click.style('ok', fg='green')}  {opened.identity}: {report.images} golden images, largest difference "
-            f"{report.max_difference:.2g} of {report.tolerance:.2g} allowed, on {describe(report.engine)}, "
-            f"in {report.elapsed_s:.2f} s"
-        )
+    # Opening has tested it already; this one is for its numbers.
+    return self_test(open_model(artifact.identity, **engine_options))
+
+
+def _as_line(artifact: Artifact, report: SelfTestReport) -> str:
+    from classifier.selftest import describe  # noqa: PLC0415  # --help answers without numpy
+
+    return (
+        f"{click.style('ok', fg='green')}  {artifact.identity}: {report.images} golden images, largest difference "
+        f"{report.max_difference:.2g} of {report.tolerance:.2g} allowed, on {describe(report.engine)}, "
+        f"in {report.elapsed_s:.2f} s"
+    )

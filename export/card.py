@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from classifier.types import from_json, to_json
+from registry.summary import PRECISION_COLUMNS, EvaluationSummary
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     from training.config import TrainingConfig
 
 MAX_CONFUSION_LABELS = 20
+_PRECISIONS = "## Precisions"
+
 MAX_LISTED_LABELS = 100
 """Of more labels, the card lists those that are recognised worst."""
 
@@ -26,6 +31,7 @@ def write_card(config: ModelConfig, evaluation: Evaluation, training: TrainingCo
         f"## Preprocessing\n\n{_preprocessing(config.preprocessing)}",
         f"## Training\n\n{_training(training, evaluation)}",
         f"## Evaluation\n\n{_evaluation(config, evaluation)}",
+        f"{_PRECISIONS}\n\n{_precisions(evaluation)}",
         f"## Limits\n\n{_limits(config, evaluation)}",
     )
     return "\n\n".join(sections) + "\n"
@@ -40,7 +46,7 @@ def _summary(config: ModelConfig, evaluation: Evaluation) -> str:
     return (
         f"An image classifier: `{config.architecture}`, {len(config.labels)} labels, trained on "
         f"{_dataset(evaluation)}. Of {evaluation.images:,} validation images, which it was not trained on, "
-        f"{_percent(evaluation.precisions[0].metrics.acc1)} get the right label."
+        f"{_percent(evaluation.fp32.metrics.acc1)} get the right label."
     )
 
 
@@ -55,13 +61,11 @@ tandem selftest {config.name}
 
 def _details(config: ModelConfig) -> str:
     size = config.preprocessing.crop_size
-    ways = ", ".join(f"{allowed.precision} with {allowed.engine} (`{allowed.graph}`)" for allowed in config.allowed)
     facts = [
         ("Architecture", f"`{config.architecture}`"),
         ("Format", f"ONNX, opset {config.opset}"),
         ("Input", f"`images`: uint8 [N, {size}, {size}, 3], RGB"),
         ("Outputs", f"`logits` and `probabilities`: float32 [N, {len(config.labels)}]"),
-        ("Allowed precisions", ways),
     ]
     if len(config.labels) <= MAX_LISTED_LABELS:
         facts.append(("Labels", ", ".join(map(_text, config.labels))))
@@ -98,35 +102,43 @@ def _training(training: TrainingConfig, evaluation: Evaluation) -> str:
 
 
 def _evaluation(config: ModelConfig, evaluation: Evaluation) -> str:
-    rows = [("torch, fp32", *_accuracy(evaluation.torch), "", "")]
-    rows += [
-        (
-            f"{measured.engine}, {measured.precision}",
-            *_accuracy(measured.metrics),
-            _percent(measured.agreement),
-            f"{measured.max_difference:.1e}",
-        )
-        for measured in evaluation.precisions
-    ]
-    columns = ("", "acc1", "acc5", "loss", "same label as torch", "largest difference of a probability")
-    best = evaluation.precisions[0]
+    metrics = evaluation.fp32.metrics
+    rows = [("torch", *_accuracy(evaluation.torch)), ("ONNX Runtime", *_accuracy(metrics))]
     introduction = (
         f"On {evaluation.images:,} images of the split `{evaluation.split}` of {_dataset(evaluation)}, decoded as "
-        "the service and the batch command do it:"
+        "the service and the batch command do it, in fp32:"
     )
     parts = [
         introduction,
-        _table(columns, rows),
-        f"### Per label ({best.engine}, {best.precision})",
-        _per_label(best.metrics),
+        _table(("", "acc1", "acc5", "loss"), rows),
+        "### Per label",
+        _per_label(metrics),
     ]
     if len(config.labels) <= MAX_CONFUSION_LABELS:
         parts += [
             "### Confusion matrix",
             "Rows are the true labels, columns what the model said.",
-            _confusion(best.metrics),
+            _confusion(metrics),
         ]
     return "\n\n".join(parts)
+
+
+def replace_precisions(card: str, evaluation: Evaluation) -> str:
+    """Return the model card with its section on precisions written anew."""
+    before, heading, after = card.partition(f"\n{_PRECISIONS}\n")
+    _, next_heading, rest = after.partition("\n## ")
+    return f"{before}{heading}\n{_precisions(evaluation)}\n{next_heading}{rest}"
+
+
+def _precisions(evaluation: Evaluation) -> str:
+    introduction = (
+        "A precision is allowed where its acc1 was measured to be at most "
+        f"{100 * evaluation.max_accuracy_drop:g} points below that of fp32 on the same images. `auto` takes the "
+        "fastest that is allowed and that the machine has the instructions for."
+    )
+    ways = from_json(to_json(evaluation), EvaluationSummary).precisions
+    columns = tuple(column.lower() for column in PRECISION_COLUMNS)
+    return f"{introduction}\n\n{_table(columns, [tuple(map(_text, way.cells())) for way in ways])}"
 
 
 def _accuracy(metrics: Metrics) -> tuple[str, str, str]:

@@ -6,18 +6,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.filesize import decimal
+
+from export.precisions import MAX_ACCURACY_DROP, PRECISIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from registry import Added
+    from classifier.types import Precision
 
 
 _EXAMPLE = """\b
 Example:
   tandem export runs/digits --name digits
-  tandem export runs/digits --name digits --tag candidate"""
+  tandem export runs/digits --name digits --tag candidate
+  tandem export runs/digits --name digits --precisions fp32,int8 --max-accuracy-drop 0.01"""
+
+
+def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[Precision, ...]:
+    names = PRECISIONS if value == "auto" else [name.strip() for name in value.split(",")]
+    if unknown := [name for name in names if name not in PRECISIONS]:
+        raise click.BadParameter(
+            f"there is no precision {unknown[0]!r}; give 'auto', or with commas between them some of "
+            f"{', '.join(PRECISIONS)}"
+        )
+    return tuple(precision for precision in PRECISIONS if precision in names)
 
 
 @click.command(epilog=_EXAMPLE)
@@ -26,35 +36,41 @@ Example:
 @click.option(
     "--tag", "aliases", multiple=True, metavar="ALIAS", help="Put this alias on the version; may be given repeatedly."
 )
-def export(run_path: Path, name: str, aliases: tuple[str, ...]) -> None:
+@click.option(
+    "--precisions", metavar="LIST", default="auto", show_default=True, callback=_parse_precisions,
+    help="What to make and measure beside fp32, which all models have: 'bf16,int8', or 'auto' for all there is.",
+)  # fmt: skip
+@click.option(
+    "--max-accuracy-drop", metavar="PART", type=click.FloatRange(0, 1), default=MAX_ACCURACY_DROP, show_default=True,
+    help="A precision is allowed if its acc1 is at most so much below that of fp32: 0.005 is half a point.",
+)  # fmt: skip
+def export(
+    run_path: Path,
+    name: str,
+    aliases: tuple[str, ...],
+    precisions: tuple[Precision, ...],
+    max_accuracy_drop: float,
+) -> None:
     """Export the best network of RUN as a model artifact into the registry.
 
-    The network becomes an ONNX graph, is compared with torch on every validation image, measured, and self-tested
-    before it enters. A run that was exported before makes no second version.
+    The network becomes an ONNX graph, is compared with torch on every validation image, measured at each precision by
+    the engine that will run it, and self-tested before it enters. A run that was exported before makes no second
+    version.
+
+    What this machine can't run is not allowed until 'tandem evaluate' has measured it on one that can.
     """
     # torch and onnx take seconds to import.
     from export.exporting import export_run  # noqa: PLC0415
+    from export.reporting import report  # noqa: PLC0415
     from registry import LocalRegistry  # noqa: PLC0415
     from training.run import Run  # noqa: PLC0415
 
-    added = export_run(Run.open(run_path), name=name, aliases=aliases, registry=LocalRegistry.default())
-    click.echo("\n".join(report(added)))
-
-
-def report(added: Added) -> Iterator[str]:
-    """Yield the lines that say what is in the registry now, and how good it is."""
-    from classifier.artifact import EVALUATION  # noqa: PLC0415
-    from classifier.types import from_json  # noqa: PLC0415
-    from export.evaluation import Evaluation  # noqa: PLC0415
-
-    artifact = added.artifact
-    evaluation = from_json(artifact.read(EVALUATION), Evaluation)
-    (measured,) = evaluation.precisions
-    yield f"{'' if added.created else 'unchanged: '}{artifact.reference}  {artifact.digest}"
-    if artifact.aliases:
-        yield f"  aliases {', '.join(artifact.aliases)}"
-    yield (
-        f"  acc1 {measured.metrics.acc1:.2%} on {evaluation.images:,} validation images "
-        f"(torch {evaluation.torch.acc1:.2%}), probabilities within {measured.max_difference:.1e} of torch's"
+    added = export_run(
+        Run.open(run_path),
+        name=name,
+        aliases=aliases,
+        registry=LocalRegistry.default(),
+        precisions=precisions,
+        max_accuracy_drop=max_accuracy_drop,
     )
-    yield f"  {len(artifact.files)} files, {decimal(artifact.size)}"
+    click.echo("\n".join(report(added)))

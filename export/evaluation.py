@@ -1,4 +1,4 @@
-"""How good a network is on its validation images, by torch and by each engine: the artifact's `evaluation.json`."""
+"""How good a network is, by torch and by each engine that may run it: the artifact's `evaluation.json`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier.types import Precision  # noqa: TC001 - msgspec reads the annotation when it runs
+from classifier.types import AllowedPrecision, CpuFeature, DeviceKind, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from classifier.engines import Engine
-    from export.scoring import ScoredImages
+    from classifier.types import EngineInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,38 +53,92 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrecisionEvaluation:
-    """What an artifact's graph does at one precision.
+class Measurement:
+    """What one way of running a model does with some images, beside what fp32 does with them.
 
     Attributes:
-        engine: what ran it, on the CPU.
-        agreement: part of the images that get the same best label as from torch.
-        max_difference: the largest distance of a probability from torch's, rounded up to two digits.
+        dataset: the name of the images' folder.
+        images: how many there were.
+        fp32_acc1: the same images' acc1 in fp32: by torch, or in `tandem evaluate` by ONNX Runtime on the CPU.
+        agreement: part of the images that get the same best label as in fp32.
+        max_difference: the largest distance of a probability from that of fp32, rounded up to two digits.
+        engine_version: of what ran.
+        instruction_set: of the CPU or GPU that ran it, as in `EngineInfo`.
     """
 
-    engine: str
-    precision: Precision
+    dataset: str
+    images: int
+    fp32_acc1: float
     metrics: Metrics
     agreement: float
     max_difference: float
+    engine_version: str
+    instruction_set: str
+
+    @property
+    def acc1_drop(self) -> float:
+        """By how much acc1 is lower than in fp32; negative where it is higher."""
+        return round(self.fp32_acc1 - self.metrics.acc1, 6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionEvaluation:
+    """One way of running an artifact: what was measured, and whether it may be run so.
+
+    Attributes:
+        precision: with `engine`, `device`, `graph` and `needs` as in `AllowedPrecision`.
+        allowed: whether it may be run so.
+        reason: why not, in a few words; empty where it may.
+        note: what else is to be known of it.
+        measurement: None where nothing has run it yet.
+    """
+
+    precision: Precision
+    engine: str
+    device: DeviceKind
+    graph: str
+    needs: tuple[CpuFeature, ...] = ()
+    allowed: bool
+    reason: str = ""
+    note: str = ""
+    measurement: Measurement | None
+
+    def way(self) -> AllowedPrecision:
+        """Return the way of running itself."""
+        return AllowedPrecision(
+            precision=self.precision, engine=self.engine, device=self.device, graph=self.graph, needs=self.needs
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What was measured on the validation images: the artifact's `evaluation.json`.
+    """How good a model is, and how it may be run: the artifact's `evaluation.json`.
 
     Attributes:
         dataset: the name of the data set's folder.
         images: how many validated.
-        torch: the network itself, in fp32.
-        precisions: the artifact's graphs, in the order of `ModelConfig.allowed`.
+        torch: what the network itself, in fp32, does with them.
+        max_accuracy_drop: by how much a precision's acc1 may be lower than that of fp32.
+        precisions: every way of running that was considered, the most exact first.
     """
 
     dataset: str
     split: str
     images: int
     torch: Metrics
+    max_accuracy_drop: float
     precisions: tuple[PrecisionEvaluation, ...]
+
+    @property
+    def fp32(self) -> Measurement:
+        """What ONNX Runtime does with the validation images in fp32, on the CPU."""
+        measured = self.precisions[0].measurement
+        assert measured is not None  # An export that can't measure this is refused.
+        return measured
+
+    def allowed(self) -> tuple[AllowedPrecision, ...]:
+        """Return the ways in which the artifact may be run."""
+        return tuple(each.way() for each in self.precisions if each.allowed)
 
 
 def measure(scores: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]) -> Metrics:
@@ -119,23 +172,26 @@ def measure(scores: NDArray[np.float32], truth: NDArray[np.int64], labels: Seque
     )
 
 
-def evaluate(scored: ScoredImages, labels: Sequence[str], *, engine: Engine, dataset: str) -> Evaluation:
-    """Return the evaluation of scored images."""
-    same = scored.scores.argmax(axis=1) == scored.reference.argmax(axis=1)
-    return Evaluation(
+def compare(
+    scores: NDArray[np.float32],
+    fp32: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    labels: Sequence[str],
+    *,
+    engine: EngineInfo,
+    dataset: str,
+) -> Measurement:
+    """Return the measurement of probabilities `[N, classes]`, beside those that fp32 gives."""
+    best = scores.argmax(axis=1)
+    return Measurement(
         dataset=dataset,
-        split="val",
-        images=len(scored.truth),
-        torch=measure(scored.reference, scored.truth, labels),
-        precisions=(
-            PrecisionEvaluation(
-                engine=engine.info.name,
-                precision=engine.info.precision,
-                metrics=measure(scored.scores, scored.truth, labels),
-                agreement=_part(same.sum(), len(same)),
-                max_difference=round_up(scored.max_difference),
-            ),
-        ),
+        images=len(truth),
+        fp32_acc1=measure(fp32, truth, labels).acc1,
+        metrics=measure(scores, truth, labels),
+        agreement=_part((best == fp32.argmax(axis=1)).sum(), len(best)),
+        max_difference=round_up(float(np.abs(scores - fp32).max())),
+        engine_version=engine.version,
+        instruction_set=engine.instruction_set,
     )
 
 

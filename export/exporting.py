@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN, MODEL
+from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
-from classifier.errors import DataError, InvalidReference, RegistryUnwritable
-from classifier.types import AllowedPrecision, ModelConfig, from_json, to_json
+from classifier.errors import DataError, InvalidReference
+from classifier.types import ModelConfig, from_json, to_json
+from export.calibration import calibration_images
 from export.card import write_card
-from export.evaluation import evaluate
+from export.entry import check_writable, self_test_files
+from export.evaluation import Evaluation, measure
 from export.golden import make_golden_set
 from export.graph import OPSET, export_graph
+from export.images import LabelledImages
+from export.precisions import MAX_ACCURACY_DROP, PRECISIONS, WAYS, Yardstick, tolerances
 from export.scoring import score_images
-from registry import Added, LocalRegistry, Reference, open_model
+from export.variants import make_fp16, make_int8, measure_fp32_graph
+from registry import Added, LocalRegistry, Reference
 from registry.references import check_alias
 from training.files import METRICS
 from training.metrics import EpochMetrics, best_epoch
 from training.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
+    from classifier.types import Precision
+    from export.evaluation import Measurement
+    from export.variants import Variant
     from training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -35,10 +41,26 @@ MAX_ACC1_DIFFERENCE = 0.005
 """By how much acc1 may differ from the one in training, where a GPU rounded otherwise. On a CPU it is the same."""
 
 
-def export_run(run: Run, *, name: str, registry: LocalRegistry, aliases: Sequence[str] = ()) -> Added:
+def export_run(
+    run: Run,
+    *,
+    name: str,
+    registry: LocalRegistry,
+    aliases: Sequence[str] = (),
+    precisions: Collection[Precision] = PRECISIONS,
+    max_accuracy_drop: float = MAX_ACCURACY_DROP,
+) -> Added:
     """Return the artifact of a run's best network, now the next version of `name` in the registry.
 
     A run whose artifact the registry holds already makes no new version. In both cases `aliases` are put on it.
+
+    Args:
+        run: the run.
+        name: of the model.
+        registry: where it goes.
+        aliases: what to call the version, beside its number.
+        precisions: which to make and measure, beside fp32, which all artifacts have.
+        max_accuracy_drop: by how much the acc1 of one that is allowed may be lower than that of fp32.
 
     Raises:
         InvalidReference: `name` can't be a new model's, or an alias no alias.
@@ -52,7 +74,7 @@ def export_run(run: Run, *, name: str, registry: LocalRegistry, aliases: Sequenc
     for alias in aliases:
         Reference(name=name, tag=check_alias(alias))
     check_writable(registry)
-    files = build_artifact(run, name=name)
+    files = build_artifact(run, name=name, precisions=precisions, max_accuracy_drop=max_accuracy_drop)
     logger.info("Self-testing the artifact")
     self_test_files(name, files)
     added = registry.add(name, files)
@@ -72,22 +94,10 @@ def check_name(name: str) -> None:
         raise InvalidReference(f"'{name}' is no name for a new model: write '{parsed.name}', the registry numbers it")
 
 
-def check_writable(registry: LocalRegistry) -> None:
-    """Check, as far as permissions tell, that the registry can be written.
-
-    Raises:
-        RegistryUnwritable: it can't.
-    """
-    folder = next(path for path in (registry.root, *registry.root.absolute().parents) if path.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        fact = "can't be written" if folder.is_dir() else "is not a folder"
-        raise RegistryUnwritable(
-            f"the registry {registry.root} can't take a model, because {folder} {fact}: set TANDEM_HOME to another"
-        )
-
-
-def build_artifact(run: Run, *, name: str) -> dict[str, bytes]:
-    """Return the files of a run's artifact: the same bytes for the same run.
+def build_artifact(
+    run: Run, *, name: str, precisions: Collection[Precision], max_accuracy_drop: float
+) -> dict[str, bytes]:
+    """Return the files of a run's artifact: the same bytes for the same run, on the same machine.
 
     Raises:
         DataError: the run has no complete epoch, or its validation images are gone or others.
@@ -99,25 +109,37 @@ def build_artifact(run: Run, *, name: str) -> dict[str, bytes]:
     logger.info("Writing the graph of %s, %d labels", config.architecture, len(config.labels))
     graph = export_graph(network, config.labels, config.preprocessing)
 
-    logger.info("Comparing it with torch, and evaluating both, on %d validation images", len(samples))
+    logger.info("Comparing it with torch on %d validation images", len(samples))
+    images = LabelledImages(samples, config.preprocessing)
     engine = OnnxRuntimeEngine(graph, device="cpu")
-    with progress_bar("evaluating", len(samples)) as advance:
-        scored = score_images(network, engine, samples, config.preprocessing, advance=advance)
-    evaluation = evaluate(scored, config.labels, engine=engine, dataset=Path(config.data).name)
-    _check_same_images(run, evaluation.torch.acc1, acc1_in_training)
-    (measured,) = evaluation.precisions
+    with progress_bar("fp32", len(images)) as advance:
+        scored = score_images(network, engine, images, config.preprocessing, advance=advance)
+    torch_metrics = measure(scored.reference, images.truth, config.labels)
+    _check_same_images(run, torch_metrics.acc1, acc1_in_training)
 
     model_config = ModelConfig(
         name=name,
         architecture=config.architecture,
         labels=config.labels,
         preprocessing=config.preprocessing,
-        allowed=(AllowedPrecision(precision=measured.precision, engine=measured.engine, graph=MODEL),),
+        allowed=WAYS[:1],
         opset=OPSET,
     )
-    golden = make_golden_set(scored, precision=measured.precision, max_difference=measured.max_difference)
+    yardstick = Yardstick(dataset=Path(config.data).name, images=images, config=model_config, fp32=scored.reference)
+    fp32 = yardstick.compare(scored.scores, engine)
+    variants = list(_make_variants(run, graph, yardstick, fp32, precisions=precisions, limit=max_accuracy_drop))
+    evaluation = Evaluation(
+        dataset=yardstick.dataset,
+        split="val",
+        images=len(images),
+        torch=torch_metrics,
+        max_accuracy_drop=max_accuracy_drop,
+        precisions=tuple(each for variant in variants for each in variant.evaluations),
+    )
+    model_config = replace(model_config, allowed=evaluation.allowed())
+    golden = make_golden_set(images, scored.reference, tolerances=tolerances(evaluation.precisions))
     return {
-        MODEL: graph,
+        **{variant.file: variant.graph for variant in variants if variant.graph is not None},
         CONFIG: to_json(model_config),
         EVALUATION: to_json(evaluation),
         GOLDEN: golden.to_bytes(),
@@ -125,16 +147,21 @@ def build_artifact(run: Run, *, name: str) -> dict[str, bytes]:
     }
 
 
-def self_test_files(name: str, files: Mapping[str, bytes]) -> None:
-    """Check that the files pass as a model: stored, resolved, verified, opened and self-tested as any other is.
-
-    Raises:
-        ArtifactError: they don't.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        staging = LocalRegistry(Path(folder))
-        staging.add(name, files)
-        open_model(name, registry=staging, device="cpu")
+def _make_variants(
+    run: Run,
+    graph: bytes,
+    yardstick: Yardstick,
+    fp32: Measurement,
+    *,
+    precisions: Collection[Precision],
+    limit: float,
+) -> Iterator[Variant]:
+    logger.info("Measuring %s on the same images", ", ".join(precisions))
+    yield measure_fp32_graph(graph, yardstick, fp32, precisions=precisions, limit=limit)
+    if "fp16" in precisions:
+        yield make_fp16(graph, yardstick, limit=limit)
+    if "int8" in precisions:
+        yield make_int8(graph, yardstick, limit=limit, calibration_images=lambda: calibration_images(run))
 
 
 def _check_all_there(run: Run, samples: Sequence[tuple[Path, int]]) -> None:

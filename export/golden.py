@@ -1,4 +1,4 @@
-"""Which validation images become the golden set, and how near their scores must come."""
+"""Which validation images become the golden set."""
 
 from __future__ import annotations
 
@@ -9,32 +9,26 @@ from classifier.images import read_image
 from classifier.selftest import GoldenSet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from classifier.types import Precision
-    from export.scoring import ScoredImages
+    from export.images import LabelledImages
 
 MAX_IMAGES = 16
-TOLERANCE_FLOOR = 1e-4
-"""What another CPU's kernels may differ by, however near the exporting machine's came."""
 
 
-def make_golden_set(scored: ScoredImages, *, precision: Precision, max_difference: float) -> GoldenSet:
-    """Return a few validation images as they are on disk, with the scores that torch gives them in fp32.
-
-    Args:
-        scored: the validation images.
-        precision: at which `max_difference` was measured.
-        max_difference: the largest distance of a score from torch's; twice that is tolerated.
-    """
-    chosen = choose([file.stat().st_size for file in scored.files], scored.truth, scored.reference)
+def make_golden_set(
+    images: LabelledImages, reference: NDArray[np.float32], *, tolerances: Mapping[Precision, float]
+) -> GoldenSet:
+    """Return a few validation images as they are on disk, with the scores that torch gives them in fp32."""
+    chosen = choose([file.stat().st_size for file in images.files], images.truth, reference)
     return GoldenSet(
-        images=tuple(read_image(scored.files[index]) for index in chosen),
-        scores=scored.reference[chosen],
-        tolerances={precision: max(TOLERANCE_FLOOR, 2 * max_difference)},
+        images=tuple(read_image(images.files[index]) for index in chosen),
+        scores=reference[chosen],
+        tolerances=tolerances,
     )
 
 

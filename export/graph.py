@@ -29,6 +29,7 @@ OUTPUTS = ("logits", "probabilities")
 MAX_WEIGHT_BYTES = 2_000_000_000
 """protobuf ends at 2 GiB; past it ONNX keeps weights in a second file, and an artifact's graph is one file."""
 
+_NORMALISING = ("Transpose", "Cast", "Div", "Sub")
 _SAMPLE_BATCH = 2  # torch.export takes a dimension of 0 or 1 for a constant.
 
 
@@ -42,7 +43,8 @@ class EndToEnd(nn.Module):
 
     def forward(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float32 logits and probabilities `[N, classes]`."""
-        logits = self.network(normalise(images_nhwc, self.preprocessing))
+        # Contiguous, or torch writes each pooling of its channels-last view as a gather that no engine can fuse.
+        logits = self.network(normalise(images_nhwc, self.preprocessing).contiguous())
         return logits, torch.softmax(logits, dim=1)
 
 
@@ -95,6 +97,22 @@ def check_graph(model: onnx.ModelProto, *, size: int, classes: int) -> None:
         raise ExportRefused(
             f"the exported graph holds traces of this machine ({', '.join(traces)}): report it as a bug"
         )
+
+
+def surroundings(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes around the network: those that turn pixels into its input, and the softmax after its logits."""
+    nodes = [node for node in model.graph.node if OUTPUTS[1] in node.output]
+    # normalise() is one chain. A Shape that also reads the images belongs to the network.
+    name = INPUT
+    while (node := _only_reader(model, name)) is not None and node.op_type in _NORMALISING:
+        nodes.append(node)
+        (name,) = node.output
+    return nodes
+
+
+def _only_reader(model: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
+    readers = [node for node in model.graph.node if name in node.input and node.op_type != "Shape"]
+    return readers[0] if len(readers) == 1 else None
 
 
 def _signature(value: onnx.ValueInfoProto) -> tuple[int, tuple[str | int, ...]]:

@@ -1,17 +1,14 @@
-"""The validation images, scored by the network and by an engine, which must agree on each."""
+"""The validation images, scored by the network and by its graph, which must agree on each."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from classifier.engines.hardware import cpu_limit
-from classifier.errors import DataError, ExportRefused, ImageError
-from classifier.images import decode_image, read_image
+from classifier.errors import ExportRefused
 from export.graph import EndToEnd
 
 if TYPE_CHECKING:
@@ -23,12 +20,10 @@ if TYPE_CHECKING:
 
     from classifier.engines import Engine
     from classifier.types import Preprocessing
+    from export.images import LabelledImages
 
 MAX_DIFFERENCE = 1e-4
 """By how much a probability of the exported graph may differ from the network's. Labels nearer than this are tied."""
-
-BATCH_SIZE = 32
-"""Fixed, because the last bits of torch's scores depend on it, and these scores are part of an artifact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,32 +31,23 @@ class ScoredImages:
     """The probabilities of the validation images, by the network and by an engine.
 
     Attributes:
-        files: the images.
-        truth: the index of each one's label, int64 `[N]`.
         reference: by torch in fp32, float32 `[N, classes]`.
         scores: by the engine, float32 `[N, classes]`.
     """
 
-    files: Sequence[Path]
-    truth: NDArray[np.int64]
     reference: NDArray[np.float32]
     scores: NDArray[np.float32]
-
-    @property
-    def max_difference(self) -> float:
-        """The largest distance of a probability of the engine from torch's."""
-        return float(np.abs(self.scores - self.reference).max())
 
 
 def score_images(
     network: nn.Module,
     engine: Engine,
-    samples: Sequence[tuple[Path, int]],
+    images: LabelledImages,
     preprocessing: Preprocessing,
     *,
     advance: Callable[[], object],
 ) -> ScoredImages:
-    """Return what `network` and `engine` make of `samples`, images with the indices of their labels.
+    """Return what `network` and `engine`, with its graph in fp32, make of `images`.
 
     `advance` is called once for each image.
 
@@ -71,22 +57,14 @@ def score_images(
     """
     end_to_end = EndToEnd(network, preprocessing).eval()
     reference, scores = [], []
-    with ThreadPoolExecutor(max_workers=cpu_limit()) as pool:  # The codecs release the GIL.
-        for start in range(0, len(samples), BATCH_SIZE):
-            files = [path for path, _ in samples[start : start + BATCH_SIZE]]
-            images_nhwc = np.stack(list(pool.map(lambda path: _pixels(path, preprocessing), files)))
-            with torch.inference_mode():
-                reference.append(end_to_end(torch.from_numpy(images_nhwc))[1].numpy())
-            scores.append(engine.run(images_nhwc))
-            check_agreement(files, reference[-1], scores[-1])
-            for _ in files:
-                advance()
-    return ScoredImages(
-        files=[path for path, _ in samples],
-        truth=np.array([label for _, label in samples], dtype=np.int64),
-        reference=np.concatenate(reference),
-        scores=np.concatenate(scores),
-    )
+    for files, images_nhwc in images.batches():
+        with torch.inference_mode():
+            reference.append(end_to_end(torch.from_numpy(images_nhwc))[1].numpy())
+        scores.append(engine.run(images_nhwc))
+        check_agreement(files, reference[-1], scores[-1])
+        for _ in files:
+            advance()
+    return ScoredImages(reference=np.concatenate(reference), scores=np.concatenate(scores))
 
 
 def check_agreement(files: Sequence[Path], reference: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
@@ -112,13 +90,3 @@ def check_agreement(files: Sequence[Path], reference: NDArray[np.float32], score
             f"the exported graph gives {files[worst].name} another label than the network, whose own best is ahead by "
             f"{lead[worst]:.2g}, and {MAX_DIFFERENCE:g} would be a tie; train another --arch"
         )
-
-
-def _pixels(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    try:
-        return decode_image(read_image(path), preprocessing).pixels
-    except ImageError as error:
-        raise DataError(
-            f"the validation image {path} can't be used ({error}): restore the data set as it was trained on, or train "
-            "again"
-        ) from error

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from classifier.artifact import CONFIG
 from classifier.errors import DamagedArtifact
 from registry.manifest import FILEPATH, MANIFEST_TYPE, Descriptor, Manifest, parse_config
-from registry.references import version_of
+from registry.references import Reference, version_of
 
 if TYPE_CHECKING:
     from classifier.types import ModelConfig
-    from registry.layout import Layout
+
+_T = TypeVar("_T")
+
+
+class BlobStore(Protocol):
+    """Where an artifact's blobs are read; `registry.layout.Layout` and `registry.remote.RemoteBlobs` are two."""
+
+    def read_blob(self, descriptor: Descriptor) -> bytes:
+        """Return the blob's contents, after size and digest were checked."""
+
+    def read_json(self, descriptor: Descriptor, type: type[_T]) -> _T:
+        """Return the `type` that the blob's JSON describes."""
+
+    def check_blob(self, descriptor: Descriptor) -> None:
+        """Compare the blob with its descriptor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,16 +34,16 @@ class Artifact:
     """A model in a local registry; a `classifier.artifact.ArtifactFiles`.
 
     Attributes:
-        name: the model's name, `digits`.
+        name: the model's name, `digits`; of what was fetched from a remote registry, `ghcr.io/acme/digits`.
         tags: all by which the registry knows this digest under that name, versions first; None is the name alone.
         descriptor: of the manifest.
-        layout: where the blobs are.
+        layout: where the blobs are: on disk, or in a remote registry.
     """
 
     name: str
     tags: tuple[str | None, ...]
     descriptor: Descriptor
-    layout: Layout = field(repr=False)
+    layout: BlobStore = field(repr=False)
 
     @property
     def digest(self) -> str:
@@ -52,6 +66,11 @@ class Artifact:
         return tuple(tag for tag in self.tags if tag is not None and version_of(tag) is None)
 
     @property
+    def is_copy(self) -> bool:
+        """Whether this is a remote registry's model, or the copy that was fetched of it."""
+        return Reference.parse(self.name).host is not None
+
+    @property
     def reference(self) -> str:
         """The shortest reference that names this artifact for good: `digits:3`, else the identity."""
         return self.identity if self.version is None else f"{self.name}:{self.version}"
@@ -62,7 +81,7 @@ class Artifact:
         try:
             return self.layout.read_json(self.descriptor, Manifest)
         except DamagedArtifact as error:
-            raise self._damaged(str(error)) from error
+            raise self.damaged(str(error)) from error
 
     @property
     def files(self) -> dict[str, Descriptor]:
@@ -87,11 +106,11 @@ class Artifact:
         """
         files = self.files
         if file not in files:
-            raise self._damaged(f"it has no {file}, only {', '.join(files)}")
+            raise self.damaged(f"it has no {file}, only {', '.join(files)}")
         try:
             return self.layout.read_blob(files[file])
         except DamagedArtifact as error:
-            raise self._damaged(f"{file}: {error}") from error
+            raise self.damaged(f"{file}: {error}") from error
 
     @property
     def kind(self) -> str | None:
@@ -114,17 +133,20 @@ class Artifact:
             try:
                 self.layout.check_blob(blob)
             except DamagedArtifact as error:
-                problems.append(str(self._damaged(f"{blob.annotations.get(FILEPATH, blob.media_type)}: {error}")))
+                problems.append(str(self.damaged(f"{blob.annotations.get(FILEPATH, blob.media_type)}: {error}")))
         if not problems:
             try:
                 missing = {allowed.graph for allowed in self.config.allowed} - set(manifest.files)
             except DamagedArtifact as error:
                 return [str(error)]
-            problems += [str(self._damaged(f"it has no {graph}, which its config names")) for graph in sorted(missing)]
+            problems += [str(self.damaged(f"it has no {graph}, which its config names")) for graph in sorted(missing)]
         return problems
 
-    def _damaged(self, fact: str) -> DamagedArtifact:
-        return DamagedArtifact(
-            f"model '{self.reference}' is damaged: {fact}; export it again, or remove it with 'tandem models rm "
-            f"{self.reference} --force' and copy it in again"
+    def damaged(self, fact: str) -> DamagedArtifact:
+        """Return the error that says so, with the way to a whole model."""
+        remedy = (
+            f"fetch it again with 'tandem models pull {self.reference}'"
+            if self.is_copy
+            else f"export it again, or remove it with 'tandem models rm {self.reference} --force' and copy it in again"
         )
+        return DamagedArtifact(f"model '{self.reference}' is damaged: {fact}; {remedy}")

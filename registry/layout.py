@@ -16,23 +16,25 @@ import hashlib
 import logging
 import os
 import time
-import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from classifier.errors import DamagedArtifact, RegistryError, RegistryUnwritable
 from classifier.types import from_json, to_json
+from registry.durable import TEMPORARY, replace_file
 from registry.manifest import INDEX_TYPE, Descriptor, Index
+from registry.receiving import lock_partial
 from registry.references import is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from registry.receiving import PartialBlob
+
 LOCK_TIMEOUT_S = 120.0
 _LOCK_POLL_S = 0.05
-_TEMPORARY = ".tandem-"
 _TEMPORARY_MAX_AGE_S = 3600.0
 
 _T = TypeVar("_T")
@@ -132,7 +134,7 @@ class Layout:
         Raises:
             RegistryUnwritable: the folder can't be written, or another writer kept it for longer than `timeout_s`.
         """
-        try:
+        with self._explaining_errors():
             (self.root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
             lock = os.open(self.root / ".tandem.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -143,12 +145,35 @@ class Layout:
             finally:
                 # Closing gives the lock back, as does the end of the process, however it ends.
                 os.close(lock)
+
+    @contextmanager
+    def receiving(self, blob: Descriptor, patience_s: float = LOCK_TIMEOUT_S) -> Iterator[PartialBlob | None]:
+        """Give the one place where `blob` is being received; None where it is there by now.
+
+        Other processes that want the same blob wait meanwhile. What was received stays for the next one to go on with.
+
+        Raises:
+            RegistryUnwritable: the folder can't be written, or who receives it got nothing for `patience_s`.
+        """
+        path = self.blob_path(blob.digest)
+        with self._explaining_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with lock_partial(path.with_name(f"{TEMPORARY}{path.name}.part"), blob, patience_s) as partial:
+                if self.has_blob(blob):
+                    partial.discard()
+                    yield None
+                else:
+                    yield partial
+                    partial.publish(path)
+
+    def has_blob(self, blob: Descriptor) -> bool:
+        """Return whether the blob is there, by its size: what it holds is checked when it is written, and when read."""
+        try:
+            return self.blob_path(blob.digest).stat().st_size == blob.size
+        except FileNotFoundError:
+            return False
         except OSError as error:
-            remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check its permissions"
-            raise RegistryUnwritable(
-                f"the registry {self.root} can't be written ({error.strerror or error}): {remedy}, or set TANDEM_HOME "
-                "to another folder"
-            ) from error
+            raise _unreadable(self.blob_path(blob.digest), error) from error
 
     def write_blobs(self, blobs: Mapping[str, bytes]) -> None:
         """Store `blobs` by their digests; one that is there is kept, one that is damaged is replaced."""
@@ -156,15 +181,27 @@ class Layout:
             try:
                 self.check_blob(Descriptor(media_type="", digest=digest, size=len(data)))
             except DamagedArtifact:
-                _replace(self.blob_path(digest), data)
+                replace_file(self.blob_path(digest), data)
 
     def write_index(self, index: Index) -> None:
         """Replace the index as a whole."""
-        _replace(self._index_path, to_json(index))
+        replace_file(self._index_path, to_json(index))
 
     def remove_blob(self, digest: str) -> None:
         """Delete a blob, if it is there."""
-        self.blob_path(digest).unlink(missing_ok=True)
+        with self._explaining_errors():
+            self.blob_path(digest).unlink(missing_ok=True)
+
+    @contextmanager
+    def _explaining_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check its permissions"
+            raise RegistryUnwritable(
+                f"the registry {self.root} can't be written ({error.strerror or error}): {remedy}, or set TANDEM_HOME "
+                "to another folder"
+            ) from error
 
     def _wait_for(self, lock: int, timeout_s: float) -> None:
         give_up_at = time.monotonic() + timeout_s
@@ -189,7 +226,7 @@ class Layout:
         if not (self.root / "oci-layout").exists():
             if not self._index_path.exists():
                 self.write_index(Index(schema_version=2, media_type=INDEX_TYPE))
-            _replace(self.root / "oci-layout", to_json({"imageLayoutVersion": "1.0.0"}))
+            replace_file(self.root / "oci-layout", to_json({"imageLayoutVersion": "1.0.0"}))
 
     def _remove_leftovers(self) -> None:
         """Delete the temporary files of writers that were killed.
@@ -197,7 +234,7 @@ class Layout:
         Only old ones: on a network file system without locks, a young one may belong to another machine's writer.
         """
         for folder in (self.root, self.root / "blobs" / "sha256"):
-            for path in folder.glob(f"{_TEMPORARY}*.tmp"):
+            for path in folder.glob(f"{TEMPORARY}*.tmp"):
                 if time.time() - path.stat().st_mtime > _TEMPORARY_MAX_AGE_S:
                     path.unlink(missing_ok=True)
 
@@ -214,23 +251,3 @@ def _compare(path: Path, descriptor: Descriptor, *, size: int, hexdigest: str) -
         raise DamagedArtifact(f"{path} has {size} bytes instead of {descriptor.size}")
     if f"sha256:{hexdigest}" != descriptor.digest:
         raise DamagedArtifact(f"the contents of {path} are not what its digest says")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put a file with `data` at `path`, so that at any moment there is the old file or the new, whole."""
-    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # The name, too, must be on the disk before anything refers to it.
-        os.fsync(folder)
-    finally:
-        os.close(folder)

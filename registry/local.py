@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from msgspec.structs import replace
+
 from classifier.errors import DamagedArtifact, InvalidReference, ModelNotFound, RegistryError
+from classifier.home import tandem_home
+from classifier.types import from_json
+from registry.collection import reachable
+from registry.companions import read_referrers, store_referrers
 from registry.index import artifacts, next_version, with_tag, without_tags
 from registry.layout import Layout
 from registry.lookup import SEE_LIST, find_artifact, may_be_model, only_name
-from registry.manifest import INDEX_TYPE, Descriptor, Index, pack
+from registry.manifest import Descriptor, Index, Manifest, pack
 from registry.references import Reference, check_alias, version_of
+from registry.referrers import referrers_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from registry.artifact import Artifact
 
@@ -60,9 +65,20 @@ class LocalRegistry:
             RegistryError: there is no home either, as in a container whose user has none.
         """
         try:
-            return cls(Path(os.environ.get("TANDEM_HOME") or "~/.tandem").expanduser() / "registry")
+            return cls(tandem_home() / "registry")
         except RuntimeError as error:
             raise RegistryError("this user has no home folder for a registry: set TANDEM_HOME") from error
+
+    @property
+    def layout(self) -> Layout:
+        """The OCI image layout that holds everything."""
+        return self._layout
+
+    @classmethod
+    def holding(cls, artifact: Artifact) -> Self:
+        """Return the local registry from which `artifact` was resolved."""
+        assert isinstance(artifact.layout, Layout), "a remote model is fetched before it is used"
+        return cls(artifact.layout.root)
 
     @property
     def root(self) -> Path:
@@ -141,14 +157,31 @@ class LocalRegistry:
             for other in artifacts(index, layout).values():
                 if other.name == artifact.name and tag in other.tags and other.digest != artifact.digest:
                     raise RegistryError(
-                        f"'{Reference(name=artifact.name, tag=tag)}' in the registry {target.root} is {other.digest}, "
+                        f"'{artifact.reference}' in the registry {target.root} is {other.digest}, "
                         f"not {artifact.digest}, and versions never change: copy to another folder"
                     )
             for blob in (*manifest.layers, manifest.config, artifact.descriptor):
                 layout.write_blobs({blob.digest: artifact.layout.read_blob(blob)})
             index = with_tag(index, artifact.name, tag, artifact.descriptor)
             layout.write_index(index)
+        store_referrers(read_referrers(artifact.digest, self._layout), layout)
         return artifacts(index, layout)[artifact.name, artifact.digest]
+
+    def adopt(self, name: str, tag: str | None, descriptor: Descriptor, manifest: bytes) -> Artifact | None:
+        """Give a model whose blobs were received its name; return None, and do nothing, if one isn't there.
+
+        Raises:
+            RegistryUnwritable: the registry can't be written.
+        """
+        model = from_json(manifest, Manifest)
+        with self._layout.writing():
+            # Another process may have removed one since it was received: blobs without a name are anybody's to remove.
+            if not all(map(self._layout.has_blob, (*model.layers, model.config))):
+                return None
+            self._layout.write_blobs({descriptor.digest: manifest})
+            index = with_tag(self._layout.read_index(), name, tag, descriptor)
+            self._layout.write_index(index)
+        return artifacts(index, self._layout)[name, descriptor.digest]
 
     def tag(self, reference: str, *aliases: str) -> Artifact:
         """Put `aliases` on the model that `reference` names, and take them off any other version of it.
@@ -182,27 +215,34 @@ class LocalRegistry:
         with self._layout.writing():
             artifact = self.find(reference)
             gone = _tags_to_remove(Reference.parse(reference), artifact, force=force)
-            index = without_tags(self._layout.read_index(), artifact.name, gone)
+            index = without_tags(self._layout.read_index(), artifact, gone)
+            unnamed = all(entry.digest != artifact.digest for entry in index.manifests)
+            # What belongs to the model goes with its last name, and would else keep its files.
+            referrers = referrers_of(artifact.digest, self._layout) if unnamed else {}
+            index = replace(index, manifests=tuple(e for e in index.manifests if e.digest not in referrers))
             # The index first: killed in between, the folder holds blobs too many, never too few.
             self._layout.write_index(index)
-            freed_bytes = self._remove_unused_blobs(artifact, index) if len(gone) == len(artifact.tags) else 0
+            freed_bytes = self._remove_unused_blobs(artifact, referrers, index) if unnamed else 0
         return Removed(
-            references=tuple(str(Reference(name=artifact.name, tag=tag)) for tag in gone), freed_bytes=freed_bytes
+            references=tuple(f"{artifact.name}:{tag}" if tag else artifact.name for tag in gone),
+            freed_bytes=freed_bytes,
         )
 
     def _artifacts(self) -> list[Artifact]:
         return list(artifacts(self._layout.read_index(), self._layout).values())
 
-    def _remove_unused_blobs(self, artifact: Artifact, index: Index) -> int:
-        """Delete the blobs that only `artifact` used; return their size in bytes."""
+    def _remove_unused_blobs(self, artifact: Artifact, referrers: Mapping[str, Manifest], index: Index) -> int:
+        """Delete the blobs that only `artifact` and its `referrers` used; return their size in bytes."""
         try:
             manifest = artifact.manifest
             blobs = {blob.digest: blob.size for blob in (*manifest.layers, manifest.config, artifact.descriptor)}
         except DamagedArtifact:
             # Which files a damaged manifest listed is not known any more.
             blobs = {artifact.digest: 0}
+        for digest, referrer in referrers.items():
+            blobs |= {digest: 0, **{blob.digest: blob.size for blob in (*referrer.layers, referrer.config)}}
         try:
-            used = set().union(*map(self._digests, index.manifests))
+            used = reachable(self._layout, index)
         except DamagedArtifact:
             # Which files a damaged neighbour uses is not known either: too many are better than too few.
             used = set(blobs) - {artifact.digest}
@@ -210,14 +250,6 @@ class LocalRegistry:
         for digest in unused:
             self._layout.remove_blob(digest)
         return sum(unused.values())
-
-    def _digests(self, descriptor: Descriptor) -> set[str]:
-        """Return every digest that the blob of `descriptor` mentions, whatever kind of manifest it is, and its own."""
-        if descriptor.media_type == INDEX_TYPE:
-            nested = self._layout.read_json(descriptor, Index).manifests
-            return {descriptor.digest}.union(*map(self._digests, nested))
-        text = self._layout.read_blob(descriptor).decode(errors="replace")
-        return {descriptor.digest, *re.findall(r"sha256:[0-9a-f]{64}", text)}
 
 
 def _tags_to_remove(reference: Reference, artifact: Artifact, *, force: bool) -> tuple[str | None, ...]:

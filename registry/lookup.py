@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from classifier.errors import DamagedArtifact, ModelNotFound, ModelNotNamed, RegistryError
+from classifier.errors import DamagedArtifact, ModelNotFound, ModelNotNamed
 from registry.references import version_of
 
 if TYPE_CHECKING:
@@ -26,14 +26,8 @@ def find_artifact(reference: Reference, stored: Sequence[Artifact], root: Path) 
 
     Raises:
         ModelNotFound: none has that name, version, alias or digest.
-        RegistryError: it is in a remote registry.
     """
-    if reference.host is not None:
-        raise RegistryError(
-            f"'{reference}' is in a remote registry, which this release doesn't read: copy it in with 'skopeo copy "
-            f"docker://{reference} oci:{root}:{reference.name}:{reference.tag or 1}'"
-        )
-    named = [artifact for artifact in stored if artifact.name == reference.name]
+    named = [artifact for artifact in stored if artifact.name == reference.repository]
     if not named:
         raise _unknown_name(reference, stored, root)
     if reference.tag is not None:
@@ -43,9 +37,9 @@ def find_artifact(reference: Reference, stored: Sequence[Artifact], root: Path) 
     else:
         matching = _meant_by_bare_name(named)
     if not matching:
-        known = ", ".join(tag for artifact in named for tag in artifact.tags if tag is not None)
+        known = ", ".join(tag for artifact in named for tag in artifact.tags if tag is not None) or "no tag"
         raise ModelNotFound(
-            f"model '{reference}' is not in the registry {root}: '{reference.name}' has {known}; {SEE_LIST}"
+            f"model '{reference}' is not in the registry {root}: '{reference.repository}' has {known}; {SEE_LIST}"
         )
     if reference.digest not in (None, matching[0].digest):
         raise ModelNotFound(
@@ -97,6 +91,10 @@ def _meant_by_bare_name(named: Sequence[Artifact]) -> list[Artifact]:
 
 
 def _unknown_name(reference: Reference, stored: Sequence[Artifact], root: Path) -> ModelNotFound:
+    if reference.host is not None:
+        return ModelNotFound(
+            f"no copy of '{reference}' is in the registry {root}: 'tandem models pull {reference}' fetches it"
+        )
     names = _model_names(stored)
     if not names:
         return ModelNotFound(f"model '{reference}' was not found: {no_model_yet(root)}")

@@ -32,7 +32,7 @@ FILEPATH = "org.cncf.model.filepath"
 TITLE = "org.opencontainers.image.title"
 """`oras pull` restores a file only where its layer has one."""
 
-_MODELPACK_PRECISIONS = {"fp32": "float32"}
+_MODELPACK_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 
 
 # Structs where the rest of Tandem has dataclasses: OCI spells its fields in camel case, and omits what is empty.
@@ -60,6 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
     artifact_type: str = ""
     config: Descriptor
     layers: tuple[Descriptor, ...] = ()
+    subject: Descriptor | None = None
     annotations: Mapping[str, str] = {}
 
     @property

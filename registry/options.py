@@ -15,8 +15,8 @@ model_option = click.option(
     metavar="REF",
     envvar="TANDEM_MODEL",
     show_envvar=True,
-    help="The model: 'digits', 'digits:3', 'digits:production' or 'digits@sha256:…'. "
-    "Without it, the only one in the registry.",
+    help="The model: 'digits', 'digits:3', 'digits:production' or 'digits@sha256:…'; with a host before it, "
+    "'ghcr.io/acme/digits:3', it is fetched once. Without it, the only one in the registry.",
 )
 
 
@@ -28,7 +28,8 @@ def engine_options(command: _Command) -> _Command:
     options = (
         click.option(
             "--engine", metavar="NAME", default="auto", envvar="TANDEM_ENGINE", show_envvar=True, show_default=True,
-            help="What runs the model: 'onnxruntime', or 'auto' for the fastest that the model allows.",
+            help="What runs the model: 'onnxruntime' or 'openvino'. 'auto', here and below, is the fastest that the "
+            "model allows and this machine has.",
         ),
         click.option(
             "--device", metavar="NAME", default="auto", envvar="TANDEM_DEVICE", show_envvar=True, show_default=True,
@@ -37,11 +38,12 @@ def engine_options(command: _Command) -> _Command:
         click.option(
             "--precision", metavar="NAME", default="auto", envvar="TANDEM_PRECISION", show_envvar=True,
             show_default=True,
-            help="'fp32', or 'auto' for the fastest that the model allows.",
+            help="'fp32', 'bf16', 'fp16' or 'int8'. Only one whose accuracy was measured, and found near enough, is "
+            "allowed: 'tandem models show' lists them.",
         ),
         click.option(
             "--threads", type=click.IntRange(min=1), envvar="TANDEM_THREADS", show_envvar=True,
-            help="CPU threads of the engine.  [default: as many as there are cores]",
+            help="CPU threads of the engine.  [default: as many as this process may keep busy]",
         ),
     )  # fmt: skip
     for option in reversed(options):

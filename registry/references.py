@@ -58,11 +58,8 @@ class Reference:
                 f"'{text}' is no reference: a digest is 'sha256:' and all its 64 hexadecimal digits, as "
                 "'tandem models show' prints it"
             )
-        if self.host is None and not _LAYOUT_NAME.fullmatch(self.tagged):
-            raise InvalidReference(
-                f"'{text}' can't name a model of the local registry: letters and digits are separated by a single "
-                "'.', '_', '-' or '/' there"
-            )
+        if self.host is None:
+            self.check_local()
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -82,10 +79,28 @@ class Reference:
         name, colon, tag = (path if remote else rest).partition(":")
         return cls(host=first if remote else None, name=name, tag=tag if colon else None, digest=digest if at else None)
 
+    def check_local(self) -> None:
+        """Check that the local registry can hold a model by this name.
+
+        Raises:
+            InvalidReference: it can't.
+        """
+        host = "" if self.host is None else f"{self.host}/"
+        if not _LAYOUT_NAME.fullmatch(f"{host}{self.tagged}"):
+            raise InvalidReference(
+                f"'{self}' can't name a model of the local registry: letters and digits are separated by a single "
+                "'.', '_', '-' or '/' there"
+            )
+
     @property
     def tagged(self) -> str:
         """The name with its tag: what an OCI layout keeps in `org.opencontainers.image.ref.name`."""
         return self.name if self.tag is None else f"{self.name}:{self.tag}"
+
+    @property
+    def repository(self) -> str:
+        """The name with its host, `ghcr.io/acme/digits`: the name that a fetched copy has in the local registry."""
+        return self.name if self.host is None else f"{self.host}/{self.name}"
 
     @property
     def version(self) -> int | None:

@@ -9,9 +9,11 @@ from rich.filesize import decimal
 
 from classifier.artifact import EVALUATION
 from classifier.errors import DamagedArtifact
-from classifier.types import ModelConfig, Precision, from_json
+from classifier.types import CpuFeature, DeviceKind, ModelConfig, Precision, from_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from registry.artifact import Artifact
 
 
@@ -28,13 +30,56 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrecisionAccuracy:
-    """How good one precision is, and in what part of the images its best label is torch's."""
+class MeasurementSummary:
+    """What was measured of one way of running a model, and on which images."""
 
-    engine: str
-    precision: Precision
+    dataset: str
+    images: int
+    fp32_acc1: float
     metrics: Accuracy
     agreement: float
+    max_difference: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionSummary:
+    """One way of running a model: how good it is, and whether it may be run so."""
+
+    precision: Precision
+    engine: str
+    device: DeviceKind
+    needs: tuple[CpuFeature, ...]
+    allowed: bool
+    reason: str
+    note: str
+    measurement: MeasurementSummary | None
+
+    def cells(self) -> tuple[str, ...]:
+        """Return its row of the table whose columns are `PRECISION_COLUMNS`."""
+        numbers: tuple[str, ...] = ("-",) * 5
+        if (measured := self.measurement) is not None:
+            numbers = (
+                f"{measured.metrics.acc1:.2%}",
+                f"{measured.fp32_acc1:.2%}",
+                f"{measured.agreement:.2%}",
+                f"{measured.max_difference:.1e}",
+                f"{measured.images:,} of {measured.dataset}",
+            )
+        return self.precision, self.engine, self.device, *numbers, self.verdict
+
+    @property
+    def verdict(self) -> str:
+        """Whether it may be run so: `yes`, `yes, with VNNI`, `no: …`."""
+        if not self.allowed:
+            return f"no: {self.reason}"
+        needs = "".join(f", with {feature}" for feature in self.needs)
+        return f"yes{needs}{self.note and f'; {self.note}'}"
+
+
+PRECISION_COLUMNS = (
+    "PRECISION", "ENGINE", "DEVICE", "ACC1", "FP32 ACC1", "SAME LABEL", "DIFFERENCE", "IMAGES", "ALLOWED",
+)  # fmt: skip
+"""Of a row of `PrecisionSummary.cells`; the difference is the largest of a probability from that of fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +90,14 @@ class EvaluationSummary:
     split: str
     images: int
     torch: Accuracy
-    precisions: tuple[PrecisionAccuracy, ...]
+    max_accuracy_drop: float
+    precisions: tuple[PrecisionSummary, ...]
+
+    @property
+    def acc1(self) -> float | None:
+        """That of the way of running that all models have: ONNX Runtime in fp32."""
+        measured = self.precisions[0].measurement if self.precisions else None
+        return None if measured is None else measured.metrics.acc1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,16 +176,21 @@ class Description:
                 "input",
                 f"resized to {pixels.resize_size} px, cropped to {pixels.crop_size}, {pixels.interpolation}",
             ),
-            ("allowed", ", ".join(f"{way.precision} on {way.engine}" for way in config.allowed)),
         ]
         if evaluation is not None:
             facts.append(("evaluated on", f"{evaluation.images} images of {evaluation.dataset}/{evaluation.split}"))
             facts.append(("acc1 of torch", f"{evaluation.torch.acc1:.2%}"))
-            facts += [
-                (f"acc1 of {way.precision}", f"{way.metrics.acc1:.2%}, the label of torch on {way.agreement:.2%}")
-                for way in evaluation.precisions
-            ]
+            facts.append(("may lose", f"{100 * evaluation.max_accuracy_drop:g} points of acc1 at a lower precision"))
         return facts
+
+
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table that gives each column the room that its cells take."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (columns, *rows)
+    ]
 
 
 def summarise(artifact: Artifact) -> Summary:
@@ -155,7 +212,7 @@ def summarise(artifact: Artifact) -> Summary:
         size_bytes=description.size_bytes,
         labels=len(description.config.labels),
         architecture=description.config.architecture,
-        acc1=evaluation.precisions[0].metrics.acc1 if evaluation is not None and evaluation.precisions else None,
+        acc1=None if evaluation is None else evaluation.acc1,
     )
 
 

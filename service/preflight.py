@@ -15,6 +15,7 @@ import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
+from registry import LocalRegistry
 from service import opening
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def check_model(artifact: Artifact) -> None:
     Raises:
         BentoMLException: it doesn't; the sentence says why.
     """
-    command = [sys.executable, "-m", opening.__name__, str(artifact.layout.root), artifact.identity]
+    command = [sys.executable, "-m", opening.__name__, str(LocalRegistry.holding(artifact).root), artifact.identity]
     ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
     if ended.returncode != 0:
         # What else stands there was said by a library, or is the traceback of a defect.

@@ -52,7 +52,7 @@ class Classifier:
 
     def __init__(self) -> None:
         artifact = resolve_served(_bento())
-        self.model = open_served(LocalRegistry(artifact.layout.root), artifact.identity)
+        self.model = open_served(LocalRegistry.holding(artifact), artifact.identity)
         # What decodes and infers. The engine's own threads come on top, and share the same cores.
         self.workers = anyio.CapacityLimiter(cpu_limit())
         self.in_flight = 0

@@ -12,7 +12,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 from bentoml.models import BentoModel
 
 from classifier.errors import DamagedArtifact, TandemError
-from registry import Artifact, LocalRegistry
+from registry import Artifact, LocalRegistry, fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ def resolve_served(bento: bentoml.Bento | None) -> Artifact:
     """Return the artifact that $TANDEM_MODEL names, else the one that `bento` holds, else the registry's only one.
 
     Raises:
-        RegistryError: the reference can't be resolved, or there isn't exactly one model.
+        RegistryError: the reference can't be resolved or fetched, or there isn't exactly one model.
         DamagedArtifact: the manifest is missing, or not what its digest says.
     """
     reference = os.environ.get("TANDEM_MODEL") or None
@@ -33,7 +33,7 @@ def resolve_served(bento: bentoml.Bento | None) -> Artifact:
         [pinned] = bento.info.all_models
         stored = bentoml.models.get(pinned.tag)
         return LocalRegistry(Path(stored.path)).resolve(stored.info.labels[_IDENTITY])
-    return LocalRegistry.default().resolve(reference)
+    return fetch_model(reference, LocalRegistry.default())
 
 
 class RegistryModel(BentoModel):  # type: ignore[misc]  # BentoML is untyped
@@ -57,7 +57,7 @@ class RegistryModel(BentoModel):  # type: ignore[misc]  # BentoML is untyped
             artifact = resolve_served(None)
             if problems := artifact.verify():
                 raise DamagedArtifact(problems[0])
-            tag = f"{artifact.name.replace('/', '.')}:{artifact.digest.replace(':', '-')[:47]}"
+            tag = f"{_bento_name(artifact.name)}:{artifact.digest.replace(':', '-')[:47]}"
             try:
                 stored = bentoml.models.get(tag)
                 # What is damaged or missing in a copy that stands is put right.
@@ -70,6 +70,11 @@ class RegistryModel(BentoModel):  # type: ignore[misc]  # BentoML is untyped
                 # BentoML makes it for its owner alone; in an image, any `docker run --user` must read it.
                 Path(stored.path).chmod(0o755)
         return BentoModel(stored.tag).to_info(alias)
+
+
+def _bento_name(name: str) -> str:
+    """Return the name that a model has in BentoML's store, which knows neither hosts nor folders."""
+    return name.replace("/", ".").replace(":", ".")[-63:].strip("._-")
 
 
 def _copy(artifact: Artifact, model: bentoml.Model) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Protocol
 
@@ -33,11 +34,13 @@ class Tandem(Protocol):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the tests away from the user's own registry, options and telemetry, and from the clock."""
+    """Keep the tests away from the user's own registry, cache, options and telemetry, and from the clock."""
     for name in [name for name in os.environ if name.startswith("TANDEM_") and not name.startswith("TANDEM_TEST_")]:
         del os.environ[name]
-    os.environ["BENTOML_DO_NOT_TRACK"] = "true"
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime themselves
+    home = tempfile.TemporaryDirectory(prefix="tandem-tests-")
+    config.add_cleanup(home.cleanup)
+    # ORT's: for tests that import onnxruntime themselves.
+    os.environ |= {"TANDEM_HOME": home.name, "BENTOML_DO_NOT_TRACK": "true", "ORT_DISABLE_TELEMETRY": "1"}
     # A busy machine is not a wrong answer.
     settings.register_profile("tandem", deadline=None)
     settings.load_profile("tandem")

@@ -72,7 +72,7 @@ def test_an_unknown_command_is_a_usage_error(tandem: Tandem) -> None:
         ("onnx", ["export", "{tmp}/run", "--name", "digits"], "train"),
         ("httpx", ["parity", "digits", "{test_folder}", "--service", "http://127.0.0.1:1"], "batch"),
         ("rich", ["models", "list"], "cpu"),
-        ("onnxruntime", ["classify", "{test_folder}"], "cpu"),
+        ("onnxruntime", ["classify", "{test_folder}", "--engine", "onnxruntime", "--precision", "fp32"], "cpu"),
     ],
 )
 def test_a_package_that_is_missing(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from classifier.errors import OutputError
+from classifier.home import tandem_home
 from training.folders import hold_out
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def digits_folder() -> Path:
     Raises:
         OutputError: the folder can't be written.
     """
-    target = Path(os.environ.get("TANDEM_HOME") or "~/.tandem").expanduser() / "datasets" / "digits"
+    target = tandem_home() / "datasets" / "digits"
     if target.is_dir():
         return target
     try:

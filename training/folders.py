@@ -75,8 +75,8 @@ def open_folders(root: Path, *, val_fraction: float | None, seed: int) -> ImageF
     if (root / "val").is_dir() and train_folder == "train":
         if val_fraction is not None:
             raise DataError(f"{root} has a val/ folder, so there is nothing to hold out: leave out --val-fraction")
-        train = _scan_classes(root / "train")
-        val = _scan_classes(root / "val")
+        train = scan_classes(root / "train")
+        val = scan_classes(root / "val")
         _check_same_labels(root, train, val)
         return _image_folders(root, train, val, val_folder="val")
     if val_fraction is None:
@@ -84,7 +84,7 @@ def open_folders(root: Path, *, val_fraction: float | None, seed: int) -> ImageF
         raise DataError(
             f"{root} has {found}: name the part of each class that shall validate, for example --val-fraction 0.2"
         )
-    classes = _scan_classes(root / train_folder)
+    classes = scan_classes(root / train_folder)
     train, val = _split_classes(classes, root=root, fraction=val_fraction, seed=seed)
     return _image_folders(root, train, val, val_folder=train_folder)
 
@@ -124,8 +124,12 @@ def _split_classes(
     return {label: half[0] for label, half in halves.items()}, {label: half[1] for label, half in halves.items()}
 
 
-def _scan_classes(folder: Path) -> dict[str, list[Path]]:
-    """Return the image files of each class folder in `folder`; labels and files are sorted."""
+def scan_classes(folder: Path) -> dict[str, list[Path]]:
+    """Return the image files of each class folder in `folder`; labels and files are sorted.
+
+    Raises:
+        DataError: there are not two or more classes with images, or the folder can't be read.
+    """
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if odd := [name for name in names if _is_unprintable(name)]:

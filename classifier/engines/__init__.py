@@ -1,8 +1,8 @@
-"""Engines: each runs a graph on one device, uint8 images in, float32 scores out."""
+"""Engines: each runs a graph on one kind of device, uint8 images in, float32 scores out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -10,13 +10,34 @@ if TYPE_CHECKING:
 
     from classifier.types import EngineInfo
 
+Tuning = Literal["latency", "throughput"]
+"""What an engine is opened for: the soonest answer for one image, or the most images in a second."""
+
 
 class Engine(Protocol):
-    """A graph, loaded on one device and ready to run. Safe to call from several threads."""
+    """A graph, loaded and ready to run. Safe to call from several threads."""
 
     @property
     def info(self) -> EngineInfo:
         """What runs, as it is recorded with every result."""
 
+    @property
+    def crop_size(self) -> int:
+        """The height and width of the images that the graph takes."""
+
+    @property
+    def classes(self) -> int:
+        """How many scores the graph gives for each image."""
+
+    @property
+    def busy_size(self) -> int:
+        """How many images keep the engine busy: where there are many, run that many at once."""
+
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`, for any N >= 0."""
+        """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`, for any N >= 0.
+
+        Raises:
+            ValueError: the images have another shape or type: an error of the caller.
+            OutOfDeviceMemory: one batch does not fit.
+            EngineError: the device failed.
+        """

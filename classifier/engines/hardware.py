@@ -8,6 +8,10 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from classifier.types import CpuFeature
 
 # /proc/cpuinfo's flag → the name that is recorded with results, the highest first. These are the sets that inference
 # libraries dispatch on, so two CPUs with one name run the same kernels.
@@ -22,26 +26,90 @@ X86_SETS = {
 }
 ARM_SETS = {"sme": "sme", "sve": "sve", "i8mm": "neon_i8mm", "asimddp": "neon_dotprod", "asimd": "neon"}
 
+# What adds up products of 8 bits in 32 bits, and so never overflows; what multiplies bf16. The last are ARM's.
+_FEATURE_FLAGS: dict[CpuFeature, frozenset[str]] = {
+    "vnni": frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp"}),
+    "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
+}
 
-def cpu_instruction_set(root: Path = Path("/")) -> str:
-    """Return the highest instruction set of the CPU that inference uses, `avx512_vnni` or `neon`.
+_AMX = frozenset({"amx_tile", "amx_int8", "amx_bf16"})
+_AVX512_VNNI = _AMX | {"avx512_bf16"}
+_AVX512 = _AVX512_VNNI | {"avx512_vnni", "avx_vnni"}
+_AVX2_VNNI = _AVX512_VNNI | {"avx512_vnni", "avx512f"}
+_AVX2 = _AVX2_VNNI | {"avx_vnni"}
+# What `ONEDNN_MAX_CPU_ISA` may be → the flags that count as absent then. Other values hide nothing that counts here.
+_HIDDEN_BY_ONEDNN = {
+    "sse41": _AVX2 | {"avx2", "avx"},
+    "avx": _AVX2 | {"avx2"},
+    "avx2": _AVX2,
+    "avx2_vnni": _AVX2_VNNI,
+    "avx2_vnni_2": _AVX2_VNNI,
+    "avx512_core": _AVX512,
+    "avx512_core_vnni": _AVX512_VNNI,
+    "avx512_core_bf16": _AMX,
+    "avx512_core_fp16": _AMX,
+    "avx10_1_512": _AMX,
+}
 
-    Where there is no `/proc/cpuinfo` (macOS, Windows), or none of the known sets in it: `neon` on ARM, else the
-    machine's name, `x86_64`.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cpu:
+    """The CPU, as far as the bits and the speed of inference depend on it.
+
+    Attributes:
+        instruction_set: the highest that inference uses, `avx512_vnni` or `neon`.
+        features: what a precision may need.
     """
+
+    instruction_set: str
+    features: frozenset[CpuFeature]
+
+
+def cpu(root: Path = Path("/")) -> Cpu:
+    """Return this machine's CPU.
+
+    Where there is no `/proc/cpuinfo` (macOS, Windows), or none of the known sets in it, the set is `neon` on ARM, else
+    the machine's name, `x86_64`; and no feature is known.
+    """
+    flags = _cpu_flags(root)
+    return Cpu(instruction_set=_highest_set(flags), features=_features(flags))
+
+
+def cpu_of_onednn(root: Path = Path("/")) -> Cpu:
+    """Return this machine's CPU as oneDNN, and with it OpenVINO, uses it: `ONEDNN_MAX_CPU_ISA` hides instructions.
+
+    Held to `avx2` on a better CPU it is `avx2_on_avx512_bf16`: not all of OpenVINO's kernels obey, so its scores need
+    not be those of a CPU that ends at AVX2.
+    """
+    flags = _cpu_flags(root)
+    real = _highest_set(flags)
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).lower()
+    if (hidden := _HIDDEN_BY_ONEDNN.get(limit)) is None or not hidden & flags:
+        return Cpu(instruction_set=real, features=_features(flags))
+    flags -= hidden
+    return Cpu(instruction_set=f"{_highest_set(flags)}_on_{real}", features=_features(flags))
+
+
+def _cpu_flags(root: Path) -> frozenset[str]:
     try:
         lines = (root / "proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
+        return frozenset()
     # x86 has `flags`, ARM `Features`. The first processor stands for all.
-    flags = next(
-        (set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))), set()
-    )
-    for flag, name in (X86_SETS | ARM_SETS).items():
-        if flag in flags:
-            return name
+    found = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(found, ()))
+
+
+def _highest_set(flags: frozenset[str]) -> str:
     machine = platform.machine().lower()
-    return "neon" if machine in {"arm64", "aarch64"} else machine
+    return next(
+        (name for flag, name in (X86_SETS | ARM_SETS).items() if flag in flags),
+        "neon" if machine in {"arm64", "aarch64"} else machine,
+    )
+
+
+def _features(flags: frozenset[str]) -> frozenset[CpuFeature]:
+    return frozenset(feature for feature, signs in _FEATURE_FLAGS.items() if signs & flags)
 
 
 def cpu_limit(root: Path = Path("/")) -> int:
@@ -134,14 +202,21 @@ def nvidia_driver() -> NvidiaDriver | None:
     Asks the driver's own library, as CUDA does: `nvidia-smi` is missing from many containers, and ignores
     `CUDA_VISIBLE_DEVICES`. No context is opened, no memory of the GPU taken.
     """
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
-    except OSError:
+    cuda = load_driver()
+    if cuda is None:
         return None
     version = ctypes.c_int()
     if cuda.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return None
     return NvidiaDriver(cuda_version=(version.value // 1000, version.value % 1000 // 10), gpus=_gpus(cuda))
+
+
+def load_driver() -> ctypes.CDLL | None:
+    """Return the NVIDIA driver's library, None where none is installed."""
+    try:
+        return ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
+    except OSError:
+        return None
 
 
 def _gpus(cuda: ctypes.CDLL) -> tuple[Gpu, ...]:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from classifier.artifact import MODEL
-from classifier.engines.hardware import cpu_instruction_set
-from classifier.engines.sessions import load_runtime, open_on_cpu, open_on_cuda, run_session, runtime_errors
+from classifier.engines.cuda import FixedBatch, open_fastest
+from classifier.engines.graphs import OUTPUT, check_images, check_numbers, not_a_classifier
+from classifier.engines.hardware import cpu
+from classifier.engines.sessions import check_cuda, load_runtime, open_on_cpu, open_on_cuda, run_session, runtime_errors
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable, OutOfDeviceMemory
 from classifier.types import EngineInfo, Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     from numpy.typing import NDArray
 
+    from classifier.engines import Tuning
+
 NAME = "onnxruntime"
-OUTPUT = "probabilities"
-BATCH_SIZE = 32
-"""Images per execution unless told otherwise: it bounds the memory of one. On CUDA each has just this size."""
+EXECUTION_SIZE = 16
+"""Images per execution on the CPU unless told otherwise: more at once take memory, and are no faster."""
+SOON_SIZE = 8
+"""On CUDA, for the soonest answer: a GPU takes about as long for one image, and a few may come at once."""
 
 
 class OnnxRuntimeEngine:
@@ -28,6 +38,7 @@ class OnnxRuntimeEngine:
         info: what runs.
         crop_size: the height and width that the graph takes.
         classes: how many scores it gives for each image.
+        busy_size: how many images are run at once.
     """
 
     def __init__(
@@ -38,6 +49,8 @@ class OnnxRuntimeEngine:
         precision: Precision = "fp32",
         threads: int | None = None,
         batch_size: int | None = None,
+        tuning: Tuning = "latency",
+        file: str = MODEL,
     ) -> None:
         """Open `graph` on `device`.
 
@@ -48,38 +61,41 @@ class OnnxRuntimeEngine:
             threads: of the CPU; None takes as many as this process may keep busy.
             batch_size: images per execution; on CUDA a smaller number is padded to it, so that the kernels, and with
                 them the bits of the scores, are always the same.
+            tuning: on CUDA, where no `batch_size` is given, what chooses one: `latency` a small one, `throughput` the
+                fastest, found by trying.
+            file: the graph's name in its artifact, for messages.
 
         Raises:
             EngineUnavailable: the device can't be had.
             DamagedArtifact: the bytes are no such graph.
             OutOfDeviceMemory: the device does not hold the graph.
         """
-        if (threads is not None and threads < 1) or (batch_size is not None and batch_size < 1):
-            raise ValueError(f"an engine wants threads and batch_size of 1 or more, got {threads} and {batch_size}")
+        check_numbers(threads=threads, batch_size=batch_size)
         runtime = load_runtime()
         kind, index = parse_device(device)
-        self._batch_size = batch_size or BATCH_SIZE
         # CUDA, too, begins on the CPU: it tells a damaged graph from a device that can't be had, and the name of the
         # batch dimension must be known before a session is opened that fixes it.
-        self._session = open_on_cpu(runtime, graph, threads=threads, optimise=kind == "cpu")
-        self._input, batch_dimension, self.crop_size, self.classes = _inspect(self._session)
+        session = open_on_cpu(runtime, graph, threads=threads, optimise=kind == "cpu", file=file)
+        signature = _inspect(session, file=file)
+        self.crop_size, self.classes = signature.crop_size, signature.classes
+        self._execute: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
         if kind == "cpu":
-            instruction_set = cpu_instruction_set()
+            instruction_set, fixed_size = cpu().instruction_set, None
+            self.busy_size = batch_size or EXECUTION_SIZE
+            self._execute = partial(_run_on_cpu, session, signature.input)
         else:
-            self._session, gpu = open_on_cuda(
-                runtime, graph, index=index, fixed_sizes={batch_dimension: self._batch_size}
-            )
-            instruction_set = gpu.compute_capability
+            instruction_set = check_cuda(runtime, index).compute_capability
+            fixed = _open_on_cuda(runtime, graph, signature, index=index, size=batch_size, tuning=tuning, file=file)
+            self.busy_size = fixed_size = fixed.size
+            self._execute = fixed.run
         self.info = EngineInfo(
             name=NAME,
             version=runtime.__version__,
             device="cpu" if kind == "cpu" else f"cuda:{index}",
             precision=precision,
             instruction_set=instruction_set,
-            batch_size=None if kind == "cpu" else self._batch_size,
+            batch_size=fixed_size,
         )
-        if kind == "cuda":
-            self._warm_up()
 
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`, for any N >= 0.
@@ -89,33 +105,11 @@ class OnnxRuntimeEngine:
             OutOfDeviceMemory: one batch does not fit.
             EngineError: the device failed.
         """
-        size = self.crop_size
-        if images_nhwc.dtype != np.uint8 or images_nhwc.shape[1:] != (size, size, 3):
-            raise ValueError(
-                f"the graph takes uint8 [N, {size}, {size}, 3], got {images_nhwc.dtype} {list(images_nhwc.shape)}"
-            )
+        check_images(images_nhwc, size=self.crop_size)
         scores = np.empty((len(images_nhwc), self.classes), dtype=np.float32)
-        for start in range(0, len(images_nhwc), self._batch_size):
-            batch = images_nhwc[start : start + self._batch_size]
-            scores[start : start + len(batch)] = self._run_batch(batch)[: len(batch)]
-        return scores
-
-    def _warm_up(self) -> None:
-        """Run once: only a first run loads cuDNN and takes the memory that every other will need."""
-        try:
-            self.run(np.zeros((1, self.crop_size, self.crop_size, 3), dtype=np.uint8))
-        except OutOfDeviceMemory:
-            raise
-        except EngineError as error:
-            raise EngineUnavailable(str(error)) from error
-
-    def _run_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if self.info.batch_size is not None and len(batch) < self.info.batch_size:
-            padding = np.zeros((self.info.batch_size - len(batch), *batch.shape[1:]), dtype=np.uint8)
-            batch = np.concatenate([batch, padding])
-        inputs = {self._input: np.ascontiguousarray(batch)}
-        (scores,) = run_session(self._session, [OUTPUT], inputs, device=self.info.device)
-        assert isinstance(scores, np.ndarray)
+        for start in range(0, len(images_nhwc), self.busy_size):
+            batch = images_nhwc[start : start + self.busy_size]
+            scores[start : start + len(batch)] = self._execute(batch)
         return scores
 
 
@@ -133,20 +127,68 @@ def parse_device(device: str) -> tuple[str, int]:
     raise EngineUnavailable(f"engine 'onnxruntime' has no device '{device}'; choose auto, cpu, cuda or cuda:N")
 
 
-def _inspect(session: Any) -> tuple[str, str, int, int]:
-    """Return the name of the graph's input and of its batch dimension, its height and width, and the classes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Signature:
+    """What a graph takes and gives.
+
+    Attributes:
+        input: the name of its input.
+        batch: the name of the input's first dimension.
+    """
+
+    input: str
+    batch: str
+    crop_size: int
+    classes: int
+
+
+def _inspect(session: Any, *, file: str) -> _Signature:
     try:
         inputs = [(value.name, value.type, value.shape) for value in session.get_inputs()]
         outputs = {value.name: (value.type, value.shape) for value in session.get_outputs()}
     except runtime_errors() as error:  # a name that is not UTF-8
-        raise DamagedArtifact(f"{MODEL} names its inputs and outputs unreadably ({error}); export it again") from error
+        raise DamagedArtifact(f"{file} names its inputs and outputs unreadably ({error}); export it again") from error
     match inputs, outputs.get(OUTPUT):
         case (
             [(str(name), "tensor(uint8)", [str(batch), int(height), int(width), 3])],
             ("tensor(float)", [_, int(classes)]),
         ) if height == width:
-            return name, batch, height, classes
-    raise DamagedArtifact(
-        f"{MODEL} takes {inputs} and gives {outputs}, where one uint8 [N, H, H, 3] and float32 '{OUTPUT}' [N, classes] "
-        "are wanted; export it with 'tandem export'"
-    )
+            return _Signature(input=name, batch=batch, crop_size=height, classes=classes)
+    raise not_a_classifier(file, inputs=inputs, outputs=outputs)
+
+
+def _run_on_cpu(session: Any, input: str, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    (scores,) = run_session(session, [OUTPUT], {input: np.ascontiguousarray(batch)}, device="cpu")
+    assert isinstance(scores, np.ndarray)
+    return scores
+
+
+def _open_on_cuda(
+    runtime: ModuleType,
+    graph: bytes,
+    signature: _Signature,
+    *,
+    index: int,
+    size: int | None,
+    tuning: Tuning,
+    file: str,
+) -> FixedBatch:
+    """Return batches of `size` on GPU `index`; of the size that suits `tuning` where it is None."""
+
+    def open_with(size: int) -> FixedBatch:
+        return FixedBatch(
+            runtime,
+            open_on_cuda(runtime, graph, index=index, fixed_sizes={signature.batch: size}, file=file),
+            input=signature.input,
+            size=size,
+            crop_size=signature.crop_size,
+            classes=signature.classes,
+            device=("cuda", index),
+        )
+
+    try:
+        return open_fastest(open_with) if size is None and tuning == "throughput" else open_with(size or SOON_SIZE)
+    except (OutOfDeviceMemory, EngineUnavailable):
+        raise
+    except EngineError as error:  # Its first run failed, so it can't be had.
+        raise EngineUnavailable(str(error)) from error

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier.artifact import MODEL
+from classifier.engines.graphs import PROBE, is_memory, no_room
 from classifier.engines.hardware import Gpu, cpu_limit, nvidia_driver
-from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable, OutOfDeviceMemory
+from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable
 from classifier.extras import install_extra
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
 CPU = "CPUExecutionProvider"
@@ -31,14 +33,6 @@ _CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
 }
 _FATAL = 4  # Of ONNX Runtime's log levels. What it would print below that is raised as an exception as well.
-
-# x[1, 1, 1, 1] → Conv(x, x) → MatMul: the smallest ONNX graph that needs both cuDNN and cuBLAS.
-# tests/classifier/test_engines.py builds the same bytes with the package onnx.
-_PROBE = bytes.fromhex(
-    "080a3a650a0f0a01780a01781201632204436f6e760a110a01630a016312017922064d61744d756c120570726f62655a"
-    "1b0a017812160a14080112100a0208010a0208010a0208010a020801621b0a017912160a14080112100a0208010a0208"
-    "010a0208010a02080142040a001014"
-)
 
 
 def load_runtime() -> ModuleType:
@@ -77,7 +71,9 @@ def installed_wheels() -> list[str]:
     return found
 
 
-def open_on_cpu(runtime: ModuleType, graph: bytes, *, threads: int | None = None, optimise: bool = True) -> Any:
+def open_on_cpu(
+    runtime: ModuleType, graph: bytes, *, threads: int | None = None, optimise: bool = True, file: str = MODEL
+) -> Any:
     """Return a session of `graph` on the CPU, with as many threads as this process may keep busy unless told.
 
     Raises:
@@ -90,17 +86,17 @@ def open_on_cpu(runtime: ModuleType, graph: bytes, *, threads: int | None = None
     try:
         return runtime.InferenceSession(graph, options, providers=[CPU], enable_fallback=0)
     except runtime_errors() as error:
-        if _is_memory(error):
-            raise _no_room(MODEL, "cpu") from error
+        if is_memory(error):
+            raise no_room(file, "cpu") from error
         raise DamagedArtifact(
-            f"{MODEL} can't be opened by onnxruntime {runtime.__version__} ({first_line(error)}); export it again"
+            f"{file} can't be opened by onnxruntime {runtime.__version__} ({first_line(error)}); export it again"
         ) from error
 
 
 def open_on_cuda(
-    runtime: ModuleType, graph: bytes, *, index: int, fixed_sizes: dict[str, int] | None = None
-) -> tuple[Any, Gpu]:
-    """Return a session of `graph` of which every node runs on GPU `index`, and that GPU.
+    runtime: ModuleType, graph: bytes, *, index: int, fixed_sizes: dict[str, int] | None = None, file: str = MODEL
+) -> Any:
+    """Return a session of `graph` of which every node runs on GPU `index`.
 
     `fixed_sizes` are the graph's dimensions by their names. With all of them fixed, whatever computes shapes is folded
     away, which ONNX Runtime would else place on the CPU.
@@ -109,7 +105,7 @@ def open_on_cuda(
         EngineUnavailable: a part that CUDA needs is missing, or can't run all of the graph; the sentence says which.
         OutOfDeviceMemory: the GPU does not hold the graph.
     """
-    gpu = check_cuda(runtime, index)
+    check_cuda(runtime, index)
     device = f"cuda:{index}"
     options = _options(runtime, 1)
     options.use_deterministic_compute = True
@@ -125,8 +121,8 @@ def open_on_cuda(
         providers = [(CUDA, {"device_id": str(index), **_CUDA_OPTIONS})]
         session = runtime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except runtime_errors() as error:
-        if _is_memory(error):
-            raise _no_room(MODEL, device) from error
+        if is_memory(error):
+            raise no_room(file, device) from error
         fact = said.getvalue().strip().partition("\n")[0] or first_line(error)
         raise EngineUnavailable(
             f"device '{device}' can't be had: onnxruntime-gpu {runtime.__version__} does not load on it ({fact}); "
@@ -136,10 +132,10 @@ def open_on_cuda(
     elsewhere = {part.ep_name for part in session.get_provider_graph_assignment_info()} - {CUDA}
     if elsewhere:
         raise EngineUnavailable(
-            f"device '{device}' can't run all of {MODEL}: {', '.join(sorted(elsewhere))} would run a part of it; "
+            f"device '{device}' can't run all of {file}: {', '.join(sorted(elsewhere))} would run a part of it; "
             "choose device cpu"
         )
-    return session, gpu
+    return session
 
 
 def check_cuda(runtime: ModuleType, index: int) -> Gpu:
@@ -180,7 +176,7 @@ def probe(device: str) -> None:
         EngineError: it doesn't.
     """
     runtime = load_runtime()
-    session = open_on_cpu(runtime, _PROBE) if device == "cpu" else open_on_cuda(runtime, _PROBE, index=0)[0]
+    session = open_on_cpu(runtime, PROBE) if device == "cpu" else open_on_cuda(runtime, PROBE, index=0)
     run_session(session, ["y"], {"x": np.full((1, 1, 1, 1), 2, dtype=np.float32)}, device=device)
 
 
@@ -191,15 +187,27 @@ def run_session(session: Any, outputs: list[str], inputs: dict[str, Any], *, dev
         OutOfDeviceMemory: the device does not hold what the run needs.
         EngineError: the device failed.
     """
-    try:
+    with running(f"a batch of {len(next(iter(inputs.values())))} images", device=device):
         values: list[Any] = session.run(outputs, inputs)
+    return values
+
+
+@contextlib.contextmanager
+def running(what: str, *, device: str) -> Iterator[None]:
+    """Turn what ONNX Runtime raises while it runs `what` into an error of ours.
+
+    Raises:
+        OutOfDeviceMemory: the device does not hold what the run needs.
+        EngineError: the device failed.
+    """
+    try:
+        yield
     except runtime_errors() as error:
-        if _is_memory(error):
-            raise _no_room(f"a batch of {len(next(iter(inputs.values())))} images", device) from error
+        if is_memory(error):
+            raise no_room(what, device) from error
         raise EngineError(
             f"onnxruntime failed on {device} ({first_line(error)}); 'tandem doctor' shows what it needs"
         ) from error
-    return values
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:
@@ -241,15 +249,3 @@ def _options(runtime: ModuleType, threads: int) -> Any:
     # nobody checks. Under this path there is none.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     return options
-
-
-def _is_memory(error: Exception) -> bool:
-    message = str(error).lower()
-    signs = ("failed to allocate memory", "smaller than requested bytes", "out of memory", "alloc_failed", "bad_alloc")
-    return isinstance(error, MemoryError) or any(sign in message for sign in signs)
-
-
-def _no_room(what: str, device: str) -> OutOfDeviceMemory:
-    return OutOfDeviceMemory(
-        f"{what} does not fit into the free memory of {device}; free some, or choose a smaller batch size"
-    )

@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
+from batch.inputs import find_inputs
 from batch.interrupts import Interrupts
-from batch.plan import find_inputs
+from batch.local import LocalRunner
+from batch.output import Columns
 from batch.record import RunRecord
 from batch.runner import BatchJob, run_batch
 from registry import LocalRegistry, open_model
@@ -60,9 +62,18 @@ def image(few: Path) -> bytes:
 def run(model: Model, few: Path) -> Run:
     """Return a function that runs a batch in this process: over `few` in chunks of 9, if not told otherwise."""
 
-    def run_here(output: Path, *inputs: Path, **options: object) -> RunRecord:
-        job = BatchJob(inputs=find_inputs([str(each) for each in inputs or (few,)]), output=output, chunk_size=9)
-        return run_batch(replace(job, **options), model, Interrupts())
+    def run_here(output: Path, *inputs: Path, **options: Any) -> RunRecord:
+        of_columns, of_runner = (
+            {name: options.pop(name) for name in names & options.keys()}
+            for names in ({"format", "top_k", "all_scores"}, {"batch_size", "threads"})
+        )
+        job = BatchJob(
+            inputs=find_inputs([str(each) for each in inputs or (few,)]),
+            output=output,
+            columns=Columns(**of_columns),
+            chunk_size=9,
+        )
+        return run_batch(replace(job, **options), LocalRunner(model, **of_runner), Interrupts())
 
     return run_here
 
@@ -75,13 +86,19 @@ def read_parts(output: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def service_url(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the URL of a real `bentoml serve` with the trained digits."""
-    folder = tmp_path_factory.mktemp("serve")
+    with serving(digits_home, tmp_path_factory.mktemp("serve")) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(home: Path, folder: Path, **env: str) -> Iterator[str]:
+    """Yield the URL of a real `bentoml serve` with the model in `home`, which leaves its files in `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     bentoml = Path(sys.executable).with_name("bentoml")
-    environment = {**os.environ, "TANDEM_HOME": str(digits_home), "BENTOML_HOME": str(folder / "bentoml")}
+    environment = {**os.environ, "TANDEM_HOME": str(home), "BENTOML_HOME": str(folder / "bentoml"), **env}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [bentoml, "serve", "--host", "127.0.0.1", "--port", str(port)],

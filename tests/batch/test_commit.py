@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batch.commit import check_output, open_run_folder
-from batch.plan import find_inputs
+from batch.commit import begun_batch_size, check_output, open_run_folder
+from batch.inputs import find_inputs
 from classifier.errors import OutputError
 from tests.batch.conftest import read_parts
 
@@ -57,6 +57,20 @@ def expected(undisturbed: Path, run: Run) -> dict[str, bytes]:
     """Return the parts of an undisturbed run."""
     run(undisturbed)
     return read_parts(undisturbed)
+
+
+def test_a_run_is_resumed_with_the_size_that_it_began_with(tmp_path: Path, run: Run) -> None:
+    """On a GPU, where the size of a batch decides the bits, a run that is resumed does not look for another."""
+    out = tmp_path / "out"
+    assert begun_batch_size(out) is None
+    run(out)
+    assert begun_batch_size(out) is None  # on the CPU any size gives the same bits
+    fingerprint = out / ".batch" / "fingerprint.json"
+    fingerprint.write_bytes(fingerprint.read_bytes().replace(b'"batch_size": null', b'"batch_size": 64'))
+    assert begun_batch_size(out) == 64
+    fingerprint.write_bytes(b"{")
+    with pytest.raises(OutputError, match="is not a fingerprint that this Tandem can read"):
+        begun_batch_size(out)
 
 
 def test_a_half_written_commit_is_cut_off(tmp_path: Path, run: Run, expected: dict[str, bytes]) -> None:
@@ -195,7 +209,7 @@ def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+@pytest.mark.parametrize("call", ["fsync", "replace", "open", "write"])
 def test_every_failing_write_is_resumable(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """Whichever open, sync or rename fails, the run says so in a sentence, and the next one ends with the same parts.
 
@@ -215,6 +229,32 @@ def test_every_failing_write_is_resumable(tmp_path: Path, run: Run, monkeypatch:
     assert nth == len(calls) + 1 >= 6  # each call of a run that came through was failed once
 
 
+class _File:
+    """A file whose writes go through Python, where they can be made to fail."""
+
+    real_open = Path.open
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    @staticmethod
+    def open(path: Path, *args: Any, **kwargs: Any) -> Any:
+        file = _File.real_open(path, *args, **kwargs)
+        return _File(file) if args[:1] in {("wb",), ("ab",)} else file
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 def _fails_with(out: Path, run: Run, sentence: str) -> bool:
     try:
         run(out, chunk_size=20)
@@ -225,8 +265,10 @@ def _fails_with(out: Path, run: Run, sentence: str) -> bool:
 
 def _fail_at(patch: pytest.MonkeyPatch, call: str, nth: int) -> list[tuple[Any, ...]]:
     """Let the n-th call fail, and return the list of calls."""
-    where: Any = os if call == "fsync" else Path
+    where: Any = {"fsync": os, "write": _File}.get(call, Path)
     real, calls = getattr(where, call), []
+    if call == "write":
+        patch.setattr(Path, "open", _File.open)
 
     def fail_at_nth(*args: Any, **kwargs: Any) -> Any:
         # Of all that is opened, only what is to be written.

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from batch.fingerprint import Fingerprint
+from batch.fingerprint import Fingerprint, versions
+from batch.listing import Selection
+from batch.output import Columns
 from batch.plan import Plan, PlannedInput
+from batch.shards import Shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,22 +17,29 @@ if TYPE_CHECKING:
     from classifier.model import Model
 
 PLAN = Plan(
-    inputs=(PlannedInput(given="photos", path="/data/photos"),),
+    inputs=(PlannedInput(given="photos", path="/data/photos", kind="parquet", column="image"),),
+    selection=Selection(include=("*.img",), exclude=("thumbs",)),
     images=10,
     chunk_size=4,
     skipped={"hidden": 1},
     digest="sha256:" + "0" * 64,
 )
+SHARD = Shard(number=1, count=2)
+
+
+def of(model: Model) -> Fingerprint:
+    engine = model.engine.info
+    return Fingerprint.of(PLAN, Columns(), model=model.identity, engine=engine, shard=SHARD, image_timeout_s=5)
 
 
 @pytest.fixture
 def fingerprint(model: Model) -> Fingerprint:
-    return Fingerprint.of(PLAN, model, format="parquet", top_k=5, all_scores=False)
+    return of(model)
 
 
 def test_equal_runs_have_no_differences(fingerprint: Fingerprint, model: Model) -> None:
     """The same run on the same machine has the same fingerprint."""
-    again = Fingerprint.of(PLAN, model, format="parquet", top_k=5, all_scores=False)
+    again = of(model)
     assert fingerprint.differences(again) == []
 
 
@@ -39,8 +49,8 @@ def changes(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         for key, item in value.items():
             for below, other in changes(item, f"{name}.{key}".removeprefix(".")):
                 yield below, {**value, key: other}
-    elif name == "format":
-        yield name, "csv"
+    elif name in ("format", "engine.precision"):
+        yield name, {"format": "csv", "engine.precision": "bf16" if value != "bf16" else "fp32"}[name]
     elif isinstance(value, bool):
         yield name, not value
     elif isinstance(value, tuple):
@@ -55,18 +65,19 @@ def test_each_difference_is_named(fingerprint: Fingerprint) -> None:
     """Whatever changes between two runs is what the refusal names, and nothing else is."""
     named = set()
     for name, other in changes(msgspec.to_builtins(fingerprint)):
-        if name == "engine.precision":  # there is only fp32 yet
-            continue
         [difference] = fingerprint.differences(msgspec.convert(other, Fingerprint))
         assert difference.startswith(f"{name} was ")
         named.add(name)
     assert {
-        "plan.inputs", "plan.chunk_size", "plan.digest", "format", "top_k", "all_scores", "model", "schema_version",
-        "engine.name", "engine.version", "engine.device", "engine.instruction_set", "engine.batch_size",
+        "plan.inputs", "plan.chunk_size", "plan.digest", "plan.selection.include", "plan.selection.exclude",
+        "plan.selection.follow_symlinks", "shard.number", "shard.count",
+        "image_timeout_s", "format", "top_k", "all_scores", "model", "schema_version",
+        "engine.name", "engine.version", "engine.device", "engine.precision", "engine.instruction_set",
+        "engine.batch_size",
         "versions.tandem", "versions.pillow", "versions.pyarrow",
     } <= named  # fmt: skip
 
 
-def test_csv_does_not_depend_on_pyarrow(model: Model) -> None:
+def test_csv_does_not_depend_on_pyarrow() -> None:
     """An update of pyarrow does not stop a run that writes CSV."""
-    assert "pyarrow" not in Fingerprint.of(PLAN, model, format="csv", top_k=5, all_scores=False).versions
+    assert "pyarrow" not in versions("csv")

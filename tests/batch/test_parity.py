@@ -15,9 +15,11 @@ import httpx
 import pytest
 
 from batch.client import ServiceClient
+from batch.inputs import find_inputs
 from batch.parity import compare_roads
-from batch.plan import find_inputs
+from classifier.engines.hardware import cpu
 from classifier.errors import DataError, ServiceError
+from tests.batch.conftest import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,6 +121,26 @@ def test_a_service_in_parity(parity: Callable[..., Any], test_folder: Path, serv
     assert done.stdout.splitlines()[-1].startswith("in parity (same engine, version, device")
 
 
+@pytest.mark.parametrize("way", ["fp32 onnxruntime", "int8 onnxruntime", "fp32 openvino", "bf16 openvino"])
+def test_parity_in_every_way(
+    parity: Callable[..., Any], digits_home: Path, few: Path, tmp_path: Path, way: str
+) -> None:
+    """Whichever engine and precision both roads are told to take, each score has the same bits; `auto` is above."""
+    precision, engine = way.split()
+    pytest.importorskip(engine)
+    if precision == "bf16" and "bf16" not in cpu().features:
+        pytest.skip("the CPU has no bf16 instructions")
+    with serving(digits_home, tmp_path, TANDEM_ENGINE=engine, TANDEM_PRECISION=precision) as url:
+        report = tmp_path / "report.json"
+        done = parity(few, "--service", url, "--engine", engine, "--precision", precision, "--report", report)
+    assert done.returncode == 0, done.stderr
+    compared = json.loads(report.read_bytes())
+    assert compared["must_be_bit_equal"]
+    assert compared["images"] == compared["bit_equal"] == 40
+    for road in ("bulk_engine", "service_engine"):
+        assert (compared[road]["name"], compared[road]["precision"]) == (engine, precision)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
@@ -173,7 +195,7 @@ def test_another_machine_must_agree_within_the_tolerance(
     model: Model, few: Path, service_url: str, share: float, in_parity: bool
 ) -> None:
     """Where the bits need not be equal, the artifact's tolerance decides."""
-    tolerance = model.golden.tolerances["fp32"]
+    tolerance = model.golden.tolerances[model.engine.info.precision]
 
     def tamper(request: Request, reply: Reply) -> None:
         on_another_machine(request, reply)

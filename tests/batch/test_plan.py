@@ -11,17 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.plan import (
-    ImageFile,
-    Input,
-    digest_of,
-    find_inputs,
-    list_images,
-    planned_images,
-    printable,
-    require_images,
-    write_plan,
-)
+from batch.inputs import Input, find_inputs, printable
+from batch.listing import list_images
+from batch.plan import ImageFile, digest_of, planned_images, require_images, write_plan
 from classifier.errors import DataError
 
 # Names that sort differently as strings, as bytes and as whole paths: "a.b/x" comes before "a/x", and "é" after both.
@@ -30,7 +22,7 @@ TREES = st.sets(st.lists(NAMES, min_size=1, max_size=3).map(tuple), max_size=12)
 
 
 def listed(*arguments: Path | str) -> list[str]:
-    return [relative for _, relative in list_images(find_inputs([str(each) for each in arguments]), Counter())]
+    return [relative for _, (relative, _, _) in list_images(find_inputs([str(each) for each in arguments]), Counter())]
 
 
 @given(TREES)
@@ -54,7 +46,7 @@ def test_what_is_no_image_is_skipped_and_counted(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(".")
     os.mkfifo(tmp_path / "pipe.jpg")
     skipped: Counter[str] = Counter()
-    assert [path for _, path in list_images(find_inputs([str(tmp_path)]), skipped)] == ["a.jpeg", "b.PNG"]
+    assert [path for _, (path, _, _) in list_images(find_inputs([str(tmp_path)]), skipped)] == ["a.jpeg", "b.PNG"]
     assert skipped == {"other suffix": 1, "hidden": 3, "symbolic link": 2, "special file": 1}
 
 
@@ -90,7 +82,7 @@ def test_several_inputs_keep_their_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     inputs = find_inputs([f"{tmp_path}/b/odd.data", f"{tmp_path}/b/2.png", f"{tmp_path}/a/"])
-    assert [(inputs[number].given, path) for number, path in list_images(inputs, Counter())] == [
+    assert [(inputs[number].given, path) for number, (path, _, _) in list_images(inputs, Counter())] == [
         (f"{tmp_path}/b", "odd.data"),
         (f"{tmp_path}/b", "2.png"),
         (f"{tmp_path}/a", "1.png"),
@@ -144,7 +136,7 @@ def test_a_plan_on_disk_gives_back_each_path(tmp_path: Path) -> None:
         found = planned_images(tmp_path / "plan", inputs, chunk_size=300, chunks=chunks)
         return [file.relative for file in found]
 
-    everything = [path for _, path in list_images(inputs, Counter())]
+    everything = [path for _, (path, _, _) in list_images(inputs, Counter())]
     assert relative(range(7)) == everything
     assert relative(range(2, 4)) == everything[600:1200]
     assert [path for chunk in range(7) for path in relative(range(chunk, chunk + 1))] == everything
@@ -162,11 +154,11 @@ def test_paths_are_printable() -> None:
 )  # fmt: skip
 def test_the_label_that_an_image_lies_under(tmp_path: Path, relative: str, label: str | None) -> None:
     """As in training, the class is the folder nearest to the input, however deep the image lies in it."""
-    image = ImageFile(input=Input(given="photos", folder=str(tmp_path / "photos")), relative=relative)
+    image = ImageFile(input=Input(given="photos", location=str(tmp_path / "photos")), relative=relative)
     assert image.label({"cat", "dog"}) == label
 
 
 def test_an_input_that_is_itself_a_class_folder(tmp_path: Path) -> None:
     """`tandem batch photos/cat` measures against the label cat."""
-    image = ImageFile(input=Input(given="photos/cat", folder=str(tmp_path / "photos" / "cat")), relative="1.png")
+    image = ImageFile(input=Input(given="photos/cat", location=str(tmp_path / "photos" / "cat")), relative="1.png")
     assert image.label({"cat", "dog"}) == "cat"

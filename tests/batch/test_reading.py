@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.plan import ImageFile, find_inputs
+from batch.inputs import find_inputs
+from batch.plan import ImageFile
 from batch.reading import LoadedImage, load_images, map_ahead
 from classifier.errors import ImageError
 from classifier.images import DecodedImage

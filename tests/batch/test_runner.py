@@ -6,14 +6,18 @@ import re
 import shutil
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from batch.inference import batch_size_of
+from batch.inputs import find_inputs
 from batch.interrupts import Interrupted, Interrupts
-from batch.plan import find_inputs
+from batch.local import LocalRunner
 from batch.runner import BatchJob, run_batch
 from classifier.errors import OutputError
 from tests.batch.conftest import read_parts
@@ -133,7 +137,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path, run: Run) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "lock"}
 
 
-def test_run_json_knows_each_attempt(tmp_path: Path, run: Run) -> None:
+def test_run_json_knows_each_attempt(tmp_path: Path, run: Run, model: Model) -> None:
     """`run.json` counts all that is in the output, and says which attempt did how much."""
     run(tmp_path / "out")
     (tmp_path / "out" / "parts" / "part-00004.parquet").unlink()
@@ -142,7 +146,16 @@ def test_run_json_knows_each_attempt(tmp_path: Path, run: Run) -> None:
     assert (record["state"], record["images"], record["ok"]) == ("done", 40, 40)
     assert [attempt["images"] for attempt in record["attempts"]] == [40, 4]
     assert all(attempt["ended"] for attempt in record["attempts"])
-    assert record["run"]["engine"]["name"] == "onnxruntime"
+    assert record["run"]["engine"]["precision"] == model.engine.info.precision
+
+
+@pytest.mark.parametrize(
+    ("fixed", "asked", "size"), [(None, None, 24), (None, 3, 3), (64, None, 24), (64, 64, 24)], ids=str
+)
+def test_how_many_images_go_in_at_once(model: Model, fixed: int | None, asked: int | None, size: int) -> None:
+    """What was asked for, else what keeps the engine busy: on several GPUs, a batch of the fixed size for each."""
+    engine = SimpleNamespace(info=replace(model.engine.info, batch_size=fixed), busy_size=24)
+    assert batch_size_of(replace(model, engine=engine), asked) == size  # type: ignore[arg-type]
 
 
 class SignalInChunk(Interrupts):
@@ -173,7 +186,7 @@ def test_an_interrupted_run_resumes(
     run(tmp_path / "undisturbed")
     job = BatchJob(inputs=find_inputs([str(few)]), output=tmp_path / "out", chunk_size=9)
     with SignalInChunk(2, *signals) as interrupts, pytest.raises(Interrupted) as interrupted:
-        run_batch(job, model, interrupts)
+        run_batch(job, LocalRunner(model), interrupts)
     assert interrupted.value.exit_code == code
     record = json.loads((tmp_path / "out" / "run.json").read_bytes())
     assert (record["state"], record["images"]) == ("interrupted", 9 * committed)

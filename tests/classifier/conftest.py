@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier.artifact import FILES
+from classifier.artifact import MODEL, MODEL_INT8
+from classifier.engines.hardware import cpu_of_onednn
+from classifier.engines.onnxruntime import OnnxRuntimeEngine
+from classifier.engines.openvino import OpenVinoEngine
 from classifier.model import Model
 from registry import LocalRegistry
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from classifier.engines import Engine, Tuning
+    from tests.classifier.ways import OpenWay
 
 
 @dataclass
@@ -32,7 +38,7 @@ class Files:
 def digits_files(digits_home: Path) -> dict[str, bytes]:
     """Return the files of `digits:1`. Don't change them: `digits` is for that."""
     artifact = LocalRegistry(digits_home / "registry").resolve("digits:1")
-    return {file: artifact.read(file) for file in FILES}
+    return {file: artifact.read(file) for file in artifact.files}
 
 
 @pytest.fixture
@@ -44,4 +50,23 @@ def digits(digits_files: dict[str, bytes]) -> Files:
 @pytest.fixture(scope="session")
 def digits_model(digits_files: dict[str, bytes]) -> Model:
     """Return the trained model, opened on the CPU."""
-    return Model.open(Files(files=digits_files), device="cpu")
+    return Model.open(Files(files=digits_files), engine="onnxruntime", device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def open_way(digits_files: dict[str, bytes]) -> OpenWay:
+    """Return a function that opens an engine; it skips the test where this machine has not what that takes."""
+
+    def open_way(
+        way: str, *, threads: int | None = None, batch_size: int | None = None, tuning: Tuning = "latency"
+    ) -> Engine:
+        precision, engine = way.split()
+        if precision == "bf16" and "bf16" not in cpu_of_onednn().features:
+            pytest.skip("the CPU has no bf16 instructions")
+        graph = digits_files[MODEL_INT8 if precision == "int8" else MODEL]
+        if engine == "onnxruntime":
+            return OnnxRuntimeEngine(graph, precision=precision, threads=threads, batch_size=batch_size, tuning=tuning)
+        pytest.importorskip("openvino")
+        return OpenVinoEngine(graph, precision=precision, threads=threads, batch_size=batch_size, tuning=tuning)
+
+    return open_way

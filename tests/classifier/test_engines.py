@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import logging
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -19,17 +19,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifier.artifact import CONFIG, MODEL
-from classifier.engines import hardware, selection, sessions
+from classifier.engines import graphs, hardware, onnxruntime, sessions
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.engines.selection import open_engine
 from classifier.errors import DamagedArtifact, EngineUnavailable, OutOfDeviceMemory, TandemError
 from classifier.extras import install_extra
-from classifier.types import AllowedPrecision, ModelConfig, from_json, to_json
+from classifier.selftest import self_test
+from classifier.types import ModelConfig, from_json, to_json
+from tests.classifier.ways import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from classifier.engines import Engine, Tuning
+    from classifier.model import Model
+    from tests.classifier.ways import OpenWay
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU_WHEEL = "onnxruntime-gpu" in sessions.installed_wheels()
@@ -46,73 +52,110 @@ def config(digits_files: Mapping[str, bytes]) -> ModelConfig:
     return from_json(digits_files[CONFIG], ModelConfig)
 
 
-@pytest.fixture(scope="session")
-def engines(graph: bytes) -> dict[int, OnnxRuntimeEngine]:
-    """Return an engine for each number of threads."""
-    return {threads: OnnxRuntimeEngine(graph, threads=threads) for threads in (1, 2)}
+@pytest.fixture(scope="session", params=WAYS)
+def engines(request: pytest.FixtureRequest, open_way: OpenWay) -> dict[str, Engine]:
+    """Return the engines of one way, by the number of threads and what they are tuned for."""
+    tunings: tuple[Tuning, ...] = ("latency", "throughput")
+    return {
+        f"{threads} {tuning}": open_way(request.param, threads=threads, tuning=tuning)
+        for threads in (1, 2)
+        for tuning in tunings
+    }
 
 
 @pytest.fixture(scope="session")
-def images(engines: dict[int, OnnxRuntimeEngine]) -> NDArray[np.uint8]:
-    size = engines[1].crop_size
-    return np.random.default_rng(0).integers(0, 256, (80, size, size, 3), dtype=np.uint8)
+def images() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="session")
-def alone(engines: dict[int, OnnxRuntimeEngine], images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def alone(engines: dict[str, Engine], images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the scores of each image that was run by itself, on one thread."""
-    return np.concatenate([engines[1].run(image[np.newaxis]) for image in images])
+    return np.concatenate([engines["1 latency"].run(image[np.newaxis]) for image in images])
 
 
-@given(start=st.integers(0, 80), count=st.integers(0, 80), threads=st.sampled_from([1, 2]))
+@given(
+    start=st.integers(0, 80),
+    count=st.integers(0, 80),
+    opened=st.sampled_from(["1 latency", "2 latency", "1 throughput", "2 throughput"]),
+)
 @settings(deadline=None, max_examples=60)
 def test_scores_do_not_depend_on_the_batch(
-    engines: dict[int, OnnxRuntimeEngine],
+    engines: dict[str, Engine],
     images: NDArray[np.uint8],
     alone: NDArray[np.float32],
     start: int,
     count: int,
-    threads: int,
+    opened: str,
 ) -> None:
-    """An image's scores are the same bits alone, beside any others, and on one thread or two."""
-    scores = engines[threads].run(images[start : start + count])
+    """An image's scores are the same bits alone, beside any others, on one thread or two, in a service or in bulk."""
+    scores = engines[opened].run(images[start : start + count])
     assert scores.tobytes() == alone[start : start + count].tobytes()
 
 
+def test_every_way_gives_the_golden_scores(engines: dict[str, Engine], digits_model: Model) -> None:
+    """Each engine is within its precision's tolerance of torch; the self-test that says so is the production's."""
+    for engine in engines.values():
+        report = self_test(replace(digits_model, engine=engine))
+        assert report.engine == engine.info
+
+
+@pytest.mark.parametrize("opened", ["2 latency", "2 throughput"])
 def test_many_threads_share_an_engine(
-    engines: dict[int, OnnxRuntimeEngine], images: NDArray[np.uint8], alone: NDArray[np.float32]
+    engines: dict[str, Engine], images: NDArray[np.uint8], alone: NDArray[np.float32], opened: str
 ) -> None:
     """Eight threads that run one engine at once get the scores that each would get alone."""
     with ThreadPoolExecutor(8) as pool:
-        parts = list(pool.map(lambda start: engines[2].run(images[start : start + 5]), range(0, 80, 5)))
+        parts = list(pool.map(lambda start: engines[opened].run(images[start : start + 20]), range(0, 80, 20)))
+        ones = list(pool.map(lambda image: engines[opened].run(image[np.newaxis]), images))
     assert np.concatenate(parts).tobytes() == alone.tobytes()
+    assert np.concatenate(ones).tobytes() == alone.tobytes()
 
 
-def test_no_images(engines: dict[int, OnnxRuntimeEngine], images: NDArray[np.uint8]) -> None:
+def test_no_images(engines: dict[str, Engine], images: NDArray[np.uint8]) -> None:
     """A batch of none has no rows, and still a column for each class."""
-    scores = engines[1].run(images[:0])
-    assert scores.shape == (0, 10)
-    assert scores.dtype == np.float32
+    for engine in engines.values():
+        scores = engine.run(images[:0])
+        assert scores.shape == (0, 10)
+        assert scores.dtype == np.float32
 
 
-def test_batch_size_bounds_one_execution(graph: bytes, images: NDArray[np.uint8], alone: NDArray[np.float32]) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_batch_size_bounds_one_execution(open_way: OpenWay, images: NDArray[np.uint8], way: str) -> None:
     """On the CPU a batch size splits the work and changes no bit, so it is not recorded."""
-    engine = OnnxRuntimeEngine(graph, batch_size=3)
-    assert engine.run(images).tobytes() == alone.tobytes()
+    engine = open_way(way, batch_size=3)
+    assert engine.run(images).tobytes() == open_way(way).run(images).tobytes()
     assert engine.info.batch_size is None
 
 
 def test_images_that_are_not_contiguous(
-    engines: dict[int, OnnxRuntimeEngine], images: NDArray[np.uint8], alone: NDArray[np.float32]
+    engines: dict[str, Engine], images: NDArray[np.uint8], alone: NDArray[np.float32]
 ) -> None:
-    """A view that skips rows gets the scores of its own images."""
-    assert engines[1].run(images[::7]).tobytes() == alone[::7].tobytes()
+    """A view that skips rows gets the scores of its own images; so does one that can't be written."""
+    locked = images.copy()
+    locked.flags.writeable = False
+    for engine in engines.values():
+        assert engine.run(images[::7]).tobytes() == alone[::7].tobytes()
+        assert engine.run(locked).tobytes() == engine.run(locked[:, ::1]).tobytes() == alone.tobytes()
+        assert engine.run(images[:, :, ::-1][:, :, ::-1]).tobytes() == alone.tobytes()
 
 
+def test_images_are_not_kept(engines: dict[str, Engine], images: NDArray[np.uint8]) -> None:
+    """What the caller does with its images afterwards changes nothing that was answered, and nothing that will be."""
+    own = images[:4].copy()
+    for engine in engines.values():
+        scores = engine.run(own)
+        before = scores.tobytes()
+        own[:] = 0
+        assert engine.run(images[:4]).tobytes() == before == scores.tobytes()
+        own[:] = images[:4]
+
+
+@pytest.mark.parametrize("way", ["fp32 onnxruntime", "fp32 openvino"])
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"threads": -1}, {"batch_size": 0}, {"batch_size": -1}])
-def test_numbers_below_one_are_the_callers_error(graph: bytes, wrong: dict[str, int]) -> None:
+def test_numbers_below_one_are_the_callers_error(open_way: OpenWay, way: str, wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="1 or more"):
-        OnnxRuntimeEngine(graph, **wrong)
+        open_way(way, **wrong)
 
 
 @pytest.mark.parametrize(
@@ -125,17 +168,21 @@ def test_numbers_below_one_are_the_callers_error(graph: bytes, wrong: dict[str, 
     ],
     ids=["not square", "NCHW", "no batch", "float"],
 )
-def test_wrong_pixels_are_the_callers_error(engines: dict[int, OnnxRuntimeEngine], wrong: NDArray[np.uint8]) -> None:
+def test_wrong_pixels_are_the_callers_error(engines: dict[str, Engine], wrong: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match=r"the graph takes uint8 \[N, 8, 8, 3\], got"):
-        engines[1].run(wrong)
+        engines["1 latency"].run(wrong)
 
 
-def test_info_records_what_ran(engines: dict[int, OnnxRuntimeEngine]) -> None:
-    info = engines[1].info
-    wheel = sessions.installed_wheels()[0]
-    assert (info.name, info.version) == ("onnxruntime", importlib.metadata.version(wheel))
-    assert (info.device, info.precision, info.batch_size) == ("cpu", "fp32", None)
-    assert info.instruction_set == hardware.cpu_instruction_set()
+@pytest.mark.parametrize("way", WAYS)
+def test_info_records_what_ran(open_way: OpenWay, way: str) -> None:
+    """Engine, version, device, instruction set and precision are recorded; what changes no bit is not."""
+    info = open_way(way, threads=1).info
+    precision, engine = way.split()
+    package = "openvino" if engine == "openvino" else sessions.installed_wheels()[0]
+    assert (info.name, info.version) == (engine, importlib.metadata.version(package))
+    assert (info.device, info.precision, info.batch_size) == ("cpu", precision, None)
+    assert info.instruction_set == hardware.cpu().instruction_set
+    assert info == open_way(way, threads=2, tuning="throughput").info
 
 
 # What is asked for, or an error
@@ -190,6 +237,7 @@ def test_a_session_for_cuda_does_not_fall_to_the_cpu(graph: bytes, monkeypatch: 
     """Should all checks be wrong, ONNX Runtime itself still refuses: the session has no CPU to fall to."""
     gpu = hardware.Gpu(name="none", compute_capability="sm_90")
     monkeypatch.setattr(sessions, "check_cuda", lambda runtime, index: gpu)
+    monkeypatch.setattr(onnxruntime, "check_cuda", lambda runtime, index: gpu)
     with (
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
         pytest.raises(EngineUnavailable, match=r"does not load on it \(.*fallback to CPU EP has been explicitly"),
@@ -201,48 +249,6 @@ def test_a_session_for_cuda_does_not_fall_to_the_cpu(graph: bytes, monkeypatch: 
 def test_unknown_device(graph: bytes, device: str) -> None:
     with pytest.raises(EngineUnavailable, match="choose auto, cpu, cuda or cuda:N"):
         OnnxRuntimeEngine(graph, device=device)
-
-
-@pytest.mark.parametrize(
-    ("asked", "sentence"),
-    [
-        ({"engine": "tensorrt"}, "there is no engine 'tensorrt'; choose auto or onnxruntime"),
-        ({"precision": "int8"}, "model 'digits' does not allow precision 'int8'; choose fp32 with onnxruntime"),
-        ({"precision": "int8", "engine": "onnxruntime"}, "does not allow engine 'onnxruntime' with precision 'int8'"),
-    ],
-)
-def test_what_the_artifact_does_not_allow(config: ModelConfig, asked: dict[str, str], sentence: str) -> None:
-    """An engine or a precision that can't be had is refused before the graph is read, with a list of what can."""
-    with pytest.raises(EngineUnavailable) as caught:
-        open_engine(config, lambda file: pytest.fail(f"{file} was read"), **asked)  # type: ignore[arg-type]
-    assert sentence in str(caught.value)
-
-
-def test_an_engine_of_a_later_release_is_passed_over(config: ModelConfig) -> None:
-    """`auto` takes the first way that this release can run."""
-    later = AllowedPrecision(precision="fp32", engine="openvino", graph="model.xml")
-    both = from_json(to_json(config), ModelConfig)
-    object.__setattr__(both, "allowed", (later, *config.allowed))
-    assert selection.choose(both, engine="auto", precision="auto") == config.allowed[0]
-
-
-@cpu_wheel_only
-def test_auto_takes_the_cpu_quietly(config: ModelConfig, graph: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """Who installed the CPU build is not told about GPUs."""
-    assert open_engine(config, lambda file: graph).info.device == "cpu"
-    assert not caplog.records
-
-
-@cpu_wheel_only
-def test_auto_says_why_a_gpu_build_runs_on_the_cpu(
-    config: ModelConfig, graph: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Where the GPU build is installed and CUDA does not load, `auto` runs on the CPU and logs the reason."""
-    monkeypatch.setattr(selection, "installed_wheels", lambda: ["onnxruntime-gpu"])
-    assert open_engine(config, lambda file: graph).info.device == "cpu"
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "Running on the CPU: device 'cuda:0' can't be had" in record.getMessage()
 
 
 def test_both_builds_installed(graph: bytes, tmp_path: Path) -> None:
@@ -301,7 +307,7 @@ def test_corrupt_graphs(graph: bytes, data: st.DataObject) -> None:
 def test_graph_of_another_kind() -> None:
     """A graph that is valid ONNX, and no classifier of images, is told so."""
     with pytest.raises(DamagedArtifact, match=r"where one uint8 \[N, H, H, 3\] and float32 'probabilities'"):
-        OnnxRuntimeEngine(sessions._PROBE)
+        OnnxRuntimeEngine(graphs.PROBE)
 
 
 def test_weights_in_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +329,7 @@ def test_graph_and_config_of_two_models(config: ModelConfig, graph: bytes) -> No
     """A graph with another number of classes than the config has labels is damage, not a wrong label."""
     other = from_json(to_json(config).replace(b'"labels": [', b'"labels": [\n    "eleventh",'), ModelConfig)
     with pytest.raises(DamagedArtifact, match=r"gives 10 classes, config.json says 8 px and 11"):
-        open_engine(other, lambda file: graph)
+        open_engine(other, lambda file: graph, precision="fp32")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the process's address space")
@@ -397,7 +403,7 @@ def test_probe_is_the_graph_that_it_says() -> None:
         opset_imports=[make.make_opsetid("", 20)],
         ir_version=10,
     )
-    assert built.SerializeToString(deterministic=True) == sessions._PROBE
+    assert built.SerializeToString(deterministic=True) == graphs.PROBE
 
 
 def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from classifier.engines.hardware import cpu_instruction_set, cpu_limit
+from classifier.engines.hardware import Cpu, cpu, cpu_limit, cpu_of_onednn
 
 ROOT = Path(__file__).resolve().parents[2]
 HASWELL = "fpu vme sse sse2 ssse3 fma sse4_1 sse4_2 avx f16c bmi1 avx2 bmi2"
@@ -20,27 +20,72 @@ SAPPHIRE_RAPIDS = f"{CASCADE_LAKE} avx_vnni avx512_bf16 amx_bf16 avx512_fp16 amx
 ALDER_LAKE = f"{HASWELL} avx_vnni"
 
 
+ZEN_5 = f"{CASCADE_LAKE} avx_vnni avx512_bf16"
+
+
+@pytest.fixture(autouse=True)
+def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the CPU be what it is."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+
+
 @pytest.mark.parametrize(
-    ("cpuinfo", "name"),
+    ("cpuinfo", "name", "features"),
     [
-        (f"processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: {HASWELL}\nbugs\t\t:\n", "avx2"),
-        (f"processor\t: 0\nflags\t\t: {SKYLAKE_X}\n", "avx512"),
-        (f"processor\t: 0\nflags\t\t: {CASCADE_LAKE}\n", "avx512_vnni"),
-        (f"processor\t: 0\nflags\t\t: {SAPPHIRE_RAPIDS}\n", "amx"),
-        (f"processor\t: 0\nflags\t\t: {ALDER_LAKE}\n", "avx2_vnni"),
-        ("processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd evtstrm aes crc32\n", "neon"),
-        ("processor\t: 0\nFeatures\t: fp asimd asimdhp asimddp sve i8mm\n", "sve"),
+        (f"processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: {HASWELL}\nbugs\t\t:\n", "avx2", set()),
+        (f"processor\t: 0\nflags\t\t: {SKYLAKE_X}\n", "avx512", set()),
+        (f"processor\t: 0\nflags\t\t: {CASCADE_LAKE}\n", "avx512_vnni", {"vnni"}),
+        (f"processor\t: 0\nflags\t\t: {ZEN_5}\n", "avx512_bf16", {"vnni", "bf16"}),
+        (f"processor\t: 0\nflags\t\t: {SAPPHIRE_RAPIDS}\n", "amx", {"vnni", "bf16"}),
+        (f"processor\t: 0\nflags\t\t: {ALDER_LAKE}\n", "avx2_vnni", {"vnni"}),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd evtstrm aes crc32\n", "neon", set()),
+        ("processor\t: 0\nFeatures\t: fp asimd asimdhp asimddp sve i8mm bf16\n", "sve", {"vnni", "bf16"}),
     ],
 )
-def test_instruction_set(tmp_path: Path, cpuinfo: str, name: str) -> None:
-    """The highest set that inference uses is named, as /proc/cpuinfo of each family shows it."""
+def test_cpu(tmp_path: Path, cpuinfo: str, name: str, features: set[str]) -> None:
+    """The highest set that inference uses is named, as /proc/cpuinfo of each family shows it, with what it can do."""
     write(tmp_path / "proc/cpuinfo", cpuinfo)
-    assert cpu_instruction_set(tmp_path) == name
+    assert cpu(tmp_path) == cpu_of_onednn(tmp_path) == Cpu(instruction_set=name, features=frozenset(features))
 
 
-def test_instruction_set_without_cpuinfo(tmp_path: Path) -> None:
-    """macOS and Windows have no /proc: there is a name all the same."""
-    assert cpu_instruction_set(tmp_path)
+def test_cpu_without_cpuinfo(tmp_path: Path) -> None:
+    """macOS and Windows have no /proc: there is a name all the same, and no promise."""
+    assert cpu(tmp_path).instruction_set
+    assert cpu(tmp_path).features == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "name", "features"),
+    [
+        (ZEN_5, "AVX512_CORE_VNNI", "avx512_vnni_on_avx512_bf16", {"vnni"}),
+        (ZEN_5, "avx512_core", "avx512_on_avx512_bf16", set()),
+        (ZEN_5, "AVX2_VNNI", "avx2_vnni_on_avx512_bf16", {"vnni"}),
+        (ZEN_5, "AVX2", "avx2_on_avx512_bf16", set()),
+        (ZEN_5, "AVX512_CORE_BF16", "avx512_bf16", {"vnni", "bf16"}),
+        (ZEN_5, "ALL", "avx512_bf16", {"vnni", "bf16"}),
+        (ZEN_5, "nonsense", "avx512_bf16", {"vnni", "bf16"}),
+        (SAPPHIRE_RAPIDS, "AVX512_CORE_BF16", "avx512_bf16_on_amx", {"vnni", "bf16"}),
+        (CASCADE_LAKE, "AVX2_VNNI", "avx2_on_avx512_vnni", set()),
+        (HASWELL, "AVX2", "avx2", set()),
+        (HASWELL, "AVX512_CORE", "avx2", set()),
+    ],
+)
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_cpu_of_onednn(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    flags: str,
+    limit: str,
+    name: str,
+    features: set[str],
+) -> None:
+    """A limit hides what lies above it from OpenVINO alone, and is recorded where it hides something."""
+    write(tmp_path / "proc/cpuinfo", f"flags\t\t: {flags}\n")
+    monkeypatch.setenv(variable, limit)
+    assert cpu_of_onednn(tmp_path) == Cpu(instruction_set=name, features=frozenset(features))
+    assert "_on_" not in cpu(tmp_path).instruction_set
 
 
 @pytest.fixture

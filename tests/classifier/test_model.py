@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from classifier.artifact import CONFIG, GOLDEN, MODEL
-from classifier.engines.onnxruntime import OnnxRuntimeEngine
+from classifier.artifact import CONFIG, GOLDEN, MODEL, MODEL_INT8
+from classifier.engines import selection
 from classifier.errors import DamagedArtifact, ImageError, NotAnImage, UnreadableImage
 from classifier.model import Model
 from classifier.types import SCHEMA_VERSION
@@ -80,11 +80,25 @@ def test_identity(digits_model: Model) -> None:
     assert digits_model.identity == f"digits@{digits_model.digest}"
 
 
-def test_options_reach_the_engine(digits: Files) -> None:
-    model = Model.open(digits, device="cpu", threads=1, batch_size=2)
-    assert isinstance(model.engine, OnnxRuntimeEngine)
-    assert model.engine._batch_size == 2
-    assert model.engine._session.get_session_options().intra_op_num_threads == 1
+@pytest.mark.parametrize(("engine", "made_by"), [("onnxruntime", "OnnxRuntimeEngine"), ("openvino", "OpenVinoEngine")])
+def test_options_reach_the_engine(digits: Files, monkeypatch: pytest.MonkeyPatch, engine: str, made_by: str) -> None:
+    """What is asked of a model is asked of its engine, with the graph of the precision and its name."""
+    pytest.importorskip(engine)
+    asked: dict[str, object] = {}
+    make = getattr(selection, made_by)
+
+    def open_engine(graph: bytes, **options: object) -> object:
+        asked.update(options, graph=graph)
+        return make(graph, **options)
+
+    monkeypatch.setattr(selection, made_by, open_engine)
+    model = Model.open(
+        digits, engine=engine, device="cpu", precision="int8", threads=1, batch_size=2, tuning="throughput"
+    )
+    assert model.engine.info.name == engine
+    expected = {"precision": "int8", "threads": 1, "batch_size": 2, "tuning": "throughput", "file": MODEL_INT8}
+    of_its_own = {"device": "cpu"} if engine == "onnxruntime" else {"digest": digits.digest}
+    assert asked == expected | {"graph": digits.files[MODEL_INT8]} | of_its_own
 
 
 def test_a_newer_schema_is_refused(digits: Files) -> None:
@@ -111,4 +125,4 @@ def test_damaged_file(digits: Files, file: str) -> None:
     """A damaged file ends in one sentence that names it."""
     digits.files[file] = digits.files[file][: len(digits.files[file]) // 2]
     with pytest.raises(DamagedArtifact, match=file):
-        Model.open(digits)
+        Model.open(digits, engine="onnxruntime", precision="fp32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_table(tandem: Any, images: list[Path]) -> None:
     assert lines[::3] == [str(image) for image in images]
     for first, second in zip(lines[1::3], lines[2::3], strict=True):
         assert float(first.split()[1].rstrip("%")) >= float(second.split()[1].rstrip("%"))
-    assert "runs on onnxruntime" in done.stderr
+    assert re.search(r"digits@sha256:\w+ runs on (onnxruntime|openvino) ", done.stderr)
 
 
 def test_json_has_the_scores_of_the_model(tandem: Any, home: Path, images: list[Path]) -> None:
@@ -91,7 +92,7 @@ def test_a_name_that_is_not_text(tandem: Any, images: list[Path], tmp_path: Path
         (["--model", "unknown"], 1, "model 'unknown' is not in the registry"),
         (["--device", "tpu"], 1, "choose auto, cpu, cuda or cuda:N"),
         (["--engine", "tensorrt"], 1, "there is no engine 'tensorrt'"),
-        (["--precision", "int4"], 1, "does not allow precision 'int4'; choose fp32 with onnxruntime"),
+        (["--precision", "int4"], 1, "model 'digits' does not allow precision 'int4'; choose"),
         (["--top-k", "0"], 2, "Invalid value for '-k'"),
     ],
 )

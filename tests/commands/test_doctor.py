@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from classifier.engines import hardware, sessions
+from classifier.artifact import CONFIG
+from classifier.engines import hardware, selection, sessions
 from classifier.errors import DamagedArtifact, EngineUnavailable, TandemError
 from classifier.extras import install_extra
 from commands import checks
@@ -33,7 +34,16 @@ def test_healthy(tandem: Any, tandem_home: Path) -> None:
     """With a model in the registry and an engine that runs, nothing warns and the exit code is 0."""
     done = tandem("doctor")
     assert {line.split()[0] for line in done.stdout.splitlines()} == {"ok"}
-    for subject in ("python", "tandem", "numpy", "cpu", "nvidia driver", "onnxruntime on cpu", "registry", "disk"):
+    for subject in (
+        "python",
+        "tandem",
+        "numpy",
+        "cpu",
+        "nvidia driver",
+        "onnxruntime on cpu",
+        "registry",
+        "auto for digits",
+    ):
         assert f"ok    {subject}" in done.stdout
 
 
@@ -55,6 +65,72 @@ def test_fresh_machine(tandem: Any, tmp_path: Path) -> None:
     assert "models: 0" in lines[warning]
     assert "fix: 'tandem train digits" in lines[warning + 1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_auto_means(monkeypatch: pytest.MonkeyPatch, digits_home: Path) -> None:
+    """For each name, the version that is meant by it, how it would run, and why not faster."""
+    monkeypatch.setattr(selection, "find_spec", lambda name: None)
+    monkeypatch.setattr(selection, "cpu", lambda: hardware.Cpu(instruction_set="avx512_vnni", features=frozenset()))
+    [finding] = checks.check_models(LocalRegistry(digits_home / "registry"))
+    assert (finding.status, finding.subject) == ("ok", "auto for digits")
+    assert finding.fact.startswith("digits:1 runs in int8 with onnxruntime on cpu; ")
+    assert "; bf16 with openvino on cpu wants OpenVINO, which is not installed (pip install" in finding.fact
+
+
+def test_a_model_that_can_t_be_run(monkeypatch: pytest.MonkeyPatch, tandem_home: Path) -> None:
+    """A model whose config is damaged fails, with a remedy; the others are still looked at."""
+    registry = LocalRegistry(tandem_home / "registry")
+    digits = registry.resolve("digits")
+    registry.add("whole", {file: digits.read(file) for file in digits.files})
+    digest = digits.files[CONFIG].digest.removeprefix("sha256:")
+    whole = (registry.root / "blobs" / "sha256" / digest).read_bytes()
+    (registry.root / "blobs" / "sha256" / digest).write_bytes(whole[:-1])
+    findings = list(checks.check_models(registry))
+    assert [finding.status for finding in findings] == ["fail", "fail"]
+    assert all(finding.remedy for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("instruction_set", "features", "says"),
+    [
+        ("amx", {"vnni", "bf16"}, "amx (VNNI yes, bf16 yes, AMX yes), "),
+        ("avx512_bf16", {"vnni", "bf16"}, "avx512_bf16 (VNNI yes, bf16 yes, AMX no), "),
+        ("avx2", set(), "avx2 (VNNI no, bf16 no, AMX no), "),
+    ],
+)
+def test_cpu(monkeypatch: pytest.MonkeyPatch, instruction_set: str, features: set[Any], says: str) -> None:
+    """What makes bf16 and int8 fast, or possible, is named."""
+    processor = hardware.Cpu(instruction_set=instruction_set, features=frozenset(features))
+    monkeypatch.setattr(checks, "cpu", lambda: processor)
+    monkeypatch.setattr(checks, "cpu_of_onednn", lambda: processor)
+    finding = checks.check_cpu()
+    assert finding.status == "ok"
+    assert finding.fact.startswith(says)
+
+
+def test_a_cpu_that_is_held_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forgotten ONEDNN_MAX_CPU_ISA slows OpenVINO down: it is found."""
+    held = hardware.Cpu(instruction_set="avx2_on_amx", features=frozenset())
+    monkeypatch.setattr(checks, "cpu_of_onednn", lambda: held)
+    finding = checks.check_cpu()
+    assert (finding.status, finding.remedy) == ("warn", "unset ONEDNN_MAX_CPU_ISA, unless this is a test")
+    assert "holds OpenVINO to avx2_on_amx" in finding.fact
+
+
+def test_openvino_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed, and without its libraries, OpenVINO fails; not installed, it is not looked for."""
+
+    def probe() -> None:
+        raise EngineUnavailable(
+            "engine 'openvino' can't be loaded (libtbb.so.12); pip install -e '.[openvino]' in the clone of Tandem"
+        )
+
+    monkeypatch.setattr(checks.compiling, "probe", probe)
+    monkeypatch.setattr(checks, "version_of", lambda package: "2026.4.1")
+    [finding] = checks.check_openvino()
+    assert (finding.status, finding.remedy) == ("fail", "pip install -e '.[openvino]' in the clone of Tandem")
+    monkeypatch.setattr(checks, "version_of", lambda package: None)
+    assert list(checks.check_openvino()) == []
 
 
 def test_damaged_index(tandem: Any, tandem_home: Path) -> None:

@@ -42,6 +42,40 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3)).eval()
 
 
+@pytest.fixture
+def colour_network() -> nn.Module:
+    """Return a network that gives each of `samples` its label, and of which every layer matters."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 3),
+    )  # fmt: skip
+    first, second, last = network[0], network[2], network[6]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.02)
+        for colour in range(3):
+            first.weight[colour + 1, colour] += 1 / 9
+            second.weight[colour + 1, colour + 1] += 1
+            last.weight[colour, colour + 1] += 3
+        first.bias += 3  # Above zero, so that Relu leaves it as it is.
+    return network.eval()
+
+
+@pytest.fixture
+def sensitive_network(colour_network: nn.Module) -> nn.Module:
+    """Return that network with a first layer of which one channel, which the second ignores, is enormous.
+
+    In the 256 levels of that channel's range, the others are all zero: the second layer can't be in int8.
+    """
+    first, second = colour_network[0], colour_network[2]
+    with torch.no_grad():
+        first.weight[0] = 1e4
+        first.bias[0] = 3e5
+        second.weight[:, 0] = 0
+    return colour_network
+
+
 @pytest.fixture(scope="session")
 def digits_evaluation(digits_home: Path) -> Evaluation:
     """Return the evaluation of the really trained digits."""

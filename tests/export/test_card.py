@@ -6,36 +6,41 @@ import re
 import numpy as np
 import pytest
 
-from classifier.types import AllowedPrecision, ModelConfig, Preprocessing
-from export.card import MAX_CONFUSION_LABELS, MAX_LISTED_LABELS, write_card
-from export.evaluation import Evaluation, PrecisionEvaluation, measure
+from classifier.types import AllowedPrecision, EngineInfo, ModelConfig, Preprocessing
+from export.card import MAX_CONFUSION_LABELS, MAX_LISTED_LABELS, replace_precisions, write_card
+from export.evaluation import Evaluation, compare, measure
+from export.precisions import WAYS, judge
 from training.config import TrainingConfig
 
 PREPROCESSING = Preprocessing(resize_size=256, crop_size=224)
 
 
-def card_of(labels: tuple[str, ...], *, dataset: str = "pets", **training: object) -> str:
+def evaluation_of(labels: tuple[str, ...], dataset: str, *measured: AllowedPrecision) -> Evaluation:
+    """Return an evaluation of random scores, in which `measured` ways were measured beside the first."""
     classes = len(labels)
     random = np.random.default_rng(0)
+    truth = np.arange(50 * classes) % classes
     scores = random.dirichlet(np.ones(classes), 50 * classes).astype(np.float32)
-    measured = measure(scores, np.arange(50 * classes) % classes, labels)
-    evaluation = Evaluation(
+    engine = EngineInfo(name="onnxruntime", version="1.31.1", device="cpu", precision="fp32", instruction_set="avx2")
+    measurement = compare(scores, scores, truth, labels, engine=engine, dataset=dataset)
+    measurement = dataclasses.replace(measurement, max_difference=2.4e-7)
+    return Evaluation(
         dataset=dataset,
         split="val",
         images=50 * classes,
-        torch=measured,
-        precisions=(
-            PrecisionEvaluation(
-                engine="onnxruntime", precision="fp32", metrics=measured, agreement=1.0, max_difference=2.4e-7
-            ),
-        ),
+        torch=measure(scores, truth, labels),
+        max_accuracy_drop=0.005,
+        precisions=tuple(judge(way, measurement if way in {WAYS[0], *measured} else None, limit=0.005) for way in WAYS),
     )
+
+
+def card_of(labels: tuple[str, ...], *, dataset: str = "pets", **training: object) -> str:
     config = ModelConfig(
         name="pets",
         architecture="resnet18",
         labels=labels,
         preprocessing=PREPROCESSING,
-        allowed=(AllowedPrecision(precision="fp32", engine="onnxruntime", graph="model.onnx"),),
+        allowed=WAYS[:1],
         opset=20,
     )
     trained = TrainingConfig(
@@ -43,7 +48,7 @@ def card_of(labels: tuple[str, ...], *, dataset: str = "pets", **training: objec
         architecture="resnet18", weights=None, preprocessing=PREPROCESSING, epochs=30, batch_size=64, lr=0.003,
         label_smoothing=0.1, flip=True, patience=10, val_fraction=None, seed=0, device="cpu", precision="fp32",
     )  # fmt: skip
-    return write_card(config, evaluation, dataclasses.replace(trained, **training))
+    return write_card(config, evaluation_of(labels, dataset), dataclasses.replace(trained, **training))
 
 
 def tables(card: str) -> list[list[str]]:
@@ -54,7 +59,7 @@ def test_a_card_has_the_sections_and_lines_to_copy() -> None:
     card = card_of(("cat", "dog", "owl"))
     assert card.startswith("---\npipeline_tag: image-classification\n")
     assert re.findall(r"^## (.*)$", card, re.M) == [
-        "How to use", "Model details", "Preprocessing", "Training", "Evaluation", "Limits",
+        "How to use", "Model details", "Preprocessing", "Training", "Evaluation", "Precisions", "Limits",
     ]  # fmt: skip
     for line in (
         "tandem classify IMAGE --model pets",
@@ -92,3 +97,27 @@ def test_a_matrix_that_nobody_can_read_is_left_out() -> None:
     many = card_of(labels(MAX_LISTED_LABELS + 50))
     assert f"The {MAX_LISTED_LABELS} labels with the lowest recall" in many
     assert max(len(table) for table in tables(many)) == MAX_LISTED_LABELS + 2
+
+
+def test_every_way_of_running_is_a_row_that_says_whether_it_is_allowed() -> None:
+    (table,) = [table for table in tables(card_of(("cat", "dog", "owl"))) if table[0].startswith("| precision")]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table[2:]]
+    assert [row[:3] for row in rows] == [[way.precision, way.engine, way.device] for way in WAYS]
+    assert rows[0][-1] == rows[1][-1] == "yes"
+    assert rows[0][4] == rows[0][3] != "-"
+    assert rows[1][3] == "-"
+    assert all(
+        row[-1].startswith("no: not measured yet: 'tandem evaluate' does it on a machine with") for row in rows[2:]
+    )
+
+
+def test_new_evidence_changes_the_section_on_precisions_and_nothing_else() -> None:
+    """Written anew by `tandem evaluate`, which has no training run to write the rest from."""
+    labels = ("cat", "dog", "owl")
+    before = card_of(labels)
+    assert replace_precisions(before, evaluation_of(labels, "pets")) == before
+    after = replace_precisions(before, evaluation_of(labels, "pets", *WAYS))
+    section = re.compile(r"\n## Precisions\n.*?(?=\n## )", re.S)
+    assert section.sub("", after) == section.sub("", before)
+    assert "not measured" in before
+    assert "not measured" not in after

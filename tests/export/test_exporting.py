@@ -15,14 +15,15 @@ import torch
 from click.testing import CliRunner, Result
 from sklearn import metrics as sklearn_metrics
 
-from classifier.artifact import CARD, CONFIG, EVALUATION, FILES, GOLDEN, MODEL
+from classifier.artifact import CARD, CONFIG, EVALUATION, FILES, GOLDEN, MODEL, MODEL_FP16, MODEL_INT8
 from classifier.errors import SelfTestFailed
 from classifier.images import decode_image
 from classifier.model import Model
 from classifier.selftest import GoldenSet, self_test
 from classifier.types import ModelConfig, from_json
+from export.entry import self_test_files
 from export.evaluation import Evaluation
-from export.exporting import self_test_files
+from export.images import LabelledImages
 from registry import Artifact, LocalRegistry
 from tandem import main
 from training.run import Run
@@ -58,8 +59,8 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
 
 
 def test_an_artifact_is_made_of_the_agreed_files_and_opens_as_any_other(artifact: Artifact) -> None:
-    assert tuple(artifact.files) == FILES
-    model = Model.open(artifact, device="cpu")
+    assert tuple(artifact.files) == (*FILES, MODEL_FP16, MODEL_INT8)
+    model = Model.open(artifact, engine="onnxruntime", device="cpu", precision="fp32")
     report = self_test(model)
     assert report.images == 16
     assert report.max_difference <= 1e-4
@@ -79,8 +80,8 @@ def test_the_reported_numbers_are_those_of_the_validation_images(artifact: Artif
     exact /= exact.sum(axis=1, keepdims=True)  # float32 rows sum to 1 but for their rounding.
     truth = [config.labels.index(path.parent.name) for path, _ in files]
 
-    measured = evaluation.precisions[0]
-    assert (evaluation.dataset, evaluation.images, measured.engine) == ("digits", len(files), "onnxruntime")
+    measured = evaluation.fp32
+    assert (evaluation.dataset, evaluation.images, measured.images) == ("digits", len(files), len(files))
     assert measured.metrics.acc1 == pytest.approx(sklearn_metrics.accuracy_score(truth, scores.argmax(1)), abs=1e-6)
     assert measured.metrics.loss == pytest.approx(sklearn_metrics.log_loss(truth, exact), abs=1e-5)
     assert measured.agreement == 1.0
@@ -94,12 +95,35 @@ def test_golden_images_are_validation_images_as_they_are_on_disk(artifact: Artif
     assert set(golden.images) <= on_disk
 
 
-@pytest.mark.parametrize("file", [MODEL, CONFIG, EVALUATION, CARD])
+def test_every_precision_that_is_allowed_was_measured_and_runs_as_well_as_it_says(
+    artifact: Artifact, digits_run: Path
+) -> None:
+    """Opened as production opens it, on the images that it was measured on."""
+    evaluation = from_json(artifact.read(EVALUATION), Evaluation)
+    config = artifact.config
+    assert config.allowed == evaluation.allowed()
+    images = LabelledImages(Run.open(digits_run).validation_files(), config.preprocessing)
+    measured = [each for each in evaluation.precisions if each.measurement is not None]
+    assert {each.precision for each in measured} >= {"fp32", "int8"}
+    for each in measured:
+        options = {"engine": each.engine, "device": each.device, "precision": each.precision}
+        model = Model.open(artifact, **options)
+        self_test(model)
+        scores = np.concatenate([model.scores(pixels) for _, pixels in images.batches()])
+        acc1 = sklearn_metrics.accuracy_score(images.truth, scores.argmax(axis=1))
+        assert each.measurement.metrics.acc1 == pytest.approx(acc1, abs=1e-6)
+        assert each.measurement.acc1_drop <= evaluation.max_accuracy_drop
+        assert each.measurement.fp32_acc1 == evaluation.torch.acc1
+        # Twice what was measured, so that no image of the split can be refused.
+        assert model.golden.tolerances[each.precision] >= 2 * each.measurement.max_difference
+
+
+@pytest.mark.parametrize("file", [MODEL, MODEL_FP16, MODEL_INT8, CONFIG, EVALUATION, CARD])
 def test_no_file_names_a_path_of_this_machine_or_a_day(artifact: Artifact, digits_home: Path, file: str) -> None:
     data = artifact.read(file)
     for place in (ROOT, Path.home(), digits_home, Path(sys.prefix), Path(torch.__file__).parent, "site-packages"):
         assert str(place).encode() not in data
-    if file != MODEL:  # Among a million random bytes there is every short pattern.
+    if not file.endswith(".onnx"):  # Among a million random bytes there is every short pattern.
         assert not re.search(rb"20[2-9]\d-\d\d-\d\d|\d\d:\d\d:\d\d", data)
 
 
@@ -122,7 +146,7 @@ def test_the_same_run_gives_the_same_bytes_in_any_process_and_no_second_version(
 
 
 def test_an_artifact_that_fails_its_self_test_is_refused(artifact: Artifact) -> None:
-    files = {file: artifact.read(file) for file in FILES}
+    files = {file: artifact.read(file) for file in artifact.files}
     self_test_files("digits", files)
     golden = GoldenSet.from_bytes(files[GOLDEN])
     wrong = GoldenSet(images=golden.images, scores=golden.scores[::-1].copy(), tolerances=golden.tolerances)
@@ -205,6 +229,48 @@ def test_a_registry_that_can_not_be_written_is_refused_before_any_work(
     assert "is not a folder: set TANDEM_HOME to another" in error
 
 
+def test_what_was_not_asked_for_is_not_made(export: Callable[..., Result], digits_run: Path, tmp_path: Path) -> None:
+    result = export(digits_run, "--name", "digits", "--precisions", "bf16")
+    assert result.exit_code == 0, result.output
+    artifact = LocalRegistry(tmp_path / "home" / "registry").resolve("digits")
+    assert tuple(artifact.files) == FILES
+    evaluation = from_json(artifact.read(EVALUATION), Evaluation)
+    assert {each.precision for each in evaluation.precisions} == {"fp32", "bf16"}
+
+
+def test_too_few_training_images_leave_int8_out_and_say_so(
+    export: Callable[..., Result], run_copy: Path, tmp_path: Path
+) -> None:
+    """fp32, which needs none, goes in."""
+    for folder in (tmp_path / "digits" / "train").iterdir():
+        for file in sorted(folder.iterdir())[2:]:
+            file.unlink()
+    result = export(run_copy, "--name", "digits", "--precisions", "int8")
+    assert result.exit_code == 0, result.output
+    rows = [line for line in result.stdout.splitlines() if line.startswith("int8")]
+    assert len(rows) == 2
+    for row in rows:
+        assert row.endswith("no: not made: int8 wants 64 training images to calibrate on, and there are 20")
+    artifact = LocalRegistry(tmp_path / "home" / "registry").resolve("digits")
+    assert tuple(artifact.files) == FILES
+    assert {allowed.precision for allowed in artifact.config.allowed} == {"fp32"}
+
+
+@pytest.mark.parametrize("precisions", ["fp8", "int8,fp8", "", "INT8", "auto,int8"])
+def test_a_precision_that_there_is_not_is_a_usage_error_that_lists_them(
+    export: Callable[..., Result], digits_run: Path, precisions: str
+) -> None:
+    result = export(digits_run, "--name", "digits", "--precisions", precisions)
+    assert result.exit_code == 2
+    assert "there is no precision" in result.stderr
+    assert "some of fp32, bf16, fp16, int8" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("limit", ["-0.1", "1.1", "half"])
+def test_a_limit_that_is_none_is_a_usage_error(export: Callable[..., Result], digits_run: Path, limit: str) -> None:
+    assert export(digits_run, "--name", "digits", "--max-accuracy-drop", limit).exit_code == 2
+
+
 def test_a_command_line_without_a_name_is_a_usage_error(export: Callable[..., Result], digits_run: Path) -> None:
     result = export(digits_run)
     assert result.exit_code == 2
@@ -217,4 +283,5 @@ def test_help_ends_with_an_example() -> None:
     assert result.output.endswith(
         "\n  Example:\n    tandem export runs/digits --name digits\n"
         "    tandem export runs/digits --name digits --tag candidate\n"
+        "    tandem export runs/digits --name digits --precisions fp32,int8 --max-accuracy-drop 0.01\n"
     )

@@ -3,14 +3,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 
 from classifier.selftest import GoldenSet
-from export.golden import MAX_IMAGES, TOLERANCE_FLOOR, choose, make_golden_set
-from export.scoring import ScoredImages
+from classifier.types import Preprocessing
+from export.golden import MAX_IMAGES, choose, make_golden_set
+from export.images import LabelledImages
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+PREPROCESSING = Preprocessing(resize_size=8, crop_size=8)
 
 
 def even_scores(images: int, classes: int) -> np.ndarray:
@@ -52,18 +55,14 @@ def test_fewer_images_than_the_limit_are_all_taken() -> None:
     assert choose([10, 20, 30], np.array([0, 1, 0]), even_scores(3, 2)) == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("measured", "tolerance"), [(0.0, TOLERANCE_FLOOR), (3e-7, TOLERANCE_FLOOR), (9e-5, 1.8e-4)])
-def test_golden_images_are_the_files_with_torchs_scores_and_twice_the_measured_difference(
-    tmp_path: Path, measured: float, tolerance: float
-) -> None:
+def test_golden_images_are_the_files_with_torchs_scores(tmp_path: Path) -> None:
     files = [tmp_path / f"{index}.png" for index in range(3)]
     for index, file in enumerate(files):
         file.write_bytes(bytes([index]) * (index + 1))
-    scored = ScoredImages(
-        files=files, truth=np.array([0, 1, 0]), reference=even_scores(3, 2), scores=even_scores(3, 2) + 1
-    )
-    golden = make_golden_set(scored, precision="fp32", max_difference=measured)
+    images = LabelledImages([(file, index % 2) for index, file in enumerate(files)], PREPROCESSING)
+    reference = even_scores(3, 2)
+    golden = make_golden_set(images, reference, tolerances={"fp32": 1e-4, "int8": 0.02})
     assert golden.images == (b"\0", b"\1\1", b"\2\2\2")
-    assert golden.tolerances == {"fp32": pytest.approx(tolerance)}
-    np.testing.assert_array_equal(golden.scores, scored.reference)
+    assert golden.tolerances == {"fp32": 1e-4, "int8": 0.02}
+    np.testing.assert_array_equal(golden.scores, reference)
     assert GoldenSet.from_bytes(golden.to_bytes()).images == golden.images

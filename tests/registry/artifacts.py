@@ -10,7 +10,7 @@ CONFIG_OF_DIGITS = ModelConfig(
     architecture="small_cnn",
     labels=("0", "1", "2"),
     preprocessing=Preprocessing(resize_size=8, crop_size=8),
-    allowed=(AllowedPrecision(precision="fp32", engine="onnxruntime", graph=MODEL),),
+    allowed=(AllowedPrecision(precision="fp32", engine="onnxruntime", device="cpu", graph=MODEL),),
     opset=20,
 )
 

@@ -147,7 +147,9 @@ def test_rm_asks_on_a_terminal(stocked: LocalRegistry, answer: bytes, left: int)
         (["show", "digits:7"], 1, "'digits' has 1, production, 2"),
         (["show", "Digits"], 1, "lower-case"),
         (["show", "digits@sha256:0123"], 1, "all its 64"),
-        (["show", "ghcr.io/acme/digits:3"], 1, "skopeo copy docker://ghcr.io/acme/digits:3"),
+        (["rm", "ghcr.io/acme/digits:3"], 1, "'tandem models pull ghcr.io/acme/digits:3' fetches it"),
+        (["pull", "digits:1"], 2, "has no registry's host before it"),
+        (["push", "digits:1", "acme/digits"], 1, "is no place to push to"),
         (["show", "digits", "--card", "--json"], 2, "exclude each other"),
         (["tag", "digits:1", "7"], 1, "can't be an alias"),
         (["tag", "digits:1"], 2, "Missing argument 'ALIAS...'"),
@@ -186,8 +188,13 @@ def test_the_exported_model_is_listed_with_its_accuracy(tandem_home: Path, tande
     """The accuracy that export measured is in the list and on the page, and the model verifies."""
     [summary] = json.loads(tandem("models", "list", "--json").stdout)
     evaluation = json.loads(LocalRegistry(tandem_home / "registry").resolve("digits").read(EVALUATION))
-    assert summary["acc1"] == evaluation["precisions"][0]["metrics"]["acc1"] > 0.9
+    assert summary["acc1"] == evaluation["precisions"][0]["measurement"]["metrics"]["acc1"] > 0.9
     assert summary["labels"] == 10
     assert f"{summary['acc1']:.2%}" in tandem("models", "list").stdout
-    assert re.search(rf"acc1 of fp32 +{summary['acc1']:.2%}", tandem("models", "show", "digits").stdout)
+    page = tandem("models", "show", "digits").stdout
+    assert re.search(rf"^acc1 of torch +{summary['acc1']:.2%}$", page, re.MULTILINE)
+    assert re.search(rf"^fp32 +onnxruntime +cpu +{summary['acc1']:.2%} .* yes$", page, re.MULTILINE)
+    # Every way of running that was considered is a row, allowed or not.
+    rows = [line.split()[:3] for line in page.splitlines() if re.search(r" (yes|no: |yes, )", line)]
+    assert rows == [[way[key] for key in ("precision", "engine", "device")] for way in evaluation["precisions"]]
     assert tandem("models", "verify", "--all").stdout.endswith(" ok\n")

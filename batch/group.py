@@ -1,0 +1,55 @@
+"""The shape of `tandem batch`: a run of its own, and a group of commands on what runs left.
+
+`tandem batch FOLDER …` runs; `tandem batch merge OUT` is a command. What stands first decides: the name of a command is
+that command, so a folder of that name is written `./merge`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+# command → (where it is, what `tandem batch --help` says of it)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "merge": ("batch.merge_cli:merge", "Join the shards of a run, once all are there."),
+}
+
+
+class BatchGroup(click.Group):
+    """A group that runs itself where its first argument names none of its commands."""
+
+    # As in any command, and unlike in a group: INPUT and options in any order.
+    allow_interspersed_args = True
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Return the context of the command that `args` begins with; else that of the run itself."""
+        command = self.get_command(click.Context(self, parent=parent), args[0]) if args else None
+        if command is None:
+            return super().make_context(info_name, args, parent, **extra)
+        return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which they are used."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return the command `name`, importing its module."""
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the usage of the run: that of the commands is their own."""
+        return click.Command.collect_usage_pieces(self, ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing any of them."""
+        with formatter.section("Commands on what a run left"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])

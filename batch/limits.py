@@ -1,0 +1,48 @@
+"""Limits on failures: when so many images failed that the run had better stop and be looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from classifier.errors import TooManyFailures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from batch.commit import Commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureLimits:
+    """How many images may fail before the run stops.
+
+    Attributes:
+        failures: at most so many; None for any number.
+        rate: at most this share of those that are committed, 0…1; None for any.
+    """
+
+    failures: int | None = None
+    rate: float | None = None
+
+    def check(self, commits: Iterable[Commit]) -> None:
+        """Check what is committed.
+
+        Raises:
+            TooManyFailures: more failed than may.
+        """
+        if self.failures is None and self.rate is None:
+            return
+        images = failed = 0
+        for commit in commits:
+            images += commit.rows
+            failed += sum(commit.errors.values())
+        if self.failures is not None and failed > self.failures:
+            self._stop(f"{failed:,} images failed, over --max-failures {self.failures:,}")
+        if self.rate is not None and failed > self.rate * images:
+            self._stop(f"{failed:,} of {images:,} images failed, over --max-failure-rate {self.rate:g}")
+
+    def _stop(self, fact: str) -> None:
+        raise TooManyFailures(
+            f"{fact}; the rows say why: put it right and add --retry-failed, or resume with a higher limit"
+        )

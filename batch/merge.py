@@ -1,0 +1,138 @@
+"""Merge: the shards of a run become the run that one process would have made, if they are all of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from batch.commit import RunFolder, open_run_folder, writing
+from batch.plan import digest_of
+from batch.record import RunRecord, read_attempts
+from batch.shards import Shard
+from classifier.errors import OutputError
+from classifier.types import to_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batch.commit import Commit
+    from batch.fingerprint import Fingerprint
+    from batch.record import Attempt
+
+log = logging.getLogger(__name__)
+
+_FOLDER = re.compile(r"shard-([0-9]+)-of-([0-9]+)")
+
+
+def merge_shards(output: Path) -> RunRecord:
+    """Return the record of the run whose shards stand in `output`, once their parts stand there in one folder.
+
+    It is proved complete before anything is written: each shard is there and done, all shards have the same plan, to
+    the byte, and each chunk of it has its part, with the checksum that was committed. Parts are hard links where the
+    file system has them. The shards stay.
+
+    Raises:
+        OutputError: a shard is missing, is not done, or belongs to another run; or the output can't be written.
+    """
+    shards = _find_shards(output)
+    run, commits, attempts = _prove(shards)
+    with open_run_folder(output, shards=[shard.path.name for shard in shards]) as folder:
+        _join(folder, shards, run, commits)
+        record = RunRecord.of(run, commits.values(), attempts)
+        folder.write_record(to_json(record))
+        folder.succeed()
+    return record
+
+
+def _find_shards(output: Path) -> list[RunFolder]:
+    found = {}
+    try:
+        for path in output.iterdir():
+            if match := _FOLDER.fullmatch(path.name):
+                found[Shard(number=int(match[1]), count=int(match[2]))] = RunFolder(path)
+    except OSError as error:
+        raise OutputError(f"the output '{output}' can't be read ({error.strerror}); name that of the shards") from error
+    if not found:
+        raise OutputError(f"'{output}' holds no shards; name the --output that 'tandem batch --shard' was given")
+    counts = {shard.count for shard in found}
+    if len(counts) > 1:
+        raise OutputError(f"'{output}' holds shards of {min(counts)} and of {max(counts)}; move those of one run away")
+    (count,) = counts
+    if missing := [number for number in range(1, count + 1) if Shard(number=number, count=count) not in found]:
+        listed = ", ".join(f"{number}/{count}" for number in missing[:10])
+        raise OutputError(
+            f"{len(missing):,} of the {count:,} shards are not in '{output}' ({listed}{', …' * (len(missing) > 10)}); "
+            "run them with --shard"
+        )
+    return [found[Shard(number=number, count=count)] for number in range(1, count + 1)]
+
+
+def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tuple[Attempt, ...]]:
+    """Return the run that the shards are, with all its commits and attempts."""
+    first: Fingerprint | None = None
+    commits: dict[int, Commit] = {}
+    attempts: list[Attempt] = []
+    for number, folder in enumerate(shards, 1):
+        run = folder.fingerprint()
+        if run is None or not folder.succeeded:
+            raise OutputError(
+                f"the shard '{folder.path}' is not done; run it again with --shard {number}/{len(shards)}"
+            )
+        first = first or run
+        expected = replace(first, shard=Shard(number=number, count=len(shards)))
+        if differences := expected.differences(run):
+            raise OutputError(
+                f"the shard '{folder.path}' is not of the same run as '{shards[0].path}': {'; '.join(differences)}; "
+                "run it again from the start, on the same images"
+            )
+        with writing(folder.plan):
+            digest = digest_of(folder.plan)
+        of_shard = folder.committed({run.part(chunk) for chunk in run.chunks})
+        lost = [run.part(chunk) for chunk in run.chunks if chunk not in of_shard]
+        if digest != run.plan.digest or lost:
+            what = f"'{lost[0]}'" if lost else "its plan"
+            raise OutputError(
+                f"the shard '{folder.path}' has lost {what}; run it again with --shard {number}/{len(shards)}"
+            )
+        commits |= of_shard
+        attempts += read_attempts(folder.record)
+    assert first is not None
+    assert sorted(commits) == list(range(first.plan.chunks))
+    return replace(first, shard=None), dict(sorted(commits.items())), tuple(attempts)
+
+
+def _join(folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits: dict[int, Commit]) -> None:
+    """Bring the parts, the plan and the commits together."""
+    begun = folder.fingerprint()
+    if begun is None:
+        with writing(folder.path):
+            shutil.copyfile(shards[0].plan, folder.plan)
+            folder.begin(run)
+    elif differences := begun.differences(run):
+        raise OutputError(
+            f"'{folder.path}' holds another run than its shards are ({'; '.join(differences)}); move one of them away"
+        )
+    have = folder.committed({run.part(chunk) for chunk in run.chunks})
+    for shard in shards:
+        fingerprint = shard.fingerprint()
+        assert fingerprint is not None
+        for chunk in fingerprint.chunks:
+            if chunk not in have:
+                with writing(folder.parts / commits[chunk].part):
+                    _link(shard.parts / commits[chunk].part, folder.parts / commits[chunk].part)
+                folder.enter(commits[chunk])
+
+
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        # No hard links on this file system, or none between these folders.
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())

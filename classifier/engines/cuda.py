@@ -1,0 +1,141 @@
+"""Executions of one size on a GPU, and the search for the size that is fastest."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from classifier.engines.graphs import OUTPUT
+from classifier.engines.pinning import page_lock
+from classifier.engines.sessions import running
+from classifier.errors import OutOfDeviceMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+SMALLEST, LARGEST = 16, 1024
+"""Sizes between which the fastest is looked for, unless memory ends below."""
+WORTHWHILE = 1.1
+"""How many times the images per second a doubled size must give to be taken: each costs memory, and a wait."""
+_TIMED_RUNS = 3
+
+
+class FixedBatch:
+    """Runs batches of one size, to which smaller ones are padded, in buffers that are made once.
+
+    The images go from page-locked memory straight to the device; the session reads and writes there.
+
+    Attributes:
+        shape: of the images of every execution, `[N, H, W, 3]`.
+    """
+
+    def __init__(
+        self,
+        runtime: ModuleType,
+        session: Any,
+        *,
+        input: str,
+        size: int,
+        crop_size: int,
+        classes: int,
+        device: tuple[str, int],
+    ) -> None:
+        """Make the buffers on `device`, as ("cuda", 0), and run once.
+
+        Only a first run loads cuDNN and takes the memory that every other will need.
+
+        Raises:
+            OutOfDeviceMemory: the device does not hold one batch.
+            EngineError: the device failed.
+        """
+        self.shape = (size, crop_size, crop_size, 3)
+        self._session = session
+        self._device = ":".join(map(str, device))
+        self._lock = Lock()
+        with running(self._what, device=self._device):
+            self._images = runtime.OrtValue.ortvalue_from_shape_and_type(self.shape, np.uint8, *device)
+            self._scores = runtime.OrtValue.ortvalue_from_shape_and_type((size, classes), np.float32, *device)
+            self._binding = session.io_binding()
+            self._binding.bind_ortvalue_input(input, self._images)
+            self._binding.bind_ortvalue_output(OUTPUT, self._scores)
+        self._host = page_lock(np.zeros(self.shape, dtype=np.uint8), index=device[1])
+        self.run(self._host)
+
+    def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the scores of at most `size` images.
+
+        Raises:
+            OutOfDeviceMemory: the device does not hold what the run needs.
+            EngineError: the device failed.
+        """
+        count = len(images_nhwc)
+        with self._lock, running(self._what, device=self._device):
+            self._host[:count] = images_nhwc
+            self._host[count:] = 0
+            self._images.update_inplace(self._host)
+            self._session.run_with_iobinding(self._binding)
+            scores: NDArray[np.float32] = self._scores.numpy()[:count].copy()
+        return scores
+
+    @property
+    def size(self) -> int:
+        """How many images every execution has."""
+        return self.shape[0]
+
+    @property
+    def _what(self) -> str:
+        return f"a batch of {self.size} images"
+
+
+def open_fastest(open_with: Callable[[int], FixedBatch]) -> FixedBatch:
+    """Return the batch of the size with the most images per second, measured here and now.
+
+    The size is doubled until that stops to be worthwhile, or memory ends; where it ends at once, it is halved.
+
+    Args:
+        open_with: gives the batch of a size.
+
+    Raises:
+        OutOfDeviceMemory: not even one image fits.
+    """
+    best, best_rate = None, 0.0
+    size, largest = SMALLEST, LARGEST
+    while size <= largest:
+        try:
+            opened = open_with(size)
+            rate = _images_per_s(opened)
+        except OutOfDeviceMemory:
+            if best is not None:
+                break
+            if size == 1:
+                raise
+            size = largest = size // 2
+            continue
+        log.debug("Batches of %d: %.0f images/s", size, rate)
+        if rate < WORTHWHILE * best_rate:
+            break
+        best, best_rate = opened, rate
+        size *= 2
+    assert best is not None
+    log.info("Batches of %d images are the fastest: %.0f images/s, decoding not counted", best.size, best_rate)
+    return best
+
+
+def _images_per_s(batch: FixedBatch) -> float:
+    images_nhwc = np.zeros(batch.shape, dtype=np.uint8)
+    elapsed_s = []
+    for _ in range(_TIMED_RUNS):
+        started = time.perf_counter()
+        batch.run(images_nhwc)
+        elapsed_s.append(time.perf_counter() - started)
+    return batch.size / statistics.median(elapsed_s)

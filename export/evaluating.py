@@ -1,0 +1,165 @@
+"""A model of the registry, measured in the ways that its export could not measure: a new version with more evidence.
+
+It runs where models are served: nothing that it imports needs torch or onnx.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN
+from classifier.engines.selection import describe_way
+from classifier.errors import DamagedArtifact, DataError, EngineError, EngineUnavailable
+from classifier.selftest import GoldenSet
+from classifier.types import from_json, to_json
+from export.card import replace_precisions
+from export.entry import check_writable, self_test_files
+from export.evaluation import Evaluation
+from export.images import LabelledImages
+from export.precisions import WAYS, Yardstick, judge, open_way, run_engine, tolerances
+from training.folders import name_some, scan_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from classifier.engines import Engine
+    from classifier.types import AllowedPrecision, ModelConfig
+    from export.evaluation import Measurement, PrecisionEvaluation
+    from registry import Added, Artifact, LocalRegistry
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_model(
+    artifact: Artifact, folder: Path, *, registry: LocalRegistry, max_accuracy_drop: float | None = None
+) -> Added:
+    """Return the version of a model that holds what this machine could measure: a new one, if that is anything new.
+
+    Its graphs stay what they are. New are the evaluation, what the config allows, the golden set's tolerances and the
+    model card.
+
+    Args:
+        artifact: the model.
+        folder: has a folder of images for each of its labels.
+        registry: where the new version goes.
+        max_accuracy_drop: by how much acc1 may be lower than in fp32; None keeps the limit that the model has.
+
+    Raises:
+        DataError: the folder's classes are not the model's labels, or an image can't be read.
+        EngineUnavailable: this machine can run nothing of what is not measured yet.
+        DamagedArtifact: a file of the model is missing or malformed.
+        RegistryUnwritable: the registry can't be written.
+    """
+    check_writable(registry)
+    config, before = artifact.config, _read_evaluation(artifact)
+    images = open_images(folder, config)
+    limit = before.max_accuracy_drop if max_accuracy_drop is None else max_accuracy_drop
+    measured: dict[AllowedPrecision, Measurement] = {}
+    if engines := _open_unmeasured(artifact, before, needed=limit == before.max_accuracy_drop):
+        measured = _measure(artifact, config, engines, images, dataset=folder.resolve().name)
+    precisions = tuple(_judge_again(each, measured, artifact, limit=limit) for each in before.precisions)
+    after = replace(before, max_accuracy_drop=limit, precisions=precisions)
+    golden = GoldenSet.from_bytes(artifact.read(GOLDEN))
+    files = {
+        **{file: artifact.read(file) for file in artifact.files},
+        CONFIG: to_json(replace(config, allowed=after.allowed())),
+        EVALUATION: to_json(after),
+        GOLDEN: replace(golden, tolerances=tolerances(precisions)).to_bytes(),
+        CARD: replace_precisions(artifact.read(CARD).decode(), after).encode(),
+    }
+    self_test_files(artifact.name, files)
+    return registry.add(artifact.name, files)
+
+
+def open_images(folder: Path, config: ModelConfig) -> LabelledImages:
+    """Return the images of a folder that has a folder for each of the model's labels.
+
+    Raises:
+        DataError: it has other folders, too few or none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: give one that has a folder of images for each label")
+    classes = scan_classes(folder)
+    labels = set(config.labels)
+    differences = [
+        f"{what} {name_some(sorted(names))}"
+        for what, names in (("lacks", labels - classes.keys()), ("has", classes.keys() - labels))
+        if names
+    ]
+    if differences:
+        raise DataError(
+            f"the folders in {folder} are not the labels of model '{config.name}': it {' and '.join(differences)}; "
+            "give one that has a folder of images for each label"
+        )
+    samples = [(file, index) for index, label in enumerate(config.labels) for file in classes[label]]
+    return LabelledImages(samples, config.preprocessing)
+
+
+def _read_evaluation(artifact: Artifact) -> Evaluation:
+    try:
+        return from_json(artifact.read(EVALUATION), Evaluation)
+    except ValueError as error:
+        raise DamagedArtifact(
+            f"{EVALUATION} of model '{artifact.reference}' can't be read ({error}); export it again"
+        ) from error
+
+
+def _open_unmeasured(artifact: Artifact, evaluation: Evaluation, *, needed: bool) -> dict[AllowedPrecision, Engine]:
+    """Return engines for what is not measured yet and this machine can run; with `needed`, at least one if anything."""
+    engines, refusals = {}, []
+    for way in (each.way() for each in evaluation.precisions if each.measurement is None):
+        if way.graph not in artifact.files:
+            continue
+        try:
+            engines[way] = open_way(way, artifact.config, artifact.read(way.graph))
+        except EngineError as error:
+            logger.info("%s is not measured: %s", describe_way(way), error)
+            refusals.append(f"{describe_way(way)} ({error})")
+    if needed and refusals and not engines:
+        raise EngineUnavailable(
+            f"this machine can run nothing of what model '{artifact.reference}' was not measured with: "
+            f"{'; '.join(refusals)}"
+        )
+    return engines
+
+
+def _measure(
+    artifact: Artifact,
+    config: ModelConfig,
+    engines: Mapping[AllowedPrecision, Engine],
+    images: LabelledImages,
+    *,
+    dataset: str,
+) -> dict[AllowedPrecision, Measurement]:
+    logger.info("Measuring %s on %d images", ", ".join(map(describe_way, engines)), len(images))
+    fp32 = run_engine(open_way(WAYS[0], config, artifact.read(WAYS[0].graph)), images, title=describe_way(WAYS[0]))
+    yardstick = Yardstick(dataset=dataset, images=images, config=config, fp32=fp32)
+    measured = {}
+    for way, engine in engines.items():
+        try:
+            measured[way] = yardstick.measure(way, engine)
+        except EngineError as error:
+            logger.warning("%s stays unmeasured: %s", describe_way(way), error)
+    return measured
+
+
+def _judge_again(
+    each: PrecisionEvaluation,
+    measured: Mapping[AllowedPrecision, Measurement],
+    artifact: Artifact,
+    *,
+    limit: float,
+) -> PrecisionEvaluation:
+    way = each.way()
+    measurement = measured.get(way, each.measurement)
+    if way.graph in artifact.files:
+        return judge(way, measurement, limit=limit, note=each.note)
+    if measurement is None:
+        return each
+    again = judge(way, measurement, limit=limit, note=each.note)
+    if again.allowed:
+        return replace(again, allowed=False, reason=f"the model has no {way.graph}: export it again with this limit")
+    return again

@@ -1,0 +1,57 @@
+"""fp32 → fp16: the network in half precision, between pixels and probabilities that stay in fp32."""
+
+from __future__ import annotations
+
+import onnx
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
+
+from export.graph import OUTPUTS, check_graph, surroundings
+from export.traces import strip_traces
+
+
+def to_fp16(graph: bytes, *, size: int, classes: int) -> bytes:
+    """Return a graph of `export_graph` with weights and arithmetic in fp16: the same bytes for the same graph.
+
+    Inputs and outputs stay what they are, normalisation and softmax in fp32.
+
+    Raises:
+        ExportRefused: an operation of the network can't be in fp16.
+    """
+    model = onnx.load_from_string(graph)
+    softmax, *normalising = surroundings(model)
+    half = _convert(model, [softmax, *normalising], network_input=normalising[-1].output[0], size=size)
+    constants = {name for node in normalising for name in node.input}
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    whole.graph.ClearField("value_info")
+    del whole.graph.node[:], whole.graph.initializer[:]
+    whole.graph.node.extend([*normalising, *half.graph.node, softmax])
+    whole.graph.initializer.extend(constant for constant in model.graph.initializer if constant.name in constants)
+    whole.graph.initializer.extend(weight for weight in half.graph.initializer if weight.name not in constants)
+    strip_traces(whole)
+    whole.metadata_props.extend(model.metadata_props)
+    check_graph(whole, size=size, classes=classes)
+    data: bytes = whole.SerializeToString(deterministic=True)
+    return data
+
+
+def _convert(model: onnx.ModelProto, around: list[onnx.NodeProto], *, network_input: str, size: int) -> onnx.ModelProto:
+    """Return the nodes of `model` but those `around`, in fp16 between two casts.
+
+    The converter could leave these in fp32, but would round their constants and results: so it doesn't get to see them.
+    """
+    network = onnx.ModelProto()
+    network.CopyFrom(model)
+    names = {node.name for node in around}
+    for node in [node for node in network.graph.node if node.name in names]:
+        network.graph.node.remove(node)
+    network.graph.input.append(
+        onnx.helper.make_tensor_value_info(network_input, onnx.TensorProto.FLOAT, ("N", 3, size, size))
+    )
+    for output in [output for output in network.graph.output if output.name != OUTPUTS[0]]:
+        network.graph.output.remove(output)
+    half = OnnxModel(convert_float_to_float16(network, keep_io_types=True))
+    half.topological_sort()
+    converted: onnx.ModelProto = half.model
+    return converted

@@ -1,0 +1,69 @@
+"""Labelled images, decoded as production decodes them, as often as something is measured on them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier.engines.hardware import cpu_limit
+from classifier.errors import DataError, ImageError
+from classifier.images import decode_image, read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from classifier.types import Preprocessing
+
+BATCH_SIZE = 32
+"""Fixed, because the last bits of torch's scores depend on it, and these scores are part of an artifact."""
+
+MAX_BYTES_IN_MEMORY = 1 << 30
+"""Images whose pixels fit in this are decoded once, others each time."""
+
+
+class LabelledImages:
+    """Images with their labels.
+
+    Attributes:
+        files: the images.
+        truth: the index of each one's label, int64 `[N]`.
+    """
+
+    def __init__(self, samples: Sequence[tuple[Path, int]], preprocessing: Preprocessing) -> None:
+        """Take images with the indices of their labels; none is opened yet."""
+        self.files = tuple(path for path, _ in samples)
+        self.truth = np.array([label for _, label in samples], dtype=np.int64)
+        self._preprocessing = preprocessing
+        self._in_memory = len(samples) * 3 * preprocessing.crop_size**2 <= MAX_BYTES_IN_MEMORY
+        self._decoded: list[NDArray[np.uint8]] = []
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batches(self) -> Iterator[tuple[Sequence[Path], NDArray[np.uint8]]]:
+        """Yield files with their pixels, uint8 `[N, H, W, 3]`, in order, `BATCH_SIZE` at a time.
+
+        Raises:
+            DataError: an image is gone or can't be read.
+        """
+        with ThreadPoolExecutor(max_workers=cpu_limit()) as pool:  # The codecs release the GIL.
+            for index, start in enumerate(range(0, len(self.files), BATCH_SIZE)):
+                files = self.files[start : start + BATCH_SIZE]
+                if index < len(self._decoded):
+                    images_nhwc = self._decoded[index]
+                else:
+                    images_nhwc = np.stack(list(pool.map(self._pixels, files)))
+                    if self._in_memory:
+                        self._decoded.append(images_nhwc)
+                yield files, images_nhwc
+
+    def _pixels(self, path: Path) -> NDArray[np.uint8]:
+        try:
+            return decode_image(read_image(path), self._preprocessing).pixels
+        except ImageError as error:
+            raise DataError(f"the image {path} can't be used ({error}): restore it") from error

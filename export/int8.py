@@ -1,0 +1,181 @@
+"""fp32 → int8: static quantisation (QDQ, per channel), in which the layers that suffer most may stay in fp32."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from classifier.artifact import MODEL, MODEL_INT8
+from classifier.engines.onnxruntime import OnnxRuntimeEngine
+from export.graph import INPUT, check_graph, surroundings
+from export.traces import strip_traces
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from numpy.typing import NDArray
+
+LAYER_TYPES = ("Conv", "Gemm", "MatMul")
+"""What holds nearly all of a network's weights and arithmetic."""
+
+QUANTISED_TYPES = (
+    *LAYER_TYPES,
+    # Between two layers in int8, these would otherwise cost a way to fp32 and back.
+    *("Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"),
+)
+
+_RANKING_IMAGES = 32
+_BATCH_SIZE = 16
+
+
+class Quantiser:
+    """A graph with the ranges of its activations, from which int8 graphs are made.
+
+    Attributes:
+        layers: the names of the layers that are quantised, in the graph's order.
+    """
+
+    def __init__(self, graph: bytes, calibration_nhwc: NDArray[np.uint8]) -> None:
+        """Take a graph of `export_graph`, and training images `[N, H, W, 3]` that show the ranges."""
+        self._graph = graph
+        self._model = onnx.load_from_string(graph)
+        self._calibration_nhwc = calibration_nhwc
+        weights = {initializer.name for initializer in self._model.graph.initializer}
+        self.layers = tuple(
+            node.name for node in self._model.graph.node if node.op_type in LAYER_TYPES and node.input[1] in weights
+        )
+        self._quantised: dict[bool, onnx.ModelProto] = {}
+        self._ranges: bytes | None = None
+
+    def quantise(self, *, float_layers: Collection[str] = (), reduce_range: bool = True) -> bytes:
+        """Return the graph in int8, but for `float_layers`: the same bytes for the same arguments.
+
+        With `reduce_range`, weights have 7 bits. Two products of those and 8-bit activations fit into 16 bits, which is
+        all that CPUs without VNNI add them up in: 255 × 64 × 2 < 2¹⁵.
+        """
+        if reduce_range not in self._quantised:
+            self._quantised[reduce_range] = self._quantise_all(reduce_range=reduce_range)
+        model = onnx.ModelProto()
+        model.CopyFrom(self._quantised[reduce_range])
+        if float_layers:
+            _leave_float(model, self._model, float_layers)
+        strip_traces(model)
+        model.metadata_props.extend(self._model.metadata_props)
+        classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+        check_graph(model, size=self._calibration_nhwc.shape[1], classes=classes)
+        quantised: bytes = model.SerializeToString(deterministic=True)
+        return quantised
+
+    def _quantise_all(self, *, reduce_range: bool) -> onnx.ModelProto:
+        with tempfile.TemporaryDirectory() as folder, _quiet_quantiser():
+            source, target, ranges = (Path(folder, name) for name in (MODEL, MODEL_INT8, "ranges.json"))
+            source.write_bytes(self._graph)
+            if self._ranges is not None:
+                ranges.write_bytes(self._ranges)
+            quantize_static(
+                source,
+                target,
+                _Batches(self._calibration_nhwc),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(QUANTISED_TYPES),
+                # Pixels and what normalises them are exact in fp32, and so is a softmax.
+                nodes_to_exclude=[node.name for node in surroundings(self._model)],
+                per_channel=True,
+                reduce_range=reduce_range,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibration_cache_path=ranges,
+                extra_options={
+                    # Each layer quantises what it reads, none what it gives: so Relu stays where it is (left to the
+                    # clamping of a quantiser, it would be missing where a layer in fp32 reads past that), and logits
+                    # stay fp32 (in 256 levels, the best labels would be tied).
+                    "OpTypesToExcludeOutputQuantization": [*LAYER_TYPES, "Add"],
+                    "ForceQuantizeNoInputCheck": True,
+                    "MatMulConstBOnly": True,
+                },
+            )
+            self._ranges = ranges.read_bytes()
+            return onnx.load(target)
+
+    def rank_layers(self) -> list[str]:
+        """Return the layers, first the one that spoils the scores most by being in int8.
+
+        Each in turn is left in fp32 while all others are quantised; how much nearer that brings the scores to those of
+        fp32 is its rank.
+        """
+        images_nhwc = self._calibration_nhwc[:_RANKING_IMAGES]
+        expected = OnnxRuntimeEngine(self._graph).run(images_nhwc)
+
+        def divergence(layer: str) -> float:
+            graph = self.quantise(float_layers=[layer])
+            return _divergence(expected, OnnxRuntimeEngine(graph, precision="int8").run(images_nhwc))
+
+        return sorted(self.layers, key=divergence)
+
+
+def _leave_float(quantised: onnx.ModelProto, original: onnx.ModelProto, layers: Collection[str]) -> None:
+    """Let `layers` read what there was before it was quantised: their weights, and what the layer before gives."""
+    writers = {output: node for node in quantised.graph.node for output in node.output}
+    originals = {node.name: node for node in original.graph.node if node.name in layers}
+    weights = {initializer.name: initializer for initializer in original.graph.initializer}
+    for node in quantised.graph.node:
+        if node.name not in originals:
+            continue
+        for index, name in enumerate(node.input):
+            dequantise = writers.get(name)
+            if dequantise is None or dequantise.op_type != "DequantizeLinear":
+                continue
+            if (quantise := writers.get(dequantise.input[0])) is not None:
+                node.input[index] = quantise.input[0]
+                continue
+            # Another name, because what dequantises a bias writes to the bias's own.
+            weight = quantised.graph.initializer.add()
+            weight.CopyFrom(weights[originals[node.name].input[index]])
+            weight.name = node.input[index] = f"{weight.name}_fp32"
+    _remove_unused(quantised)
+
+
+def _remove_unused(model: onnx.ModelProto) -> None:
+    """Remove the nodes and the weights that no output depends on."""
+    used = {output.name for output in model.graph.output}
+    for node in reversed(list(model.graph.node)):  # They are sorted: who reads stands after who writes.
+        if used.intersection(node.output):
+            used.update(node.input)
+        else:
+            model.graph.node.remove(node)
+    for weight in [weight for weight in model.graph.initializer if weight.name not in used]:
+        model.graph.initializer.remove(weight)
+
+
+class _Batches(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types
+    def __init__(self, images_nhwc: NDArray[np.uint8]) -> None:
+        starts = range(0, len(images_nhwc), _BATCH_SIZE)
+        self._batches = iter([images_nhwc[start : start + _BATCH_SIZE] for start in starts])
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
+
+
+def _divergence(expected: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
+    """Return the mean Kullback–Leibler divergence of `scores` from `expected`, both probabilities `[N, classes]`."""
+    tiny = np.finfo(np.float32).tiny
+    p, q = (np.maximum(each.astype(np.float64), tiny) for each in (expected, scores))
+    return float((p * np.log(p / q)).sum(axis=1).mean())
+
+
+@contextlib.contextmanager
+def _quiet_quantiser() -> Iterator[None]:
+    """Hold back the advice that ONNX Runtime's quantiser logs to the root logger: torch's exporter has followed it."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

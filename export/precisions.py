@@ -1,0 +1,166 @@
+"""The ways in which an artifact might be run: each measured with the engine that will run it, and allowed or not."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classifier.artifact import MODEL, MODEL_FP16, MODEL_INT8
+from classifier.engines.selection import describe_way, open_engine
+from classifier.errors import EngineError, EngineUnavailable
+from classifier.types import AllowedPrecision
+from export.evaluation import PrecisionEvaluation, compare
+from training.progress import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from classifier.engines import Engine
+    from classifier.types import ModelConfig, Precision
+    from export.evaluation import Measurement
+    from export.images import LabelledImages
+
+logger = logging.getLogger(__name__)
+
+WAYS = (
+    AllowedPrecision(precision="fp32", engine="onnxruntime", device="cpu", graph=MODEL),
+    AllowedPrecision(precision="fp32", engine="onnxruntime", device="cuda", graph=MODEL),
+    AllowedPrecision(precision="fp32", engine="openvino", device="cpu", graph=MODEL),
+    AllowedPrecision(precision="bf16", engine="openvino", device="cpu", graph=MODEL, needs=("bf16",)),
+    AllowedPrecision(precision="fp16", engine="onnxruntime", device="cuda", graph=MODEL_FP16),
+    AllowedPrecision(precision="int8", engine="onnxruntime", device="cpu", graph=MODEL_INT8),
+    AllowedPrecision(precision="int8", engine="openvino", device="cpu", graph=MODEL_INT8),
+)
+"""Every way that this release knows, the most exact first. The first is what all others are measured against."""
+
+PRECISIONS: tuple[Precision, ...] = tuple(dict.fromkeys(way.precision for way in WAYS))
+
+MAX_ACCURACY_DROP = 0.005
+"""By how much acc1 may be lower than in fp32, unless the user says otherwise."""
+
+TOLERANCE_FLOORS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-3, "bf16": 8e-3, "int8": 1e-2}
+"""What another machine's kernels may differ by, however near those of the measuring one came. fp16 rounds each value by
+up to 2⁻¹¹ of it, bf16 and int8 by up to 2⁻⁸."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Yardstick:
+    """Labelled images with the probabilities that fp32 gives them: what every other way is measured with.
+
+    Attributes:
+        dataset: the name of the images' folder.
+        config: of the model.
+        fp32: float32 `[N, classes]`.
+    """
+
+    dataset: str
+    images: LabelledImages
+    config: ModelConfig
+    fp32: NDArray[np.float32]
+
+    def measure(self, way: AllowedPrecision, engine: Engine) -> Measurement:
+        """Return what `engine`, opened for `way`, does with the images.
+
+        Raises:
+            DataError: an image is gone or can't be read.
+            EngineError: the engine failed, or its scores are no numbers.
+        """
+        scores = run_engine(engine, self.images, title=describe_way(way))
+        if not np.isfinite(scores).all():
+            raise EngineError(f"{describe_way(way)} gives scores that are no finite numbers; choose another precision")
+        return self.compare(scores, engine)
+
+    def compare(self, scores: NDArray[np.float32], engine: Engine) -> Measurement:
+        """Return the measurement of the scores that `engine` gave the images."""
+        return compare(
+            scores, self.fp32, self.images.truth, self.config.labels, engine=engine.info, dataset=self.dataset
+        )
+
+
+def ways_of(graph: str) -> list[AllowedPrecision]:
+    """Return the ways of running this file of an artifact."""
+    return [way for way in WAYS if way.graph == graph]
+
+
+def open_way(way: AllowedPrecision, config: ModelConfig, graph: bytes) -> Engine:
+    """Return what runs `graph`, of the model with `config`, in this way: the engine of production, opened as there.
+
+    Raises:
+        EngineError: this machine can't run it so.
+    """
+    # As it will be opened where the config allows it.
+    allowing = replace(config, allowed=tuple(dict.fromkeys((WAYS[0], way))))
+    return open_engine(allowing, lambda _: graph, engine=way.engine, device=way.device, precision=way.precision)
+
+
+def try_measure(way: AllowedPrecision, graph: bytes, yardstick: Yardstick) -> Measurement | None:
+    """Return what `graph`, run in this way, does with the yardstick's images; None where this machine can't run it."""
+    try:
+        return yardstick.measure(way, open_way(way, yardstick.config, graph))
+    except EngineUnavailable as error:
+        logger.debug("%s is not measured: %s", describe_way(way), error)
+    except EngineError as error:
+        logger.warning("%s is not measured: %s", describe_way(way), error)
+    return None
+
+
+def run_engine(engine: Engine, images: LabelledImages, *, title: str) -> NDArray[np.float32]:
+    """Return the probabilities that `engine` gives all images, `[N, classes]`."""
+    scores = []
+    with progress_bar(title, len(images)) as advance:
+        for files, images_nhwc in images.batches():
+            scores.append(engine.run(images_nhwc))
+            for _ in files:
+                advance()
+    return np.concatenate(scores)
+
+
+def judge(
+    way: AllowedPrecision, measurement: Measurement | None, *, limit: float, note: str = ""
+) -> PrecisionEvaluation:
+    """Return whether a model may be run in this way, by what was measured; None is what could not be measured.
+
+    ONNX Runtime in fp32 always may: it computes what the network does, and any machine has it.
+    """
+    reason = ""
+    if measurement is None:
+        if way.precision != "fp32" or way.engine != WAYS[0].engine:
+            reason = f"not measured yet: 'tandem evaluate' does it on a machine with {_wanted(way)}"
+    elif measurement.acc1_drop > limit and way != WAYS[0]:
+        reason = f"acc1 is {100 * measurement.acc1_drop:.2f} points lower, {100 * limit:g} are allowed"
+    return PrecisionEvaluation(
+        precision=way.precision,
+        engine=way.engine,
+        device=way.device,
+        graph=way.graph,
+        needs=way.needs,
+        allowed=not reason,
+        reason=reason,
+        note=note,
+        measurement=measurement,
+    )
+
+
+def not_made(way: AllowedPrecision, reason: str) -> PrecisionEvaluation:
+    """Return that a model may not be run in this way, because there is no graph for it."""
+    return replace(judge(way, None, limit=0), allowed=False, reason=f"not made: {reason}")
+
+
+def tolerances(evaluations: Iterable[PrecisionEvaluation]) -> dict[Precision, float]:
+    """Return by how much a score may differ from fp32's at each precision that is allowed: twice what was measured."""
+    found: dict[Precision, float] = {}
+    for each in evaluations:
+        if each.allowed:
+            measured = 0.0 if each.measurement is None else 2 * each.measurement.max_difference
+            found[each.precision] = max(TOLERANCE_FLOORS[each.precision], measured, found.get(each.precision, 0.0))
+    return found
+
+
+def _wanted(way: AllowedPrecision) -> str:
+    wanted = {"cuda": "an NVIDIA GPU", "openvino": "OpenVINO", "bf16": "a CPU with bf16", "vnni": "a CPU with VNNI"}
+    return " and ".join(wanted[name] for name in (way.device, way.engine, *way.needs) if name in wanted)

@@ -1,0 +1,131 @@
+"""The artifact's graphs, one by one: made in its precision, measured, and kept where it may be run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from classifier.artifact import MODEL, MODEL_FP16, MODEL_INT8
+from classifier.errors import EngineUnavailable, ExportRefused
+from export.fp16 import to_fp16
+from export.int8 import Quantiser
+from export.precisions import judge, not_made, open_way, try_measure, ways_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from classifier.types import CpuFeature, Precision
+    from export.evaluation import Measurement, PrecisionEvaluation
+    from export.precisions import Yardstick
+
+logger = logging.getLogger(__name__)
+
+MAX_FLOAT_PART = 0.5
+"""What part of the layers may stay in fp32: past that, little of int8's speed is left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A graph, and what came of each way of running it.
+
+    Attributes:
+        file: its name in the artifact.
+        graph: None where it was not made, or is not worth keeping.
+    """
+
+    file: str
+    graph: bytes | None
+    evaluations: tuple[PrecisionEvaluation, ...]
+
+
+def measure_fp32_graph(
+    graph: bytes, yardstick: Yardstick, measured: Measurement, *, precisions: Collection[Precision], limit: float
+) -> Variant:
+    """Return the fp32 graph with what it gives in fp32, and in bf16 if `precisions` has that.
+
+    `measured` is what ONNX Runtime gives on the CPU.
+    """
+    first, *others = (way for way in ways_of(MODEL) if way.precision in {"fp32", *precisions})
+    evaluations = [judge(first, measured, limit=limit)]
+    evaluations += [judge(way, try_measure(way, graph, yardstick), limit=limit) for way in others]
+    return Variant(file=MODEL, graph=graph, evaluations=tuple(evaluations))
+
+
+def make_fp16(graph: bytes, yardstick: Yardstick, *, limit: float) -> Variant:
+    """Return the graph in fp16, which only a GPU can measure: ONNX Runtime computes it in fp32 on a CPU."""
+    ways = ways_of(MODEL_FP16)
+    size, classes = yardstick.config.preprocessing.crop_size, len(yardstick.config.labels)
+    try:
+        half = to_fp16(graph, size=size, classes=classes)
+    except ExportRefused as error:
+        return Variant(file=MODEL_FP16, graph=None, evaluations=tuple(not_made(way, str(error)) for way in ways))
+    evaluations = tuple(judge(way, try_measure(way, half, yardstick), limit=limit) for way in ways)
+    return Variant(file=MODEL_FP16, graph=half, evaluations=evaluations)
+
+
+def make_int8(
+    graph: bytes, yardstick: Yardstick, *, limit: float, calibration_images: Callable[[], NDArray[np.uint8]]
+) -> Variant:
+    """Return the graph in int8, as little of it in fp32 as the limit wants; no graph where none is within it.
+
+    `calibration_images` gives training images, or raises ExportRefused.
+    """
+    first, *others = ways_of(MODEL_INT8)
+    try:
+        best = _quantise_within(limit, Quantiser(graph, calibration_images()), yardstick)
+    except ExportRefused as error:
+        refused = tuple(not_made(way, str(error)) for way in (first, *others))
+        return Variant(file=MODEL_INT8, graph=None, evaluations=refused)
+    evaluations = [judge(replace(first, needs=best.needs), best.measurement, limit=limit, note=best.note)]
+    if not evaluations[0].allowed:
+        evaluations += [not_made(way, f"no graph in int8 keeps the limit with {first.engine}") for way in others]
+        return Variant(file=MODEL_INT8, graph=None, evaluations=tuple(evaluations))
+    for way in (replace(other, needs=best.needs) for other in others):
+        evaluations.append(judge(way, try_measure(way, best.graph, yardstick), limit=limit, note=best.note))
+    return Variant(file=MODEL_INT8, graph=best.graph, evaluations=tuple(evaluations))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Quantised:
+    graph: bytes
+    needs: tuple[CpuFeature, ...]
+    note: str
+    measurement: Measurement
+
+
+def _quantise_within(limit: float, quantiser: Quantiser, yardstick: Yardstick) -> _Quantised:
+    """Return the first int8 graph whose acc1 is within the limit, else the most accurate one."""
+    best: _Quantised | None = None
+    for float_layers, needs in _candidates(quantiser):
+        graph = quantiser.quantise(float_layers=float_layers, reduce_range=not needs)
+        way = replace(ways_of(MODEL_INT8)[0], needs=needs)
+        note = f"{len(float_layers)} of {len(quantiser.layers)} layers in fp32" if float_layers else ""
+        try:
+            measurement = yardstick.measure(way, open_way(way, yardstick.config, graph))
+        except EngineUnavailable as error:
+            logger.info("Not tried: %s", error)
+            continue
+        logger.info(
+            "int8, weights of %d bits%s: acc1 %.2f %%, %+.2f points",
+            8 if needs else 7, note and f", {note}", 100 * measurement.metrics.acc1, -100 * measurement.acc1_drop,
+        )  # fmt: skip
+        if best is None or measurement.acc1_drop < best.measurement.acc1_drop:
+            best = _Quantised(graph=graph, needs=needs, note=note, measurement=measurement)
+        if measurement.acc1_drop <= limit:
+            break
+    assert best is not None  # The first candidate needs nothing.
+    return best
+
+
+def _candidates(quantiser: Quantiser) -> Iterator[tuple[list[str], tuple[CpuFeature, ...]]]:
+    """Yield which layers to leave in fp32, and what the CPU must have: first what is fastest on most machines."""
+    yield [], ()
+    yield [], ("vnni",)
+    ranked, count = quantiser.rank_layers(), 1
+    while count <= MAX_FLOAT_PART * len(ranked):
+        yield ranked[:count], ()
+        count *= 2

@@ -1,0 +1,107 @@
+"""Signatures of models, by key pairs, in the format of the OpenSSF model-signing library.
+
+What is signed is the manifest, which holds the digest of every file. Without Tandem: put the manifest (`skopeo
+inspect --raw`) as `manifest.json` into a folder of its own, the signature beside that folder, and run `model_signing
+verify key`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from classifier.errors import RegistryError, UntrustedArtifact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+SIGNATURE = "model.sig"
+_SIGNED = "manifest.json"
+_INSTALL = "pip install 'tandem[signing]'"
+
+
+def trusted_key() -> Path | None:
+    """Return the public key that must have signed a model, `$TANDEM_TRUSTED_KEY`; None where any model will do."""
+    path = os.environ.get("TANDEM_TRUSTED_KEY")
+    return Path(path) if path else None
+
+
+def sign_manifest(manifest: bytes, key: Path, *, password: str | None = None) -> bytes:
+    """Return the signature of `manifest` by the private key in the PEM file `key`.
+
+    Raises:
+        RegistryError: the key can't be read, or is not of an elliptic curve; or model-signing isn't installed.
+    """
+    try:
+        from model_signing import signing  # noqa: PLC0415 - takes a second, and comes with an extra
+    except ModuleNotFoundError as error:
+        raise RegistryError(f"to sign, the package '{error.name}' is needed: {_INSTALL}") from error
+    with tempfile.TemporaryDirectory() as name:
+        folder = _write(manifest, Path(name))
+        try:
+            secret = None if password is None else password.encode()  # It says str, and wants bytes.
+            config: Any = signing.Config()  # type: ignore[no-untyped-call]
+            config.use_elliptic_key_signer(private_key=key, password=secret)
+            config.sign(folder, Path(name) / SIGNATURE)
+        except OSError as error:
+            raise RegistryError(
+                f"the key {key} can't be read ({error.strerror}): name the private key's file"
+            ) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RegistryError(
+                f"{key} is no private key that can sign, or wants another password in TANDEM_KEY_PASSWORD: 'openssl "
+                "ecparam -name prime256v1 -genkey -noout' makes one"
+            ) from error
+        return (Path(name) / SIGNATURE).read_bytes()
+
+
+def check_signature(reference: str, manifest: bytes, signatures: Iterable[bytes], key: Path) -> None:
+    """Do nothing where one of `signatures` is that of `manifest` by the public key in the PEM file `key`.
+
+    Raises:
+        UntrustedArtifact: none is.
+        RegistryError: the key can't be read, or model-signing isn't installed.
+    """
+    signatures = list(signatures)
+    if not signatures:
+        raise UntrustedArtifact(
+            f"'{reference}' is not signed, as TANDEM_TRUSTED_KEY or --key asks: sign it with 'tandem models sign "
+            f"{reference} --key PRIVATE_KEY', or fetch its signature with 'tandem models pull'"
+        )
+    if not any(_is_signed(manifest, signature, key) for signature in signatures):
+        raise UntrustedArtifact(
+            f"'{reference}' has {len(signatures)} signatures, and none of them by the key {key}: ask who signed it, or "
+            "trust their public key instead"
+        )
+
+
+def _is_signed(manifest: bytes, signature: bytes, key: Path) -> bool:
+    try:
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+        from model_signing import verifying  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise RegistryError(f"to check a signature, the package '{error.name}' is needed: {_INSTALL}") from error
+    try:
+        verifier: Any = verifying.Config()  # type: ignore[no-untyped-call]
+        verifier.use_elliptic_key_verifier(public_key=key)
+    except OSError as error:
+        raise RegistryError(f"the key {key} can't be read ({error.strerror}): name the public key's file") from error
+    except (ValueError, AttributeError) as error:
+        raise RegistryError(f"{key} is no public key of an elliptic curve: 'openssl ec -pubout' makes one") from error
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / SIGNATURE
+        path.write_bytes(signature)
+        try:
+            verifier.verify(_write(manifest, Path(name)), path)
+        except (ValueError, KeyError, TypeError, IndexError, InvalidSignature):
+            return False  # A signature comes from wherever the model comes from: it may be anything.
+        return True
+
+
+def _write(manifest: bytes, folder: Path) -> Path:
+    (folder / "model").mkdir()
+    (folder / "model" / _SIGNED).write_bytes(manifest)
+    return folder / "model"

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from classifier.engines.onnxruntime import OnnxRuntimeEngine
+from classifier.types import Preprocessing
+from export.graph import export_graph
+from export.images import LabelledImages
+from export.int8 import Quantiser
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+PREPROCESSING = Preprocessing(resize_size=20, crop_size=16)
+LABELS = ("cat", "dog", "owl")
+
+
+@pytest.fixture
+def pixels(samples: list[tuple[Path, int]]) -> np.ndarray:
+    return np.concatenate([images for _, images in LabelledImages(samples, PREPROCESSING).batches()])
+
+
+@pytest.fixture
+def quantiser(colour_network: nn.Module, pixels: np.ndarray) -> Quantiser:
+    return Quantiser(export_graph(colour_network, LABELS, PREPROCESSING), pixels)
+
+
+def weights_of(graph: bytes) -> dict[str, np.ndarray]:
+    return {each.name: numpy_helper.to_array(each) for each in onnx.load_from_string(graph).graph.initializer}
+
+
+def writer_of(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    (node,) = [node for node in model.graph.node if name in node.output]
+    return node
+
+
+def test_scores_are_near_those_of_fp32_and_the_file_says_what_the_other_says(
+    quantiser: Quantiser, colour_network: nn.Module, pixels: np.ndarray
+) -> None:
+    original = export_graph(colour_network, LABELS, PREPROCESSING)
+    quantised = quantiser.quantise()
+    fp32, int8 = OnnxRuntimeEngine(original).run(pixels), OnnxRuntimeEngine(quantised).run(pixels)
+    assert 0 < np.abs(fp32 - int8).max() < 0.05
+    before, after = (onnx.load_from_string(each) for each in (original, quantised))
+    assert after.metadata_props == before.metadata_props
+    assert after.graph.input == before.graph.input
+    assert after.graph.output == before.graph.output
+    assert b"Linear" in quantised
+    assert b"/tmp" not in quantised
+
+
+def test_every_layer_has_weights_of_8_bits_per_channel_and_pixels_and_logits_stay_fp32(quantiser: Quantiser) -> None:
+    assert len(quantiser.layers) == 3
+    model = onnx.load_from_string(quantiser.quantise())
+    weights = weights_of(model.SerializeToString())
+    for node in model.graph.node:
+        if node.name in quantiser.layers:
+            activation, dequantise = (writer_of(model, name) for name in node.input[:2])
+            assert activation.op_type == dequantise.op_type == "DequantizeLinear"
+            values, scale = weights[dequantise.input[0]], weights[dequantise.input[1]]
+            assert values.dtype == np.int8
+            assert scale.size == (values.shape[0] if node.op_type == "Conv" else 3)
+    # What normalises reads no quantised value, and the softmax reads what the last layer writes.
+    first = next(node for node in model.graph.node if node.op_type == "Div")
+    assert writer_of(model, first.input[0]).op_type == "Cast"
+    assert writer_of(model, "logits").op_type == "Gemm"
+    assert writer_of(model, "probabilities").input == ["logits"]
+
+
+def test_reduced_weights_can_not_overflow_16_bits_where_full_ones_can(quantiser: Quantiser) -> None:
+    """Without VNNI a CPU adds up two products of an unsigned and a signed byte in 16 bits."""
+
+    def worst(graph: bytes) -> int:
+        int8 = [values for values in weights_of(graph).values() if values.dtype == np.int8 and values.size > 8]
+        assert len(int8) == 3
+        return 2 * 255 * max(int(np.abs(values.astype(int)).max()) for values in int8)
+
+    assert worst(quantiser.quantise(reduce_range=True)) < 2**15
+    assert worst(quantiser.quantise(reduce_range=False)) > 2**15
+
+
+def test_the_same_arguments_give_the_same_bytes(
+    quantiser: Quantiser, colour_network: nn.Module, pixels: np.ndarray
+) -> None:
+    again = Quantiser(export_graph(colour_network, LABELS, PREPROCESSING), pixels)
+    layer = quantiser.layers[1]
+    assert again.quantise(float_layers=[layer]) == quantiser.quantise(float_layers=[layer])
+    assert again.quantise() == quantiser.quantise()
+
+
+def test_a_layer_left_in_fp32_has_its_weights_and_reads_what_was_not_quantised(
+    sensitive_network: nn.Module, pixels: np.ndarray
+) -> None:
+    """Its input is lost in the levels of the layer before: weights in fp32 alone would not help."""
+    graph = export_graph(sensitive_network, LABELS, PREPROCESSING)
+    quantiser = Quantiser(graph, pixels)
+    fp32 = OnnxRuntimeEngine(graph).run(pixels)
+
+    def difference(*layers: str) -> float:
+        scores = OnnxRuntimeEngine(quantiser.quantise(float_layers=layers)).run(pixels)
+        return float(np.abs(scores - fp32).max())
+
+    assert difference() > 0.3
+    assert difference(quantiser.layers[1]) < 0.1
+    assert difference(*quantiser.layers) < 1e-6
+    one = weights_of(quantiser.quantise(float_layers=quantiser.layers[1:2]))
+    assert sum(values.dtype == np.int8 and values.size > 8 for values in one.values()) == 2
+    assert not any(
+        values.dtype == np.int8 for values in weights_of(quantiser.quantise(float_layers=quantiser.layers)).values()
+    )
+
+
+def test_the_layer_that_spoils_the_scores_is_ranked_first(sensitive_network: nn.Module, pixels: np.ndarray) -> None:
+    quantiser = Quantiser(export_graph(sensitive_network, LABELS, PREPROCESSING), pixels)
+    ranked = quantiser.rank_layers()
+    assert ranked[0] == quantiser.layers[1]
+    assert sorted(ranked) == sorted(quantiser.layers)

@@ -1,0 +1,223 @@
+"""Real registries for tests, a proxy that injects faults before them, and a token server."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+needs_registry = pytest.mark.skipif(
+    shutil.which("docker-registry") is None, reason="needs docker-registry: apt-get install docker-registry"
+)
+needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs skopeo: apt-get install skopeo")
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def run_registry(
+    folder: Path, *, auth: dict[str, Any] | None = None, tls: dict[str, str] | None = None
+) -> Iterator[str]:
+    """Give the `host:port` of a docker-registry that keeps its blobs in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    config = {
+        "version": "0.1",
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "blobs")}, "delete": {"enabled": True}},
+        "http": {"addr": f"127.0.0.1:{port}", "secret": "tests", **({"tls": tls} if tls else {})},
+        **({"auth": auth} if auth else {}),
+    }
+    (folder / "config.yml").write_text(json.dumps(config))  # JSON is YAML
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_for_port(port)
+        yield f"localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_for_port(port: int) -> None:
+    """Return once something listens on `port`."""
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail(f"nothing listens on port {port} after 30 s")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request that a proxy saw."""
+
+    method: str
+    path: str
+    body_bytes: int
+    headers: dict[str, str]
+
+
+Fault = str
+"""A status to answer with, `500`; or drop, hang, slow, truncated, shortened, flipped, wrong digest header."""
+
+
+@dataclass
+class Proxy:
+    """Forwards to the registry at `upstream`, and injects a fault into chosen requests.
+
+    Attributes:
+        fault: what goes wrong.
+        when: says of a request's number, from 1 on, and the request whether it does.
+        requests: all that were seen.
+    """
+
+    upstream: str
+    host: str = ""
+    fault: Fault = ""
+    when: Callable[[int, Request], bool] = lambda number, request: False
+    hang_s: float = 1.5
+    requests: list[Request] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def inject(self, fault: Fault, when: Callable[[int, Request], bool]) -> None:
+        """From now on let `fault` happen; requests are counted from 1 again."""
+        self.requests.clear()
+        self.fault, self.when = fault, when
+
+    def sent(self, method: str) -> list[Request]:
+        """Return the requests of a method that carried a body."""
+        return [request for request in self.requests if request.method == method and request.body_bytes]
+
+
+class _ProxyHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxy: Proxy
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        proxy = self.proxy
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        request = Request(self.command, self.path, len(body), dict(self.headers))
+        with proxy.lock:
+            proxy.requests.append(request)
+            fault = proxy.fault if proxy.when(len(proxy.requests), request) else ""
+        if fault.isdigit():
+            self._answer(int(fault), {"Retry-After": "0"} if fault == "429" else {}, b"{}")
+        elif fault == "drop":
+            self._drop()
+        elif fault == "hang":
+            time.sleep(proxy.hang_s)
+            self._drop()
+        else:
+            self._forward(body, fault)
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815
+
+    def _forward(self, body: bytes, fault: Fault) -> None:
+        if fault == "flipped" and body:
+            body, fault = flip(body), ""
+        upstream = http.client.HTTPConnection(self.proxy.upstream, timeout=30)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("connection",)}
+        with closing(upstream):
+            upstream.request(self.command, self.path, body=body or None, headers=headers)
+            answer = upstream.getresponse()
+            content = answer.read()
+        headers = {name: value for name, value in answer.getheaders() if name.lower() not in ("connection", "date")}
+        if fault == "wrong digest header" and "Docker-Content-Digest" in headers:
+            headers["Docker-Content-Digest"] = "sha256:" + "0" * 64
+        if fault == "flipped" and content:
+            content = flip(content)
+        if fault == "shortened" and content:
+            content = content[: len(content) // 2]
+            headers["Content-Length"] = str(len(content))
+        self._answer(answer.status, headers, content, fault)
+
+    def _answer(self, status: int, headers: dict[str, str], content: bytes, fault: Fault = "") -> None:
+        self.send_response_only(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if fault == "truncated":
+            self.wfile.write(content[: len(content) // 2])
+            self.wfile.flush()
+            self._drop()
+        elif fault == "slow":
+            for start in range(0, len(content), max(1, len(content) // 5)):
+                self.wfile.write(content[start : start + max(1, len(content) // 5)])
+                self.wfile.flush()
+                time.sleep(0.02)
+        else:
+            self.wfile.write(content)
+
+    def _drop(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+
+def flip(content: bytes) -> bytes:
+    """Return `content` with one bit changed."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of connections that the client closed."""
+
+
+@contextmanager
+def serve(handler: type[http.server.BaseHTTPRequestHandler], context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Give the `host:port` of a server of this process."""
+    server = _Server(("127.0.0.1", 0), handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"localhost:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def run_proxy(upstream: str) -> Iterator[Proxy]:
+    """Give a proxy before the registry at `upstream`."""
+    proxy = Proxy(upstream)
+    with serve(type("Handler", (_ProxyHandler,), {"proxy": proxy})) as host:
+        proxy.host = host
+        yield proxy
