@@ -56,13 +56,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, types, the direction of imports, and the Dockerfile."""
+    """Check style, types, the direction of imports, and the Dockerfiles."""
     install(session, "-e", ".[cpu,train,service,batch,signing]", *group("tests"), *group("lint"))
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")
     session.run("lint-imports")
-    session.run("hadolint", "Dockerfile.batch")
+    session.run("hadolint", "Dockerfile.batch", "Dockerfile.baked")
     session.run("shellcheck", ".ci/run")
 
 
