@@ -120,7 +120,8 @@ def source_revision(root: Path) -> str:
 
 
 def _build_service(artifact: Artifact, image: str, root: Path, labels: dict[str, str]) -> None:
-    bentoml = [sys.executable, "-m", "bentoml"]
+    # BentoML's own command line gives click one option twice, which says so on every call.
+    bentoml = [sys.executable, "-W", "ignore::UserWarning:click.core", "-m", "bentoml"]
     _log.info("building the Bento of %s", artifact.identity)
     # The identity, not the reference: an alias that moves meanwhile gives no other model.
     environment = {**os.environ, "TANDEM_MODEL": artifact.identity}

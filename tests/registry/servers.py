@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 needs_registry = pytest.mark.skipif(
     shutil.which("docker-registry") is None, reason="needs docker-registry: apt-get install docker-registry"
 )
+USER, PASSWORD = "ada", "correct-horse-\u00e9"
+"""Who may use the registry that `locked_host` gives."""
+
 needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs skopeo: apt-get install skopeo")
 
 
