@@ -35,12 +35,11 @@ def check_docker() -> None:
         raise ContainerError(
             f"Docker's daemon can't be used ({_last_line(done.stderr)}): start it, or set DOCKER_HOST to where it runs"
         )
-    version = tuple(int(number) for number in re.findall(r"\d+", done.stdout)[:2])
-    if version < _FIRST_WITH_BUILDKIT or (
-        version >= (_BUILDX_SINCE,) and _run("buildx", "version").returncode != 0
-    ):
+    # A build of Docker's own sources has a word in place of numbers: it is asked for the plugin, as any new one.
+    version = tuple(int(number) for number in re.findall(r"\d+", done.stdout)[:2]) or (_BUILDX_SINCE,)
+    if version < _FIRST_WITH_BUILDKIT or (version >= (_BUILDX_SINCE,) and _run("buildx", "version").returncode != 0):
         raise ContainerError(
-            f"Docker {done.stdout.strip()} has no BuildKit here, and the images want it: install Docker's plugin buildx, "
+            f"Docker {done.stdout.strip()} has no BuildKit here, and the images want it: install its plugin buildx, "
             "which is the package docker-buildx-plugin or docker-buildx"
         )
 
@@ -83,7 +82,9 @@ def push_image(image: str) -> str:
     return next(digest for digest in digests if digest.startswith(f"{repository}@"))
 
 
-def run_showing(command: list[str], problem: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+def run_showing(
+    command: list[str], problem: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> None:
     """Run a command whose output is progress for the user, on standard error.
 
     Raises:

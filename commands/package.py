@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 _EXAMPLE = """\b
-Example, in the clone of Tandem:
+Example:
   tandem package digits:3
   tandem package localhost:5000/acme/digits:3 --push localhost:5000/acme/digits-service:3
   tandem package ghcr.io/acme/digits:production --batch --push
@@ -28,21 +28,21 @@ Example, in the clone of Tandem:
     "to the registry that holds the model.",
 )  # fmt: skip
 def package(reference: str, bulk: bool, device: str | None, target: str | None) -> None:
-    """Build an image that holds one model, exactly the digest that REF names.
+    """Build an image that holds one model, exactly the digest that REF names; run it in the clone of Tandem.
 
-    The service's image is a Bento, containerized by BentoML; the one of '--batch' is Dockerfile.batch's with a read-only
+    The service's image is a Bento, containerized by BentoML; that of '--batch' is Dockerfile.batch's with a read-only
     registry in it. Labels say which model is in it, 'tandem.model', and which commit of the sources,
     'org.opencontainers.image.revision'. An image that was not packaged takes its model from a mounted registry, or
     pulls it at its start: docs/containers.md says when to choose which.
     """
-    from commands.packaging import BATCH, SERVICE, package as package_model  # noqa: PLC0415  # --help answers at once
+    from commands import packaging  # noqa: PLC0415  # --help answers at once
 
     if device is not None and not bulk and device != "cpu":
         raise click.UsageError("the service's image is for CPUs: --device goes with --batch")
-    packaged = package_model(
+    packaged = packaging.package(
         reference,
         Path.cwd(),
-        kind=BATCH if bulk else SERVICE,
+        kind=packaging.BATCH if bulk else packaging.SERVICE,
         device=device or "cuda",
         image=target or None,
         push=target is not None,

@@ -47,7 +47,13 @@ class Packaged:
 
 
 def package(
-    reference: str, root: Path, *, kind: str = SERVICE, device: str = "cpu", image: str | None = None, push: bool = False
+    reference: str,
+    root: Path,
+    *,
+    kind: str = SERVICE,
+    device: str = "cpu",
+    image: str | None = None,
+    push: bool = False,
 ) -> Packaged:
     """Build an image with the model that `reference` names in it, from the sources in `root`.
 
@@ -100,6 +106,7 @@ def default_image(artifact: Artifact, kind: str) -> str:
 
 def source_revision(root: Path) -> str:
     """Return the commit of the sources, with `-dirty` where a file differs from it; `unknown` without git."""
+
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
@@ -131,7 +138,9 @@ def _build_service(artifact: Artifact, image: str, root: Path, labels: dict[str,
     )  # fmt: skip
     tag = built.stdout.strip().rpartition("__tag__:")[2]
     if built.returncode != 0 or not tag:
-        raise ContainerError("the Bento can't be built, for the reason above: put that right, and run the command again")
+        raise ContainerError(
+            "the Bento can't be built, for the reason above: put that right, and run the command again"
+        )
     _log.info("building %s from the Bento %s", image, tag)
     options = [f"--opt=label={name}={value}" for name, value in labels.items()]
     run_showing(
@@ -143,9 +152,7 @@ def _build_batch(artifact: Artifact, image: str, root: Path, labels: dict[str, s
     revision = labels[REVISION_LABEL]
     base = f"tandem-batch:{device}-{revision.removesuffix('-dirty')[:12]}"
     _log.info("building %s, the batch image without a model", base)
-    build_image(
-        base, root / "Dockerfile.batch", root, arguments={"ENGINE": device, "REVISION": revision}, labels={}
-    )
+    build_image(base, root / "Dockerfile.batch", root, arguments={"ENGINE": device, "REVISION": revision}, labels={})
     _log.info("building %s, with %s in it", image, artifact.identity)
     with tempfile.TemporaryDirectory() as name:
         LocalRegistry.holding(artifact).copy(artifact, LocalRegistry(Path(name) / "registry"))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # An image is built within a test's time.
 pytestmark = pytest.mark.timeout(1500)
 
+
 def batch(image: str, home: Path, images: Path, output: Path, *args: str, name: str = "") -> list[str | Path]:
     """Return the `docker run` of `tandem batch` over the mounted folder `images`."""
     output.mkdir(exist_ok=True)

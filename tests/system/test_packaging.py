@@ -136,9 +136,7 @@ BATCH = ("batch", "/in", "--output", "/out", "--format", "jsonl")
 
 
 class TestBaked:
-    def test_the_service_answers_with_the_digest_that_was_named(
-        self, team: Team, tandem: Tandem, image: bytes
-    ) -> None:
+    def test_the_service_answers_with_the_digest_that_was_named(self, team: Team, tandem: Tandem, image: bytes) -> None:
         """Packaged, pushed, pulled by digest, and run without registry or network: the model that REF names answers."""
         wanted = team.image("service")
         done = tandem("package", team.reference, "--push", wanted, env=team.environment, timeout=1200)
@@ -253,7 +251,9 @@ class TestPulled:
     ) -> None:
         """As the service does."""
         reference, mounted, _ = locked
-        docker(*bulk(test_folder / "3", tmp_path / "out", *pulling(reference, mounted), *credentials), batch_image, *BATCH)
+        docker(
+            *bulk(test_folder / "3", tmp_path / "out", *pulling(reference, mounted), *credentials), batch_image, *BATCH
+        )
         assert {str(row["model"]).partition("@")[0] for row in rows(tmp_path / "out")} == {reference.removesuffix(":1")}
 
     def test_wrong_credentials_end_both_in_one_sentence(
