@@ -139,6 +139,21 @@ def test_a_remote_model_is_signed_and_attached_to_where_it_is(
     assert [model.version for model in RemoteModels(Reference.parse(remote)).models()] == [1]
 
 
+def test_what_cannot_be_attached(registry: LocalRegistry, tandem: Tandem, tmp_path: Path) -> None:
+    """A type that is none, a file that isn't there, and one that registries and readers won't take at once."""
+    registry.add("digits", make_files())
+    (tmp_path / "large").write_bytes(bytes((4 << 20) + 1))
+    for file, kind, sentence in (
+        ("large", "an SBOM", "'an SBOM' is no media type"),
+        ("absent", "application/spdx+json", "absent can't be read (No such file or directory)"),
+        ("large", "application/spdx+json", "large has more than 4 MiB"),
+    ):
+        done = tandem("models", "attach", "digits:1", tmp_path / file, "--type", kind, check=False)
+        assert done.returncode in (1, 2)
+        assert sentence in done.stderr.splitlines()[-1]
+    assert read_referrers(registry.resolve("digits:1").digest, registry.layout) == []
+
+
 def test_referrers_go_with_the_model(registry: LocalRegistry, signed: Path) -> None:
     """Removed, a signed model leaves no file of its own behind."""
     before = set((registry.root / "blobs" / "sha256").iterdir())

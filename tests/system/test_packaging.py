@@ -88,12 +88,17 @@ def pull_alone(image: str, pushed: str) -> str:
     return reference
 
 
-def assert_labelled(image: str, identity: str) -> None:
+def commit() -> str:
+    """Return the commit of the sources."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def assert_labelled(image: str, identity: str, revision: str) -> None:
     """Assert that the labels say which model and which sources are in the image."""
     labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", image).stdout)
     assert labels["tandem.model"] == identity
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == commit.strip()
+    assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == revision
 
 
 @contextlib.contextmanager
@@ -136,24 +141,36 @@ BATCH = ("batch", "/in", "--output", "/out", "--format", "jsonl")
 
 
 class TestBaked:
-    def test_the_service_answers_with_the_digest_that_was_named(self, team: Team, tandem: Tandem, image: bytes) -> None:
-        """Packaged, pushed, pulled by digest, and run without registry or network: the model that REF names answers."""
-        wanted = team.image("service")
+    def test_the_service_answers_with_the_digest_that_was_named(
+        self, team: Team, tandem: Tandem, image: bytes, test_folder: Path, tmp_path: Path
+    ) -> None:
+        """Packaged, pushed, pulled by digest and run without a registry, it is in parity with the bulk run.
+
+        The report of that, attached to the model, is there for everybody.
+        """
+        wanted, sources = team.image("service"), commit()
         done = tandem("package", team.reference, "--push", wanted, env=team.environment, timeout=1200)
         assert done.stdout.startswith(f"{wanted} holds {team.identity}, revision ")
         pulled = pull_alone(wanted, done.stdout)
-        assert_labelled(pulled, team.identity)
+        assert_labelled(pulled, team.identity, sources)
         with running(pulled) as url:
             assert classify(url, image)["digest"] == team.digest
+            report = tmp_path / "parity.json"
+            tandem(
+                "parity", team.reference, test_folder / "3", "--service", url, "--report", report, env=team.environment
+            )
+        kind = "application/vnd.tandem.parity.v1+json"
+        tandem("models", "attach", team.reference, report, "--type", kind, env=team.environment)
+        assert kind in tandem("models", "show", team.reference, env=team.environment).stdout
 
     def test_the_bulk_run_needs_no_model_named(
         self, team: Team, tandem: Tandem, test_folder: Path, tmp_path: Path
     ) -> None:
         """Its self-test passes, and its rows are those of the model, from an image whose name follows the model's."""
-        options = ("--batch", "--device", "cpu", "--push")
+        options, sources = ("--batch", "--device", "cpu", "--push"), commit()
         done = tandem("package", team.reference, *options, env=team.environment, timeout=1200)
         pulled = pull_alone(team.image("batch"), done.stdout)
-        assert_labelled(pulled, team.identity)
+        assert_labelled(pulled, team.identity, sources)
         replayed = docker("run", *HARDENED, *USED, "--network", "none", pulled, "selftest")
         assert replayed.stdout.startswith(f"ok  {team.identity}: ")
         docker(*bulk(test_folder / "3", tmp_path / "out", "--network", "none"), pulled, *BATCH)
