@@ -18,7 +18,7 @@ import pytest
 from registry import LocalRegistry
 from registry.transfer import push
 from tests.conftest import ROOT, Tandem
-from tests.registry.servers import PASSWORD, USER, free_port
+from tests.registry.servers import PASSWORD, USER, free_port, needs_registry
 from tests.registry.test_trust import make_keys
 from tests.system.docker import HARDENED, OWNER, docker, get, wait_until
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import trustme
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(1500)]
+pytestmark = [needs_registry, pytest.mark.containers, pytest.mark.timeout(1500)]
 
 OCI_REGISTRY = os.environ.get("TANDEM_TEST_REGISTRY", "localhost:5000")
 USED = ("--user", f"{OWNER}:{OWNER}")
