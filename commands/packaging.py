@@ -78,7 +78,7 @@ def package(
     if kind == SERVICE and importlib.util.find_spec("bentoml") is None:
         raise ContainerError(f"the package 'bentoml' is not installed: {install_extra('service')}")
     artifact = fetch_model(reference, LocalRegistry.default())
-    image = image or default_image(artifact, kind)
+    image = name_image(artifact, kind, image)
     if push and Reference.parse(image).host is None:
         raise InvalidReference(
             f"'{image}' names no registry to push to: write its host before it, '--push ghcr.io/acme/{image}'"
@@ -98,10 +98,19 @@ def package(
     return Packaged(image=image, model=artifact.identity, revision=labels[REVISION_LABEL], pushed=pushed)
 
 
-def default_image(artifact: Artifact, kind: str) -> str:
-    """Return `acme/digits-service:3` for `acme/digits:3`, with the host where the model has one."""
+def name_image(artifact: Artifact, kind: str, wanted: str | None) -> str:
+    """Return `wanted`, with a tag, else `acme/digits-service:3` for `acme/digits:3`, with the host that the model has.
+
+    Raises:
+        InvalidReference: `wanted` can't name an image, or has a digest, which is known only when it was pushed.
+    """
     version = artifact.digest.removeprefix("sha256:")[:12] if artifact.version is None else artifact.version
-    return f"{artifact.name}-{kind}:{version}"
+    if wanted is None:
+        return f"{artifact.name}-{kind}:{version}"
+    parsed = Reference.parse(wanted)
+    if parsed.digest is not None:
+        raise InvalidReference(f"'{wanted}' can't name a new image: write a tag in place of the digest, ':{version}'")
+    return wanted if parsed.tag is not None else f"{wanted}:{version}"
 
 
 def source_revision(root: Path) -> str:

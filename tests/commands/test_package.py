@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier.errors import ContainerError
+from classifier.errors import ContainerError, InvalidReference
 from commands.docker import check_docker, push_image
-from commands.packaging import default_image, source_revision
+from commands.packaging import name_image, source_revision
 from registry import LocalRegistry
 from tests.conftest import ROOT, TANDEM, Tandem
 from tests.registry.artifacts import make_files
@@ -149,7 +149,26 @@ def test_the_revision_of_the_sources(tmp_path: Path) -> None:
     assert source_revision(tmp_path) == f"{commit}-dirty"
 
 
-def test_the_name_of_the_image(tmp_path: Path) -> None:
-    """It follows the model's; a version where there is one, else the beginning of the digest."""
+@pytest.mark.parametrize(
+    ("wanted", "name"),
+    [
+        (None, "acme/digits-service:1"),
+        ("ghcr.io/acme/classifier:2026-11", "ghcr.io/acme/classifier:2026-11"),
+        ("localhost:5000/acme/classifier", "localhost:5000/acme/classifier:1"),
+    ],
+)
+def test_the_name_of_the_image(tmp_path: Path, wanted: str | None, name: str) -> None:
+    """It follows the model's; one that was given without a tag gets the model's version."""
     artifact = LocalRegistry(tmp_path).add("acme/digits", make_files()).artifact
-    assert default_image(artifact, "service") == "acme/digits-service:1"
+    assert name_image(artifact, "service", wanted) == name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [("ghcr.io/acme/digits@sha256:" + "0" * 64, "in place of the digest, ':1'"), ("ghcr.io/Acme", "is no reference")],
+)
+def test_what_cannot_name_an_image(tmp_path: Path, wanted: str, sentence: str) -> None:
+    """One sentence that says how it is written."""
+    artifact = LocalRegistry(tmp_path).add("digits", make_files()).artifact
+    with pytest.raises(InvalidReference, match=sentence):
+        name_image(artifact, "service", wanted)

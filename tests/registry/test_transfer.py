@@ -288,9 +288,10 @@ sys.addaudithook(kill)
 """
 
 
+@needs_skopeo
 @pytest.mark.parametrize("operation", ["pull", "push", "tag"])
 def test_kill_9_at_every_change(registry: LocalRegistry, tmp_path: Path, remote: str, operation: str) -> None:
-    """Both registries name whole models only, and the operation, done again, does what it should."""
+    """Both registries name whole models only, skopeo reads the local one, and the operation can be repeated."""
     digest = registry.add("digits", make_files()).artifact.digest
     script = {
         "pull": "pull(Reference.parse(sys.argv[2]), registry)",
@@ -302,7 +303,9 @@ def test_kill_9_at_every_change(registry: LocalRegistry, tmp_path: Path, remote:
         home = LocalRegistry(tmp_path / str(point)) if operation == "pull" else registry
         reference = f"{remote}-{point}:1" if operation == "push" else f"{remote}:1"
         [killed] = wait_for([start(KILL + script, home.root, reference, str(point))])
-        assert all(model.verify() == [] for model in home.models())
+        for model in home.models():
+            assert model.verify() == []
+            assert skopeo("inspect", "--raw", f"oci:{home.root}:{model.reference}")
         if operation == "pull":
             pull(Reference.parse(reference), home)
         elif operation == "push":
