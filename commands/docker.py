@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _BUILDX_SINCE = 23
 """From this version on BuildKit is in a plugin of the client, which distributions package apart."""
 _FIRST_WITH_BUILDKIT = (18, 9)
+_STDERR = 2
+"""Where progress goes: it is no answer of `tandem package`."""
 
 
 def check_docker() -> None:
@@ -67,7 +69,7 @@ def push_image(image: str) -> str:
         ContainerError: the registry doesn't answer, or refuses it.
     """
     with subprocess.Popen(
-        ["docker", "push", image], stdout=_stderr(), stderr=subprocess.PIPE, text=True, errors="replace"
+        ["docker", "push", image], stdout=_STDERR, stderr=subprocess.PIPE, text=True, errors="replace"
     ) as pushing:
         assert pushing.stderr is not None
         said = pushing.stderr.read()
@@ -84,22 +86,15 @@ def push_image(image: str) -> str:
     return f"{repository}@{digest}"
 
 
-def run_showing(
-    command: list[str], problem: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> None:
-    """Run a command whose output is progress for the user, on standard error.
+def run_showing(command: list[str], problem: str, *, cwd: Path | None = None) -> None:
+    """Run a command whose output is progress for the user.
 
     Raises:
         ContainerError: it failed; the sentence begins with `problem`, and the reason stands above it.
     """
-    environment = {**os.environ, "DOCKER_BUILDKIT": "1", **(env or {})}
-    if subprocess.run(command, stdout=_stderr(), cwd=cwd, env=environment, check=False).returncode != 0:
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    if subprocess.run(command, stdout=_STDERR, cwd=cwd, env=environment, check=False).returncode != 0:
         raise ContainerError(f"{problem}, for the reason above: put that right, and run the command again")
-
-
-def _stderr() -> int:
-    # What a program prints on the way is no answer of `tandem package`.
-    return 2
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
