@@ -17,6 +17,7 @@ from batch.fingerprint import versions
 from batch.local import LocalRunner, Work
 from batch.output import FORMATS
 from classifier.errors import EngineError
+from classifier.extras import install_extra
 from classifier.model import Model
 from classifier.selftest import describe, self_test
 from classifier.types import EngineInfo  # noqa: TC001 # of a dataclass that is pickled
@@ -135,7 +136,7 @@ class RayRunner:
         try:
             import ray  # noqa: PLC0415 # seconds that the local runner need not wait for
         except ModuleNotFoundError as error:
-            raise EngineError("'--runner ray' needs Ray, which is not installed: pip install 'tandem[ray]'") from error
+            raise EngineError(f"'--runner ray' needs Ray, which is not installed: {install_extra('ray')}") from error
 
         self._ray = ray
         cluster, artifact = self._cluster, self._artifact

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier.errors import RegistryError, UntrustedArtifact
+from classifier.extras import install_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIGNATURE = "model.sig"
 _SIGNED = "manifest.json"
-_INSTALL = "pip install 'tandem[signing]'"
+_INSTALL = install_extra("signing")
 
 
 def trusted_key() -> Path | None:
