@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -31,22 +30,15 @@ def command(*args: str | Path) -> list[str]:
 
 
 def stop_after_an_epoch(args: list[str], run: Path, signum: signal.Signals) -> subprocess.CompletedProcess[str]:
-    """Start a training, send it `signum` once it has a checkpoint, and return how it ended.
-
-    Where the signal came too late, on a busy machine, the training is begun anew.
-    """
-    for _ in range(10):
-        with subprocess.Popen(args, env=os.environ | ONE_THREAD, stderr=subprocess.PIPE, text=True) as process:
-            deadline = time.monotonic() + 120
-            while not (run / CHECKPOINT).exists():
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.002)
-            process.send_signal(signum)
-            stderr = process.communicate(timeout=60)[1]
-        if process.returncode != 0:
-            break
-        shutil.rmtree(run)
+    """Start a training, send it `signum` once it has a checkpoint, and return how it ended."""
+    with subprocess.Popen(args, env=os.environ | ONE_THREAD, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (run / CHECKPOINT).exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signum)
+        stderr = process.communicate(timeout=60)[1]
     return subprocess.CompletedProcess(args, process.returncode, "", stderr)
 
 
