@@ -119,6 +119,7 @@ class RayRunner:
         threads: int | None = None,
     ) -> None:
         self.model = artifact.identity
+        self.has_embeddings = bool(artifact.config.embedding_size)
         self._artifact = artifact
         self._cluster = cluster
         # Without it, each engine would take all CPUs of its node for its own.

@@ -22,7 +22,7 @@ from batch.output import Columns, read_rows
 from batch.plan import digest_of, planned_images, planned_inputs, require_images, write_plan
 from batch.progress import show_progress
 from batch.record import Attempt, RunRecord, read_attempts
-from classifier.errors import OutputError
+from classifier.errors import NoEmbeddings, OutputError
 from classifier.types import to_json
 
 if TYPE_CHECKING:
@@ -84,11 +84,17 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
     Where the output holds the beginning of the same run, it is resumed; where it holds all of it, nothing is done.
 
     Raises:
+        NoEmbeddings: they were asked for, and the model was exported without.
         DataError: an input can't be listed, or has gone.
         OutputError: the output can't be written, is in use, or holds another run.
         TooManyFailures: more images failed than may; what is committed stays.
         Interrupted: by a signal; what is committed stays.
     """
+    if job.columns.embeddings and not runner.has_embeddings:
+        raise NoEmbeddings(
+            f"{runner.model} gives no embeddings; export it with 'tandem export --embeddings', "
+            "or leave --embeddings out"
+        )
     with open_run_folder(job.output) as folder:
         begun = folder.fingerprint()
         run = _begin(job, runner, folder) if begun is None else _resume(job, runner, folder, begun)

@@ -108,9 +108,7 @@ class Model:
         """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`."""
         return self.engine.run(images_nhwc)
 
-    def scores_and_embeddings(
-        self, images_nhwc: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def scores_and_embeddings(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what `scores` does, and the embeddings as float32 `[N, config.embedding_size]`.
 
         Raises:

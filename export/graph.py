@@ -105,7 +105,8 @@ def export_graph(
     model.producer_version = torch.__version__.partition("+")[0]
     for key, value in (("labels", list(labels)), ("preprocessing", preprocessing)):
         model.metadata_props.add(key=key, value=msgspec.json.encode(value).decode())
-    check_graph(model, size=size, classes=len(labels), embedding_size=head and embedding_size_of(network, head))
+    embedding_size = None if head is None else embedding_size_of(network, head)
+    check_graph(model, size=size, classes=len(labels), embedding_size=embedding_size)
     graph: bytes = model.SerializeToString(deterministic=True)
     return graph
 

@@ -155,7 +155,7 @@ class _Signature:
     Attributes:
         input: the name of its input.
         batch: the name of the input's first dimension.
-        widths: how many numbers each output has for an image: the probabilities, and where there are any the embeddings.
+        widths: how many numbers each output has for an image: the probabilities, and the embeddings if there are any.
     """
 
     input: str
@@ -183,9 +183,7 @@ def _inspect(session: Any, *, file: str) -> _Signature:
     raise not_a_classifier(file, inputs=inputs, outputs=outputs)
 
 
-def _run_on_cpu(
-    session: Any, input: str, batch: NDArray[np.uint8], outputs: Outputs
-) -> list[NDArray[np.float32]]:
+def _run_on_cpu(session: Any, input: str, batch: NDArray[np.uint8], outputs: Outputs) -> list[NDArray[np.float32]]:
     return run_session(session, list(outputs), {input: np.ascontiguousarray(batch)}, device="cpu")
 
 

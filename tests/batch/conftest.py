@@ -65,7 +65,7 @@ def run(model: Model, few: Path) -> Run:
     def run_here(output: Path, *inputs: Path, **options: Any) -> RunRecord:
         of_columns, of_runner = (
             {name: options.pop(name) for name in names & options.keys()}
-            for names in ({"format", "top_k", "all_scores"}, {"batch_size", "threads"})
+            for names in ({"format", "top_k", "all_scores", "embeddings"}, {"batch_size", "threads"})
         )
         job = BatchJob(
             inputs=find_inputs([str(each) for each in inputs or (few,)]),
@@ -73,7 +73,8 @@ def run(model: Model, few: Path) -> Run:
             columns=Columns(**of_columns),
             chunk_size=9,
         )
-        return run_batch(replace(job, **options), LocalRunner(model, **of_runner), Interrupts())
+        runner = LocalRunner(options.pop("model", model), **of_runner)
+        return run_batch(replace(job, **options), runner, Interrupts())
 
     return run_here
 
