@@ -66,7 +66,7 @@ def test_two_copies_of_an_image_are_as_near_as_can_be_and_a_failed_one_has_none(
     assert table.filter(status="error")["embedding"].to_list() == [None]
     found = table.filter(status="ok")
     vectors = found["embedding"].list.to_array(128).to_numpy()
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = vectors @ vectors[found["path"].to_list().index("9/copy.png")]
     nearest = [found["path"][int(index)] for index in np.argsort(-cosines, kind="stable")[:2]]
     assert sorted(nearest) == sorted([first.relative_to(few).as_posix(), "9/copy.png"])
