@@ -125,12 +125,19 @@ def digits_run(digits_home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def embedder_home(tmp_path_factory: pytest.TempPathFactory, digits_run: Path, tandem: Tandem, worker_id: str) -> Path:
-    """Return a TANDEM_HOME with the model `embedder:1`: the run of `digits:1`, exported with embeddings. Read-only."""
+def embedder_home(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, tandem: Tandem, worker_id: str
+) -> Path:
+    """Return a TANDEM_HOME with the model `embedder:1`: the run of `digits:1`, exported with embeddings. Read-only.
+
+    Beside a TANDEM_TEST_HOME it is expected as `embedder-home`, where `nox -s digits` makes it.
+    """
+    if (given := os.environ.get("TANDEM_TEST_HOME")) and (made := Path(given).with_name("embedder-home")).is_dir():
+        return made
     with made_once("embedder", tmp_path_factory, worker_id) as (made, is_done):
         if not is_done:
             env = {"TANDEM_HOME": str(made / "home")}
-            tandem("export", digits_run, "--name", "embedder", "--embeddings", env=env)
+            tandem("export", request.getfixturevalue("digits_run"), "--name", "embedder", "--embeddings", env=env)
     return made / "home"
 
 

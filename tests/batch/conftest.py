@@ -42,6 +42,12 @@ def model(digits_home: Path) -> Model:
 
 
 @pytest.fixture(scope="session")
+def embedder(embedder_home: Path) -> Model:
+    """Return the digits with embeddings, opened and self-tested."""
+    return open_model("embedder", registry=LocalRegistry(embedder_home / "registry"))
+
+
+@pytest.fixture(scope="session")
 def few(test_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return 40 of the test images in their class folders. Read-only."""
     folder = tmp_path_factory.mktemp("few")

@@ -14,7 +14,6 @@ import pytest
 from batch.output import FORMATS, Format, read_rows
 from batch.shards import Shard
 from classifier.errors import NoEmbeddings, OutputError
-from registry import LocalRegistry, open_model
 from tests.batch.conftest import read_parts
 
 if TYPE_CHECKING:
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
     from classifier.model import Model
     from tests.batch.conftest import Run
     from tests.conftest import Tandem
-
-
-@pytest.fixture(scope="module")
-def embedder(embedder_home: Path) -> Model:
-    """Return the digits with embeddings, opened and self-tested."""
-    return open_model("embedder", registry=LocalRegistry(embedder_home / "registry"))
 
 
 def rows_of(output: Path, format: Format = "parquet") -> list[Any]:
