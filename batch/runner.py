@@ -166,6 +166,7 @@ class _Attempt:
         self.commits = commits
         self.classified = 0
         self.chunks_left = 0
+        self.to_retry: set[int] = set()
         self.metrics = MetricsFile(job.metrics_file, run)
 
     def classify(self, before: Sequence[Attempt], interrupts: Interrupts) -> RunRecord:
@@ -201,11 +202,11 @@ class _Attempt:
         return record
 
     def _commit_chunks(self, interrupts: Interrupts, *, suspects: int) -> None:
-        if not self.job.retry_failed:
-            self.job.limits.check(self.commits.values())
         retried = [chunk for chunk, commit in sorted(self.commits.items()) if commit.errors and self.job.retry_failed]
         missing = [chunk for chunk in self.run.chunks if chunk not in self.commits]
         self.chunks_left = len(retried) + len(missing)
+        self.to_retry = set(retried)
+        self._check_limits()
         done = sum(
             commit.rows - sum(commit.errors.values()) * (chunk in retried) for chunk, commit in self.commits.items()
         )
@@ -227,12 +228,17 @@ class _Attempt:
                 with interrupts.held():
                     self._commit(*next(parts))
                 self.metrics.update(self.commits.values(), self.classified)
-                self.job.limits.check(self.commits.values())
+                self._check_limits()
+
+    def _check_limits(self) -> None:
+        # What failed and is about to be made again says nothing of the run any more.
+        self.job.limits.check(commit for chunk, commit in self.commits.items() if chunk not in self.to_retry)
 
     def _commit(self, work: Work, part: Part) -> None:
         self.commits[work.chunk] = self.folder.commit(work.chunk, self.run.part(work.chunk), part)
         self.classified += len(work.todo)
         self.chunks_left -= 1
+        self.to_retry.discard(work.chunk)
 
     def _works(self, chunks: Sequence[int]) -> Iterator[Work]:
         plan = self.run.plan

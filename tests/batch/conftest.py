@@ -85,6 +85,22 @@ def run(model: Model, few: Path) -> Run:
     return run_here
 
 
+@contextlib.contextmanager
+def mounted(folder: Path, size: str = "1m") -> Iterator[Path]:
+    """Make `folder`, and a file system of its own in it; where that isn't allowed, the test is skipped."""
+    folder.mkdir(exist_ok=True)
+    if _call("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder) != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        _call("umount", folder)  # a test may have done it
+
+
+def _call(*command: str | Path) -> int:
+    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
+
+
 def read_parts(output: Path) -> dict[str, bytes]:
     """Return the part files of an output by their names."""
     return {part.name: part.read_bytes() for part in sorted((output / "parts").iterdir())}

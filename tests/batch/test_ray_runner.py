@@ -16,6 +16,7 @@ from batch.interrupts import Interrupts
 from batch.output import Columns
 from batch.ray_runner import Cluster, RayRunner
 from batch.runner import BatchJob, run_batch
+from classifier.errors import EngineError
 from registry import LocalRegistry
 from tests.batch.conftest import read_parts
 
@@ -96,3 +97,18 @@ def test_a_node_that_dies_changes_no_byte(
         assert run_batch(replace(job, retry_failed=True), runner, Interrupts()).failed == 0
     run(tmp_path / "healed", many, chunk_size=20, model=embedder, embeddings=True)
     assert read_parts(tmp_path / "out") == read_parts(tmp_path / "healed")
+
+
+def test_a_node_on_which_no_engine_can_be_opened_ends_the_run(
+    tmp_path: Path, few: Path, cluster: Any, digits_home: Path
+) -> None:
+    """It would be tried for ever, and a cluster of such nodes would never end."""
+    import ray
+
+    artifact = LocalRegistry(digits_home / "registry").resolve("digits")
+    job = BatchJob(inputs=find_inputs([str(few)]), output=tmp_path / "out", chunk_size=5)
+    with RayRunner(artifact, Cluster(address=cluster.address, cpus=1), engine={"device": "cpu"}) as runner:
+        runner._options = ({"device": "cuda"}, None, 1)  # what comes after this has no GPU
+        ray.kill(runner._actors[-1])
+        with pytest.raises(EngineError, match=r"^an engine can't be opened on a node of the Ray cluster \(.*cuda"):
+            run_batch(job, runner, Interrupts())
