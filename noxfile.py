@@ -68,15 +68,17 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def digits(session: nox.Session) -> None:
-    """Train and export the model `digits` for the sessions that have no torch."""
+    """Train and export the models `digits` and `embedder` for the sessions that have no torch."""
     install(session, "-e", ".[cpu,train]")
     home = digits_home(session)
-    run = home.with_name("digits-run")
-    for folder in (home, run):
+    run, embedder = home.with_name("digits-run"), home.with_name("embedder-home")
+    for folder in (home, run, embedder):
         shutil.rmtree(folder, ignore_errors=True)
     environment = {"TANDEM_HOME": str(home)}
     session.run("tandem", "train", "digits", "--run", str(run), env=environment)
     session.run("tandem", "export", str(run), "--name", "digits", env=environment)
+    with_embeddings = ("--name", "embedder", "--embeddings")
+    session.run("tandem", "export", str(run), *with_embeddings, env={"TANDEM_HOME": str(embedder)})
 
 
 # A fresh environment each time: it must hold the wheel that was just built, and nothing that an older run left.

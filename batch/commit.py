@@ -22,7 +22,7 @@ import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
@@ -111,7 +111,7 @@ class RunFolder:
         with writing(self.path):
             self.parts.mkdir(exist_ok=True)
             self._commits.write_bytes(b"")
-            _sync_folder(self.path)
+            sync_folder(self.path)
             self._replace(self._fingerprint, to_json(fingerprint))
 
     def committed(self, parts: Collection[str]) -> dict[int, Commit]:
@@ -223,7 +223,7 @@ class RunFolder:
         except OSError:
             aside.unlink(missing_ok=True)  # where the disk is full, leave the room to run.json
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -304,7 +304,7 @@ def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[Run
     with writing(path):
         folder.state.mkdir(parents=True, exist_ok=True)
         if is_new:
-            _sync_folder(path.absolute().parent)
+            sync_folder(path.absolute().parent)
         lock = (folder.state / "lock").open("w")
     with lock:
         try:
@@ -314,6 +314,9 @@ def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[Run
             raise OutputError(
                 f"another process is running a batch into '{path}'; wait until it ends, or name another --output"
             ) from error
+        if not _is_at(lock, folder.state / "lock"):
+            # A run that did not begin has removed its lock since it was opened here: this one keeps nobody out.
+            raise OutputError(f"another process has just given up '{path}'; give the same command again")
         try:
             yield folder
         finally:
@@ -321,7 +324,16 @@ def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[Run
                 folder.remove(folder_too=is_new)
 
 
-def _sync_folder(path: Path) -> None:
+def _is_at(file: IO[Any], path: Path) -> bool:
+    """Return whether `path` names the open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: the files that were renamed or linked there."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -38,6 +38,7 @@ class Fingerprint:
     model: str
     engine: EngineInfo
     versions: dict[str, str]
+    embeddings: bool = False
 
     @classmethod
     def of(
@@ -62,6 +63,7 @@ class Fingerprint:
             model=model,
             engine=engine,
             versions=versions(columns.format),
+            embeddings=columns.embeddings,
         )
 
     @property

@@ -55,6 +55,10 @@ class Runner(Protocol):
         """What runs it."""
 
     @property
+    def has_embeddings(self) -> bool:
+        """Whether the model gives embeddings."""
+
+    @property
     def batch_size(self) -> int:
         """How many images go into the engine at once."""
 
@@ -98,6 +102,11 @@ class LocalRunner:
         """What runs it."""
         return self._model.engine.info
 
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether the model gives embeddings."""
+        return bool(self._model.config.embedding_size)
+
     def parts(
         self,
         works: Iterable[Work],
@@ -130,7 +139,8 @@ class LocalRunner:
     def _make(self, work: Work, images: Iterable[LoadedImage], columns: Columns, advance: Advance) -> Part:
         made = []
         # A batch never reaches into the next chunk: so the batches of a resumed run are those of an undisturbed one.
-        for batch in score_images(images, self._model, batch_size=self.batch_size):
+        scored = score_images(images, self._model, batch_size=self.batch_size, embeddings=columns.embeddings)
+        for batch in scored:
             made += [make_row(image, self._model, top_k=columns.top_k) for image in batch]
             advance(len(batch))
         new = iter(made)

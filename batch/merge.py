@@ -9,7 +9,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch.commit import RunFolder, open_run_folder, writing
+from batch.commit import RunFolder, open_run_folder, sync_folder, writing
 from batch.plan import digest_of
 from batch.record import RunRecord, read_attempts
 from batch.shards import Shard
@@ -124,7 +124,9 @@ def _join(folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits:
             if chunk not in have:
                 with writing(folder.parts / commits[chunk].part):
                     _link(shard.parts / commits[chunk].part, folder.parts / commits[chunk].part)
-                folder.enter(commits[chunk])
+                    folder.enter(commits[chunk])
+    with writing(folder.parts):
+        sync_folder(folder.parts)
 
 
 def _link(source: Path, target: Path) -> None:

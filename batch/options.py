@@ -86,6 +86,11 @@ output_options = _all_of(
         help="'all' adds a column with the score of every label.",
     ),
     click.option(
+        "--embeddings",
+        is_flag=True,
+        help="Add a column with each image's embedding; the model must have been exported with --embeddings.",
+    ),
+    click.option(
         "--chunk-size",
         type=click.IntRange(min=1),
         default=1000,

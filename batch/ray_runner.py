@@ -120,6 +120,7 @@ class RayRunner:
         threads: int | None = None,
     ) -> None:
         self.model = artifact.identity
+        self.has_embeddings = bool(artifact.config.embedding_size)
         self._artifact = artifact
         self._cluster = cluster
         # Without it, each engine would take all CPUs of its node for its own.
@@ -219,6 +220,11 @@ class RayRunner:
             try:
                 result = self._ray.get(reference)
             except self._ray.exceptions.RayActorError as error:
+                if error.actor_init_failed:  # another one would fare no better
+                    raise EngineError(
+                        f"an engine can't be opened on a node of the Ray cluster ({_cause(error)}); "
+                        "use nodes of one kind and one image"
+                    ) from error
                 log.warning("an engine of the cluster was lost (%s)", _cause(error))
                 if done:
                     queue.put_back(done[1], error)

@@ -22,7 +22,7 @@ from batch.output import Columns, read_rows
 from batch.plan import digest_of, planned_images, planned_inputs, require_images, write_plan
 from batch.progress import show_progress
 from batch.record import Attempt, RunRecord, read_attempts
-from classifier.errors import OutputError
+from classifier.errors import NoEmbeddings, OutputError
 from classifier.types import to_json
 
 if TYPE_CHECKING:
@@ -84,11 +84,17 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
     Where the output holds the beginning of the same run, it is resumed; where it holds all of it, nothing is done.
 
     Raises:
+        NoEmbeddings: they were asked for, and the model was exported without.
         DataError: an input can't be listed, or has gone.
         OutputError: the output can't be written, is in use, or holds another run.
         TooManyFailures: more images failed than may; what is committed stays.
         Interrupted: by a signal; what is committed stays.
     """
+    if job.columns.embeddings and not runner.has_embeddings:
+        raise NoEmbeddings(
+            f"{runner.model} gives no embeddings; export it with 'tandem export --embeddings', "
+            "or leave --embeddings out"
+        )
     with open_run_folder(job.output) as folder:
         begun = folder.fingerprint()
         run = _begin(job, runner, folder) if begun is None else _resume(job, runner, folder, begun)
@@ -160,6 +166,7 @@ class _Attempt:
         self.commits = commits
         self.classified = 0
         self.chunks_left = 0
+        self.to_retry: set[int] = set()
         self.metrics = MetricsFile(job.metrics_file, run)
 
     def classify(self, before: Sequence[Attempt], interrupts: Interrupts) -> RunRecord:
@@ -195,11 +202,11 @@ class _Attempt:
         return record
 
     def _commit_chunks(self, interrupts: Interrupts, *, suspects: int) -> None:
-        if not self.job.retry_failed:
-            self.job.limits.check(self.commits.values())
         retried = [chunk for chunk, commit in sorted(self.commits.items()) if commit.errors and self.job.retry_failed]
         missing = [chunk for chunk in self.run.chunks if chunk not in self.commits]
         self.chunks_left = len(retried) + len(missing)
+        self.to_retry = set(retried)
+        self._check_limits()
         done = sum(
             commit.rows - sum(commit.errors.values()) * (chunk in retried) for chunk, commit in self.commits.items()
         )
@@ -221,12 +228,17 @@ class _Attempt:
                 with interrupts.held():
                     self._commit(*next(parts))
                 self.metrics.update(self.commits.values(), self.classified)
-                self.job.limits.check(self.commits.values())
+                self._check_limits()
+
+    def _check_limits(self) -> None:
+        # What failed and is about to be made again says nothing of the run any more.
+        self.job.limits.check(commit for chunk, commit in self.commits.items() if chunk not in self.to_retry)
 
     def _commit(self, work: Work, part: Part) -> None:
         self.commits[work.chunk] = self.folder.commit(work.chunk, self.run.part(work.chunk), part)
         self.classified += len(work.todo)
         self.chunks_left -= 1
+        self.to_retry.discard(work.chunk)
 
     def _works(self, chunks: Sequence[int]) -> Iterator[Work]:
         plan = self.run.plan

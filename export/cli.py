@@ -17,7 +17,8 @@ _EXAMPLE = """\b
 Example:
   tandem export runs/digits --name digits
   tandem export runs/digits --name digits --tag candidate
-  tandem export runs/digits --name digits --precisions fp32,int8 --max-accuracy-drop 0.01"""
+  tandem export runs/digits --name digits --precisions fp32,int8 --max-accuracy-drop 0.01
+  tandem export runs/digits --name digits-search --embeddings"""
 
 
 def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[Precision, ...]:
@@ -44,12 +45,18 @@ def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) 
     "--max-accuracy-drop", metavar="PART", type=click.FloatRange(0, 1), default=MAX_ACCURACY_DROP, show_default=True,
     help="A precision is allowed if its acc1 is at most so much below that of fp32: 0.005 is half a point.",
 )  # fmt: skip
+@click.option(
+    "--embeddings", is_flag=True,
+    help="Let the graph also give each image's embedding, what the last layer takes: 'tandem batch --embeddings' "
+    "writes it.",
+)  # fmt: skip
 def export(
     run_path: Path,
     name: str,
     aliases: tuple[str, ...],
     precisions: tuple[Precision, ...],
     max_accuracy_drop: float,
+    embeddings: bool,
 ) -> None:
     """Export the best network of RUN as a model artifact into the registry.
 
@@ -72,5 +79,6 @@ def export(
         registry=LocalRegistry.default(),
         precisions=precisions,
         max_accuracy_drop=max_accuracy_drop,
+        embeddings=embeddings,
     )
     click.echo("\n".join(report(added)))

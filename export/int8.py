@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from classifier.artifact import MODEL, MODEL_INT8
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
-from export.graph import INPUT, check_graph, surroundings
+from export.graph import INPUT, check_graph, embedding_size_in, surroundings
 from export.traces import strip_traces
 
 if TYPE_CHECKING:
@@ -69,7 +69,12 @@ class Quantiser:
         strip_traces(model)
         model.metadata_props.extend(self._model.metadata_props)
         classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        check_graph(model, size=self._calibration_nhwc.shape[1], classes=classes)
+        check_graph(
+            model,
+            size=self._calibration_nhwc.shape[1],
+            classes=classes,
+            embedding_size=embedding_size_in(self._model),
+        )
         quantised: bytes = model.SerializeToString(deterministic=True)
         return quantised
 

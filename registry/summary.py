@@ -177,6 +177,8 @@ class Description:
                 f"resized to {pixels.resize_size} px, cropped to {pixels.crop_size}, {pixels.interpolation}",
             ),
         ]
+        if config.embedding_size:
+            facts.append(("embeddings", f"{config.embedding_size} numbers, what the last layer takes"))
         if evaluation is not None:
             facts.append(("evaluated on", f"{evaluation.images} images of {evaluation.dataset}/{evaluation.split}"))
             facts.append(("acc1 of torch", f"{evaluation.torch.acc1:.2%}"))

@@ -107,6 +107,11 @@ def open_engine(
             f"{way.graph} takes images of {opened.crop_size} px and gives {opened.classes} classes, {CONFIG} says "
             f"{wanted[0]} px and {wanted[1]}: they are not of one model; export it again"
         )
+    if (opened.embedding_size or 0) != (config.embedding_size or 0):
+        raise DamagedArtifact(
+            f"{way.graph} gives embeddings of {opened.embedding_size or 0} numbers, {CONFIG} says "
+            f"{config.embedding_size or 0}: they are not of one model; export it again"
+        )
     others = [f"{describe_way(other)} {lack}" for other, lack in choice.refused.items() if other.device == "cpu"]
     if len(choice.ways) > 1 or others:
         reason = "the fastest that it allows and this machine has"

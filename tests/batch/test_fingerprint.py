@@ -71,7 +71,7 @@ def test_each_difference_is_named(fingerprint: Fingerprint) -> None:
     assert {
         "plan.inputs", "plan.chunk_size", "plan.digest", "plan.selection.include", "plan.selection.exclude",
         "plan.selection.follow_symlinks", "shard.number", "shard.count",
-        "image_timeout_s", "format", "top_k", "all_scores", "model", "schema_version",
+        "image_timeout_s", "format", "top_k", "all_scores", "embeddings", "model", "schema_version",
         "engine.name", "engine.version", "engine.device", "engine.precision", "engine.instruction_set",
         "engine.batch_size",
         "versions.tandem", "versions.pillow", "versions.pyarrow",

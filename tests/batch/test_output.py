@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from typing import Any
@@ -15,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch import output
-from batch.output import FORMATS, Format, Row, Score, encode_rows
+from batch.output import FORMATS, Format, Row, Score, encode_rows, read_rows
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
 SCORE = st.floats(0, 1, width=32)
+NUMBER = st.floats(width=32, allow_nan=False, allow_infinity=False)
 COLUMNS = tuple(Row.__slots__)
 
 
@@ -41,6 +43,7 @@ def rows(draw: st.DrawFn) -> Row:
         score=None if failed else scores[0],
         top_k=None if failed else (Score(label=label, score=scores[0]), Score(label="b", score=scores[1])),
         scores=None if failed else np.array(scores, dtype=np.float32),
+        embedding=None if failed else np.array(draw(st.lists(NUMBER, min_size=3, max_size=3)), dtype=np.float32),
         model="digits@sha256:" + "0" * 64,
         engine="onnxruntime 1.31.1",
         device="cpu",
@@ -53,6 +56,7 @@ def plain(row: Row) -> dict[str, Any]:
     values = {name: getattr(row, name) for name in COLUMNS}
     values["top_k"] = row.top_k and [{"label": each.label, "score": each.score} for each in row.top_k]
     values["scores"] = None if row.scores is None else row.scores.tolist()
+    values["embedding"] = None if row.embedding is None else row.embedding.tolist()
     return values
 
 
@@ -60,7 +64,7 @@ def read_csv(data: bytes) -> list[dict[str, Any]]:
     """Return CSV as Python's own reader has it, with empty fields as None and JSON where there is JSON."""
     table = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
     types: dict[str, Any] = {"width": int, "height": int, "bytes": int, "score": float, "top_k": json.loads}
-    types["scores"] = json.loads
+    types["scores"] = types["embedding"] = json.loads
     return [{name: types.get(name, str)(text) if text else None for name, text in row.items()} for row in table]
 
 
@@ -68,10 +72,10 @@ def read_csv(data: bytes) -> list[dict[str, Any]]:
 def test_every_format_gives_back_every_value(rows: list[Row]) -> None:
     """What is read back is what was written: odd names, nulls, and every bit of a score."""
     expected = [plain(row) for row in rows]
-    parquet = encode_rows(rows, "parquet", all_scores=True)
+    parquet = encode_rows(rows, "parquet", all_scores=True, embeddings=True)
     assert pq.read_table(pa.BufferReader(parquet)).to_pylist() == expected
-    assert read_csv(encode_rows(rows, "csv", all_scores=True)) == expected
-    lines = encode_rows(rows, "jsonl", all_scores=True).decode().split("\n")
+    assert read_csv(encode_rows(rows, "csv", all_scores=True, embeddings=True)) == expected
+    lines = encode_rows(rows, "jsonl", all_scores=True, embeddings=True).decode().split("\n")
     assert [json.loads(line) for line in lines[:-1]] == expected
     assert lines[-1] == ""
 
@@ -80,15 +84,20 @@ def test_every_format_gives_back_every_value(rows: list[Row]) -> None:
 def test_polars_reads_parquet_and_json_lines(rows: list[Row]) -> None:
     """polars, which shares no code with the writer, reads the same rows."""
     expected = [plain(row) for row in rows]
-    assert pl.read_parquet(io.BytesIO(encode_rows(rows, "parquet", all_scores=True))).to_dicts() == expected
-    text = pl.read_ndjson(io.BytesIO(encode_rows(rows, "jsonl", all_scores=True)), infer_schema_length=None)
+    assert (
+        pl.read_parquet(io.BytesIO(encode_rows(rows, "parquet", all_scores=True, embeddings=True))).to_dicts()
+        == expected
+    )
+    text = pl.read_ndjson(
+        io.BytesIO(encode_rows(rows, "jsonl", all_scores=True, embeddings=True)), infer_schema_length=None
+    )
     assert text["path"].to_list() == [row.path for row in rows]
     assert text["score"].to_list() == [row.score for row in rows]
 
 
 def test_the_parquet_schema() -> None:
     """The Parquet types are those that the documentation names, and the schema says its version."""
-    data = encode_rows([], "parquet", all_scores=True)
+    data = encode_rows([], "parquet", all_scores=True, embeddings=True)
     schema = pq.read_schema(pa.BufferReader(data))
     types = {field.name: str(field.type) for field in schema}
     strings = dict.fromkeys(COLUMNS, "string")
@@ -99,25 +108,36 @@ def test_the_parquet_schema() -> None:
         "score": "float",
         "top_k": "list<element: struct<label: string, score: float>>",
         "scores": "list<element: float>",
+        "embedding": "list<element: float>",
     }
     assert pq.read_metadata(pa.BufferReader(data)).metadata[b"tandem.schema_version"] == b"1"
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_without_all_scores_there_is_no_such_column(format: Format) -> None:
-    """`scores` is there where it was asked for, and else takes no room."""
+def test_a_column_that_was_not_asked_for_is_not_there(format: Format) -> None:
+    """`scores` and `embedding` are there where they were asked for, and else take no room."""
     row = Row(
         **dict.fromkeys(COLUMNS, None)  # type: ignore[arg-type] # no value matters here
         | {"path": "a.png", "status": "ok"}
     )
-    assert b"scores" not in encode_rows([row], format, all_scores=False)
-    assert b"scores" in encode_rows([row], format, all_scores=True)
+    for all_scores, embeddings in itertools.product((False, True), repeat=2):
+        data = encode_rows([row], format, all_scores=all_scores, embeddings=embeddings)
+        assert (b"scores" in data, b"embedding" in data) == (all_scores, embeddings)
 
 
 @given(st.lists(rows(), max_size=4), st.sampled_from(FORMATS))
 def test_the_same_rows_are_the_same_bytes(rows: list[Row], format: Format) -> None:
     """A part depends on its rows alone: that is what lets a resumed run end as an undisturbed one."""
-    assert encode_rows(rows, format, all_scores=True) == encode_rows(rows, format, all_scores=True)
+    assert encode_rows(rows, format, all_scores=True, embeddings=True) == encode_rows(
+        rows, format, all_scores=True, embeddings=True
+    )
+
+
+@given(st.lists(rows(), max_size=4), st.sampled_from(FORMATS))
+def test_rows_that_are_read_are_written_to_the_same_bytes(rows: list[Row], format: Format) -> None:
+    """What a retry keeps of a part stands in the new one as it stood in the old."""
+    data = encode_rows(rows, format, all_scores=True, embeddings=True)
+    assert encode_rows(read_rows(data, format), format, all_scores=True, embeddings=True) == data
 
 
 @given(SCORE)

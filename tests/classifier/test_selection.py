@@ -308,7 +308,7 @@ class GpuEngine:
             name="onnxruntime", version="1", device=f"cuda:{self.index}", precision="fp32", instruction_set="sm_90",
             batch_size=self.busy_size,
         )  # fmt: skip
-        self.crop_size, self.classes = 8, 10
+        self.crop_size, self.classes, self.embedding_size = 8, 10, None
 
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the first pixel of each image, and which GPU looked at it."""

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.types import Preprocessing
-from export.graph import export_graph
+from export.graph import export_graph, find_head
 from export.images import LabelledImages
 from export.int8 import Quantiser
 
@@ -54,6 +54,18 @@ def test_scores_are_near_those_of_fp32_and_the_file_says_what_the_other_says(
     assert after.graph.output == before.graph.output
     assert b"Linear" in quantised
     assert b"/tmp" not in quantised
+
+
+def test_embeddings_stay_fp32_and_are_near_those_of_fp32(colour_network: nn.Module, pixels: np.ndarray) -> None:
+    """Also where the last layer is left in fp32."""
+    graph = export_graph(colour_network, LABELS, PREPROCESSING, head=find_head(colour_network, PREPROCESSING))
+    quantiser = Quantiser(graph, pixels)
+    fp32 = OnnxRuntimeEngine(graph).embed(pixels)[1]
+    for quantised in (quantiser.quantise(), quantiser.quantise(float_layers=quantiser.layers[-1:])):
+        assert onnx.load_from_string(quantised).graph.output == onnx.load_from_string(graph).graph.output
+        int8 = OnnxRuntimeEngine(quantised, precision="int8").embed(pixels)[1]
+        assert int8.dtype == np.float32
+        assert 0 < np.abs(int8 - fp32).max() < 0.05 * np.abs(fp32).max()
 
 
 def test_every_layer_has_weights_of_8_bits_per_channel_and_pixels_and_logits_stay_fp32(quantiser: Quantiser) -> None:
