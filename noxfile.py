@@ -26,9 +26,9 @@ nox.options.sessions = ["lint", "tests"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 IMAGE_SOURCES = {
     # uv builds a Bento, and serves none.
-    "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service", "--no-emit-package=uv"),
-    "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch", "--extra=s3"),
-    "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch", "--extra=s3"),
+    "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service", "--extra=signing", "--no-emit-package=uv"),
+    "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch", "--extra=s3", "--extra=signing"),
+    "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch", "--extra=s3", "--extra=signing"),
     "build": ("--group=pyproject.toml:build",),
 }
 """What each file of `requirements/` locks."""
@@ -56,13 +56,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, types, the direction of imports, and the Dockerfile."""
+    """Check style, types, the direction of imports, and the Dockerfiles."""
     install(session, "-e", ".[cpu,train,service,batch,signing]", *group("tests"), *group("lint"))
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")
     session.run("lint-imports")
-    session.run("hadolint", "Dockerfile.batch")
+    session.run("hadolint", "Dockerfile.batch", "Dockerfile.baked")
     session.run("shellcheck", ".ci/run")
 
 
@@ -146,7 +146,7 @@ def locks(session: nox.Session) -> None:
 
 def run_image_tests(session: nox.Session, *, marker: str) -> None:
     """Run the tests of `tests/system` that `marker` marks."""
-    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
+    install(session, "-e", ".[cpu,service,batch,signing]", *group("tests"))
     session.run(
         *("pytest", "tests/system", "-m", marker, *session.posargs),
         env={"TANDEM_TEST_HOME": str(digits_home(session))},

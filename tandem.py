@@ -22,6 +22,7 @@ COMMANDS = {
     "classify": ("commands.classify:classify", "Classify a few images and print the top labels."),
     "batch": ("batch.cli:batch", "Classify every image of a folder into Parquet, CSV or JSON Lines."),
     "parity": ("batch.parity_cli:parity", "Prove that a service and a bulk run give the same scores."),
+    "package": ("commands.package:package", "Build, label and push an image that holds one model."),
     "selftest": ("commands.selftest:selftest", "Replay a model's golden set on this machine."),
     "doctor": ("commands.doctor:doctor", "Say what this machine can run, and what to do about the rest."),
 }
@@ -63,7 +64,7 @@ class LazyGroup(click.Group):
             raise click.ClickException(f"the package '{package}' is not installed: {install_extra(extra)}") from error
 
 
-EXTRAS = {"train": "train", "export": "train", "batch": "batch", "parity": "batch"}
+EXTRAS = {"train": "train", "export": "train", "batch": "batch", "parity": "batch", "package": "service"}
 """What brings the packages of a command, beside an engine."""
 
 _OWN = ("tandem", "classifier", "registry", "training", "export", "service", "batch", "commands")

@@ -89,7 +89,7 @@ def batch(
     from batch.interrupts import Interrupted, Interrupts  # noqa: PLC0415
     from batch.local import LocalRunner  # noqa: PLC0415
     from batch.runner import check_job, run_batch  # noqa: PLC0415
-    from registry import LocalRegistry, open_model  # noqa: PLC0415
+    from registry import LocalRegistry, fetch_model, open_model  # noqa: PLC0415
 
     if not inputs and files_from is None:
         raise click.UsageError("Missing argument 'INPUT...', or --files-from.")
@@ -111,7 +111,7 @@ def batch(
 
                 gpus = {"auto": None, "cpu": 0}.get(engine["device"], 1)
                 cluster = Cluster(address=address, engines=engines, cpus=engine_cpus, gpus=gpus)
-                artifact = LocalRegistry.default().resolve(model)
+                artifact = fetch_model(model, LocalRegistry.default())
                 with RayRunner(
                     artifact, cluster, engine=engine, batch_size=batch_size, threads=decode_threads
                 ) as engines_of_cluster:

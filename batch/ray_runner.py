@@ -150,7 +150,7 @@ class RayRunner:
             ) from error
         files = {name: artifact.read(name) for name in artifact.files}
         self._files = ray.put(_Files(name=artifact.name, digest=artifact.digest, files=files))
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        resources: dict[str, float] = ray.cluster_resources()
         self._gpus = int(resources.get("GPU", 0) >= 1) if cluster.gpus is None else cluster.gpus
         self._engines = cluster.engines or self._room(resources)
         self._start_actors()

@@ -24,7 +24,8 @@ TandemError                  commands print it and exit with 1
 ├── DataError                an input: a folder, a data set, a run
 ├── OutputError              an output: unwritable, or holding something else
 ├── TooManyFailures          a bulk run was stopped by a limit on failed images
-└── ServiceError             a service that was called as a client
+├── ServiceError             a service that was called as a client
+└── ContainerError           an image that can't be built or pushed
 """
 
 from __future__ import annotations
@@ -145,3 +146,7 @@ class TooManyFailures(TandemError):
 
 class ServiceError(TandemError):
     """A service that can't be reached, or that answers what a Tandem service wouldn't."""
+
+
+class ContainerError(TandemError):
+    """An image that can't be built or pushed."""

@@ -22,12 +22,14 @@ def evaluate(reference: str, folder: Path, max_accuracy_drop: float | None) -> N
 
     FOLDER has a folder of images for each of the model's labels. Each precision that this machine can run, and that is
     not measured yet, is compared with fp32 on them. The graphs stay what they are; where there is nothing new, so does
-    the version. Aliases are not moved: 'tandem models tag' does that.
+    the version. Aliases are not moved: 'tandem models tag' does that. Of a remote model the new version is local:
+    'tandem models push' brings it back.
     """
     from export.evaluating import evaluate_model  # noqa: PLC0415 # the engines take a second to import
     from export.reporting import report  # noqa: PLC0415
-    from registry import LocalRegistry  # noqa: PLC0415
+    from registry import LocalRegistry, fetch_model  # noqa: PLC0415
 
     registry = LocalRegistry.default()
-    added = evaluate_model(registry.resolve(reference), folder, registry=registry, max_accuracy_drop=max_accuracy_drop)
+    artifact = fetch_model(reference, registry)
+    added = evaluate_model(artifact, folder, registry=registry, max_accuracy_drop=max_accuracy_drop)
     click.echo("\n".join(report(added)))

@@ -118,7 +118,7 @@ class Artifact:
         if self.descriptor.media_type != MANIFEST_TYPE:
             return self.descriptor.media_type
         manifest = self.manifest
-        return None if manifest.is_model else manifest.artifact_type or manifest.config.media_type
+        return None if manifest.is_model else manifest.kind
 
     def verify(self) -> list[str]:
         """Return what is damaged, a sentence each, after reading every byte; an empty list where all is well."""

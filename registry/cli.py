@@ -95,7 +95,7 @@ def show(reference: str, as_json: bool, card: bool) -> None:
     _print_table(("FILE", "SIZE", "DIGEST"), [file.cells() for file in description.files])
     if referrers := referrers_anywhere(artifact, repository):
         click.echo()
-        rows = [(one.manifest.artifact_type, one.descriptor.digest) for one in referrers]
+        rows = [(one.manifest.kind, one.descriptor.digest) for one in referrers]
         _print_table(("REFERRER", "DIGEST"), rows)
 
 

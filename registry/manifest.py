@@ -69,6 +69,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
         return {layer.annotations[FILEPATH]: layer for layer in self.layers if FILEPATH in layer.annotations}
 
     @property
+    def kind(self) -> str:
+        """What it is: its artifact type, else its config's media type, as the specification has it."""
+        return self.artifact_type or self.config.media_type
+
+    @property
     def is_model(self) -> bool:
         """Whether this is a model that Tandem can read, and not an image or another kind of artifact."""
         return self.artifact_type == ARTIFACT_TYPE and CONFIG in self.files

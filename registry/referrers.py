@@ -65,4 +65,4 @@ def add_referrers(entries: dict[str, Descriptor], layout: Layout) -> None:
 
 def entry_of(digest: str, manifest: Manifest, size: int) -> Descriptor:
     """Return the entry of a referrer for an index."""
-    return Descriptor(media_type=MANIFEST_TYPE, digest=digest, size=size, artifact_type=manifest.artifact_type)
+    return Descriptor(media_type=MANIFEST_TYPE, digest=digest, size=size, artifact_type=manifest.kind)

@@ -22,7 +22,7 @@ from registry.retrying import retry
 from registry.transient import DamagedInTransit, TransientFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import BinaryIO, Protocol
 
     from classifier.errors import TandemError
@@ -91,18 +91,10 @@ class RemoteRepository:
 
     def tags(self) -> list[str]:
         """Return all tags, in the registry's order; none where the repository doesn't exist."""
-        target, found = f"{self.name}/tags/list?n=1000", list[str]()
-        for _ in range(_MAX_PAGES):
-            answer = self._ask("GET", target, scope=self._pull)
-            if answer.status == 404:
-                return found
-            found += self._decode(answer, _Tags, f"list the tags of {self}").tags or ()
-            following = _NEXT.search(answer.headers.get("Link", ""))
-            if following is None:
-                return found
-            # Relative to the registry, not to the page; `/v2/…` as most registries write it, or a whole URL.
-            target = following[1]
-        raise RegistryUnreachable(f"{self.host} lists the tags of {self.name} without an end: check the registry")
+        answer = self._ask("GET", f"{self.name}/tags/list?n=1000", scope=self._pull)
+        if answer.status == 404:
+            return []
+        return [tag for page in self._pages(answer, _Tags, f"list the tags of {self}") for tag in page.tags or ()]
 
     def has_blob(self, blob: Descriptor) -> bool:
         """Return whether the repository has that blob."""
@@ -165,7 +157,8 @@ class RemoteRepository:
         """Return what names the manifest `digest` as its subject; from the fall-back tag where the API is missing."""
         answer = self._ask("GET", f"{self.name}/referrers/{digest}", scope=self._pull)
         if answer.status == 200:
-            return list(self._decode(answer, Index, f"list the referrers of {digest}").manifests)
+            pages = self._pages(answer, Index, f"list the referrers of {digest}")
+            return [referrer for page in pages for referrer in page.manifests]
         found = self.find_manifest(_fallback_tag(digest))
         return [] if found is None else list(self._read_index(found[1], digest).manifests)
 
@@ -189,6 +182,17 @@ class RemoteRepository:
 
     def _ask(self, method: str, target: str, *, scope: str) -> Answer:
         return retry(lambda: self._connection.fetch(method, target, scope=scope), limit_s=self._connection.limit_s)
+
+    def _pages(self, answer: Answer, type: type[_T], what: str) -> Iterator[_T]:
+        """Yield the list that `answer` begins, page by page."""
+        for _ in range(_MAX_PAGES):
+            yield self._decode(answer, type, what)
+            following = _NEXT.search(answer.headers.get("Link", ""))
+            if following is None:
+                return
+            # Relative to the registry, not to the page; `/v2/…` as most registries write it, or a whole URL.
+            answer = self._ask("GET", following[1], scope=self._pull)
+        raise RegistryUnreachable(f"{self.host} can't {what}: the list has no end; check the registry")
 
     def _put_manifest(self, tag_or_digest: str, manifest: bytes, media_type: str) -> Mapping[str, str]:
         what = f"store {tag_or_digest} in {self}"

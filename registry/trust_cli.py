@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 MAX_ATTACHED_BYTES = 4 << 20
 """What every registry and reader takes at once."""
+
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+"""As RFC 6838 has it, which registries hold a referrer's type to."""
 
 _file = click.Path(path_type=Path, dir_okay=False)
 
@@ -55,6 +59,8 @@ def sign(reference: str, key: Path) -> None:
 @click.option("--type", "artifact_type", metavar="TYPE", required=True, help="Media type, as 'application/spdx+json'.")
 def attach(reference: str, file: Path, artifact_type: str) -> None:
     """Attach a file to a model, such as an SBOM or a parity report; it travels with push and pull."""
+    if not _MEDIA_TYPE.fullmatch(artifact_type):
+        raise click.UsageError(f"'{artifact_type}' is no media type: write one as 'application/spdx+json'")
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_ATTACHED_BYTES + 1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+import bcrypt
 import pytest
+import trustme
 
 from registry import LocalRegistry, retrying
-from tests.registry.servers import Proxy, run_proxy, run_registry
+from tests.registry.servers import PASSWORD, USER, Proxy, run_proxy, run_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,30 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalRegistry:
 def remote_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the `host:port` of a real registry without access control."""
     with run_registry(tmp_path_factory.mktemp("remote")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path]:
+    """Return a certificate authority that no machine trusts, and the file with its certificate."""
+    ca = trustme.CA()
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    ca.cert_pem.write_to_path(path)
+    return ca, path
+
+
+@pytest.fixture(scope="session")
+def locked_host(tmp_path_factory: pytest.TempPathFactory, authority: tuple[trustme.CA, Path]) -> Iterator[str]:
+    """Give a real registry with TLS of that authority, which wants a password."""
+    folder = tmp_path_factory.mktemp("locked")
+    certificate = authority[0].issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    (folder / "htpasswd").write_text(f"{USER}:{hashed}\n")
+    auth = {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}}
+    tls = {"certificate": str(folder / "cert.pem"), "key": str(folder / "key.pem")}
+    with run_registry(folder, auth=auth, tls=tls) as host:
         yield host
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import http.server
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 needs_registry = pytest.mark.skipif(
     shutil.which("docker-registry") is None, reason="needs docker-registry: apt-get install docker-registry"
 )
+USER, PASSWORD = "ada", "correct-horse-\u00e9"
+"""Who may use the registry that `locked_host` gives."""
+
 needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs skopeo: apt-get install skopeo")
 
 
@@ -144,13 +150,7 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
     def _forward(self, body: bytes, fault: Fault) -> None:
         if fault == "flipped" and body:
             body, fault = flip(body), ""
-        upstream = http.client.HTTPConnection(self.proxy.upstream, timeout=30)
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("connection",)}
-        with closing(upstream):
-            upstream.request(self.command, self.path, body=body or None, headers=headers)
-            answer = upstream.getresponse()
-            content = answer.read()
-        headers = {name: value for name, value in answer.getheaders() if name.lower() not in ("connection", "date")}
+        status, headers, content = self._ask_upstream(body)
         if fault == "wrong digest header" and "Docker-Content-Digest" in headers:
             headers["Docker-Content-Digest"] = "sha256:" + "0" * 64
         if fault == "flipped" and content:
@@ -158,7 +158,17 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
         if fault == "shortened" and content:
             content = content[: len(content) // 2]
             headers["Content-Length"] = str(len(content))
-        self._answer(answer.status, headers, content, fault)
+        self._answer(status, headers, content, fault)
+
+    def _ask_upstream(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        upstream = http.client.HTTPConnection(self.proxy.upstream, timeout=30)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("connection",)}
+        with closing(upstream):
+            upstream.request(self.command, self.path, body=body or None, headers=headers)
+            answer = upstream.getresponse()
+            content = answer.read()
+        headers = {name: value for name, value in answer.getheaders() if name.lower() not in ("connection", "date")}
+        return answer.status, headers, content
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes, fault: Fault = "") -> None:
         self.send_response_only(status)
@@ -182,6 +192,48 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
     def _drop(self) -> None:
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
+
+
+REFERRERS_PER_PAGE = 2
+
+
+class _ReferrersHandler(_ProxyHandler):
+    """Adds the referrers API of OCI distribution 1.1, which docker-registry 2.8 lacks, from the manifests that pass."""
+
+    listed: dict[str, list[dict[str, Any]]]
+    """Descriptors by the path that lists them."""
+
+    def _ask_upstream(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        url = urlsplit(self.path)
+        if self.command == "GET" and re.fullmatch(r"/v2/.+/referrers/sha256:[0-9a-f]{64}", url.path):
+            return self._list(url.path, start=int(parse_qs(url.query).get("start", ["0"])[0]))
+        status, headers, content = super()._ask_upstream(body)
+        subject = json.loads(body).get("subject") if self.command == "PUT" and "/manifests/" in url.path else None
+        if status == 201 and subject is not None:
+            headers["OCI-Subject"] = subject["digest"]
+            self._remember(f"{url.path.partition('/manifests/')[0]}/referrers/{subject['digest']}", body)
+        return status, headers, content
+
+    def _remember(self, path: str, body: bytes) -> None:
+        manifest = json.loads(body)
+        referrer = {
+            "mediaType": self.headers["Content-Type"],
+            "digest": f"sha256:{hashlib.sha256(body).hexdigest()}",
+            "size": len(body),
+            "artifactType": manifest.get("artifactType") or manifest["config"]["mediaType"],
+        }
+        with self.proxy.lock:
+            if referrer not in self.listed.setdefault(path, []):
+                self.listed[path].append(referrer)
+
+    def _list(self, path: str, start: int) -> tuple[int, dict[str, str], bytes]:
+        referrers, end = self.listed.get(path, []), start + REFERRERS_PER_PAGE
+        media_type = "application/vnd.oci.image.index.v1+json"
+        headers = {"Content-Type": media_type}
+        if end < len(referrers):
+            headers["Link"] = f'<{path}?start={end}>; rel="next"'
+        index = {"schemaVersion": 2, "mediaType": media_type, "manifests": referrers[start:end]}
+        return 200, headers, json.dumps(index).encode()
 
 
 def flip(content: bytes) -> bytes:
@@ -215,9 +267,10 @@ def serve(handler: type[http.server.BaseHTTPRequestHandler], context: ssl.SSLCon
 
 
 @contextmanager
-def run_proxy(upstream: str) -> Iterator[Proxy]:
-    """Give a proxy before the registry at `upstream`."""
+def run_proxy(upstream: str, *, referrers_api: bool = False) -> Iterator[Proxy]:
+    """Give a proxy before the registry at `upstream`; with `referrers_api` it adds what that registry lacks."""
     proxy = Proxy(upstream)
-    with serve(type("Handler", (_ProxyHandler,), {"proxy": proxy})) as host:
+    handler = _ReferrersHandler if referrers_api else _ProxyHandler
+    with serve(type("Handler", (handler,), {"proxy": proxy, "listed": {}})) as host:
         proxy.host = host
         yield proxy

@@ -9,22 +9,21 @@ from base64 import b64encode
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-import bcrypt
 import pytest
-import trustme
 
 from classifier.errors import DamagedArtifact, RegistryDenied, RegistryUnreachable
 from registry import LocalRegistry
 from registry.credentials import Credentials, find_credentials
 from registry.transfer import pull, push
 from tests.registry.artifacts import make_files
-from tests.registry.servers import needs_registry, run_registry, serve
+from tests.registry.servers import PASSWORD, USER, needs_registry, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-USER, PASSWORD = "ada", "correct-horse-\u00e9"
+    import trustme
+
 TOKEN = "a-token-that-nobody-may-see"
 
 
@@ -34,30 +33,6 @@ def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     (tmp_path / "docker").mkdir()
     return tmp_path / "docker" / "config.json"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path]:
-    """Return a certificate authority that no machine trusts, and the file with its certificate."""
-    ca = trustme.CA()
-    path = tmp_path_factory.mktemp("ca") / "ca.pem"
-    ca.cert_pem.write_to_path(path)
-    return ca, path
-
-
-@pytest.fixture(scope="module")
-def locked_host(tmp_path_factory: pytest.TempPathFactory, authority: tuple[trustme.CA, Path]) -> Iterator[str]:
-    """Give a real registry with TLS of that authority, which wants a password."""
-    folder = tmp_path_factory.mktemp("locked")
-    certificate = authority[0].issue_cert("localhost")
-    certificate.private_key_pem.write_to_path(folder / "key.pem")
-    certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
-    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
-    (folder / "htpasswd").write_text(f"{USER}:{hashed}\n")
-    auth = {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}}
-    tls = {"certificate": str(folder / "cert.pem"), "key": str(folder / "key.pem")}
-    with run_registry(folder, auth=auth, tls=tls) as host:
-        yield host
 
 
 @pytest.fixture

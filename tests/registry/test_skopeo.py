@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import socket
 import subprocess
-import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,13 +12,12 @@ import pytest
 from classifier.errors import ModelNotFound
 from registry import LocalRegistry
 from tests.registry.artifacts import make_files
+from tests.registry.servers import needs_registry, needs_skopeo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs skopeo: apt-get install skopeo")
-
-OCI_REGISTRY = os.environ.get("TANDEM_TEST_REGISTRY", "127.0.0.1:5000")
+pytestmark = needs_skopeo
 
 
 def skopeo(*args: str) -> bytes:
@@ -85,19 +80,13 @@ def test_a_digest_that_is_there_can_be_copied_in_under_another_version(stocked: 
         stocked.resolve("digits:9")
 
 
-@pytest.mark.containers
-def test_a_model_travels_through_a_remote_registry(stocked: LocalRegistry, tmp_path: Path) -> None:
-    """To the registry that holds container images and back, with the digest that it had."""
-    host, _, port = OCI_REGISTRY.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError:
-        pytest.skip(f"needs an OCI registry on {OCI_REGISTRY}; TANDEM_TEST_REGISTRY names another")
-    remote = f"docker://{OCI_REGISTRY}/tandem-tests/{uuid.uuid4().hex}:1"
+@needs_registry
+def test_a_model_travels_through_a_remote_registry(stocked: LocalRegistry, remote: str, tmp_path: Path) -> None:
+    """There and back without Tandem, with the digest that it had."""
     digest = stocked.resolve("digits:1").digest
-    skopeo("copy", "--dest-tls-verify=false", f"oci:{stocked.root}:digits:1", remote)
-    raw = skopeo("inspect", "--raw", "--tls-verify=false", remote)
+    skopeo("copy", "--dest-tls-verify=false", f"oci:{stocked.root}:digits:1", f"docker://{remote}:1")
+    raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{remote}:1")
     assert f"sha256:{hashlib.sha256(raw).hexdigest()}" == digest
-    skopeo("copy", "--src-tls-verify=false", remote, f"oci:{tmp_path}/home2:digits:1")
+    skopeo("copy", "--src-tls-verify=false", f"docker://{remote}:1", f"oci:{tmp_path}/home2:digits:1")
     assert LocalRegistry(tmp_path / "home2").resolve("digits").digest == digest
     assert LocalRegistry(tmp_path / "home2").resolve("digits").verify() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,8 @@ from registry.signing import sign_manifest
 from registry.transfer import pull, push
 from tests.registry.artifacts import make_files
 from tests.registry.servers import Proxy, needs_registry
+from tests.registry.test_processes import start, wait_for
+from tests.registry.test_transfer import KILL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,6 +139,21 @@ def test_a_remote_model_is_signed_and_attached_to_where_it_is(
     assert [model.version for model in RemoteModels(Reference.parse(remote)).models()] == [1]
 
 
+def test_what_cannot_be_attached(registry: LocalRegistry, tandem: Tandem, tmp_path: Path) -> None:
+    """A type that is none, a file that isn't there, and one that registries and readers won't take at once."""
+    registry.add("digits", make_files())
+    (tmp_path / "large").write_bytes(bytes((4 << 20) + 1))
+    for file, kind, sentence in (
+        ("large", "an SBOM", "'an SBOM' is no media type"),
+        ("absent", "application/spdx+json", "absent can't be read (No such file or directory)"),
+        ("large", "application/spdx+json", "large has more than 4 MiB"),
+    ):
+        done = tandem("models", "attach", "digits:1", tmp_path / file, "--type", kind, check=False)
+        assert done.returncode in (1, 2)
+        assert sentence in done.stderr.splitlines()[-1]
+    assert read_referrers(registry.resolve("digits:1").digest, registry.layout) == []
+
+
 def test_referrers_go_with_the_model(registry: LocalRegistry, signed: Path) -> None:
     """Removed, a signed model leaves no file of its own behind."""
     before = set((registry.root / "blobs" / "sha256").iterdir())
@@ -155,6 +173,52 @@ def test_a_copied_model_keeps_its_signature(
     other = LocalRegistry(tmp_path / "other")
     registry.copy(registry.resolve("digits:1"), other)
     assert fetch_model("digits:1", other).version == 1
+
+
+SIGN = """
+from registry.signing import SIGNATURE, SIGNATURE_TYPE
+from registry.trust_cli import _add, find_anywhere
+model, repository = find_anywhere(sys.argv[2])
+signature = Path(sys.argv[4]).read_bytes()
+sys.addaudithook(kill)
+_add(model, repository, artifact_type=SIGNATURE_TYPE, title=SIGNATURE, data=signature)
+"""
+
+
+@needs_registry
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_kill_9_at_every_change_of_signing(
+    registry: LocalRegistry, remote: str, tandem: Tandem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The model is whole, and not signed or signed; signed again it is trusted, by whoever pulls it, too."""
+    private, public = make_keys(tmp_path, "ours")
+    artifact = registry.add("digits", make_files()).artifact
+    (tmp_path / "model.sig").write_bytes(sign_manifest(artifact.layout.read_blob(artifact.descriptor), private))
+    for point in range(1, 60):
+        home = tmp_path / str(point)
+        monkeypatch.setenv("TANDEM_HOME", str(home))
+        here = LocalRegistry(home / "registry")
+        registry.copy(artifact, here)
+        reference = "digits:1" if where == "local" else f"{remote}-{point}:1"
+        if where == "remote":
+            push("digits:1", reference, here)
+        script = KILL.replace("sys.addaudithook(kill)", SIGN)
+        [killed] = wait_for([start(script, here.root, reference, str(point), tmp_path / "model.sig")])
+        model = here.resolve("digits:1")
+        assert model.verify() == []
+        assert len(read_referrers(model.digest, here.layout)) <= 1
+        if where == "remote":
+            repository = RemoteModels(Reference.parse(reference)).repository
+            assert len(fetch_referrers(artifact.digest, repository)) <= 1
+        if killed == 0:
+            break
+        assert killed == -signal.SIGKILL
+        if point % 3 == 0:  # each a second
+            tandem("models", "sign", reference, "--key", private)
+            monkeypatch.setenv("TANDEM_TRUSTED_KEY", str(public))
+            assert fetch_model(reference, here).digest == artifact.digest
+            monkeypatch.delenv("TANDEM_TRUSTED_KEY")
+    assert 5 < point < 59
 
 
 def test_a_file_that_is_no_key(tmp_path: Path) -> None:

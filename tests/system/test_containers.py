@@ -10,47 +10,19 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import ROOT, Tandem
+from tests.system.docker import HARDENED, OWNER, build_batch_image, docker, get, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # An image is built within a test's time.
 pytestmark = pytest.mark.timeout(1500)
-
-BENTOML = str(Path(sys.executable).with_name("bentoml"))
-OWNER = 4321
-"""A user that neither this machine nor the images know: the one who owns the output."""
-
-HARDENED = ("--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-
-
-def docker(*args: str | Path, check: bool = True, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """Return the ended `docker …`; with `check`, a failure shows what it printed."""
-    done = subprocess.run(
-        ["docker", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "DOCKER_BUILDKIT": "1"},
-        check=False,
-    )
-    if check and done.returncode != 0:
-        pytest.fail(f"docker {' '.join(map(str, args))} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return done
-
-
-def build_batch_image(tag: str, *args: str) -> str:
-    docker("build", "--file", ROOT / "Dockerfile.batch", "--tag", tag, *args, ROOT, timeout=1200)
-    return tag
 
 
 def batch(image: str, home: Path, images: Path, output: Path, *args: str, name: str = "") -> list[str | Path]:
@@ -66,12 +38,6 @@ def batch(image: str, home: Path, images: Path, output: Path, *args: str, name: 
 
 def parts(output: Path) -> dict[str, bytes]:
     return {part.name: part.read_bytes() for part in (output / "parts").iterdir()}
-
-
-@pytest.fixture(scope="session")
-def batch_image() -> str:
-    """Return the batch image, ENGINE=cpu, built from this tree."""
-    return build_batch_image("tandem-batch:test-cpu", "--build-arg", "ENGINE=cpu")
 
 
 @pytest.mark.containers
@@ -145,23 +111,6 @@ class TestBatchImage:
     def test_holds_neither_torch_nor_tools_nor_a_trace_of_this_machine(self, batch_image: str) -> None:
         """What answers is what is in it: no torch, no compiler, no path of where it was built, no root."""
         assert_clean(batch_image, "/opt/tandem/bin/python")
-
-
-@pytest.fixture(scope="session")
-def service_image(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the image that `bentoml build` and `bentoml containerize` make, with the model in it."""
-    tag = "tandem-service:test-cpu"
-    environment = {
-        **os.environ,
-        "TANDEM_HOME": str(digits_home),
-        "BENTOML_HOME": str(tmp_path_factory.mktemp("bentoml-home")),
-    }
-    for command in (["build"], ["containerize", "classifier:latest", "--image-tag", tag]):
-        done = subprocess.run(
-            [BENTOML, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    return tag
 
 
 @pytest.fixture
@@ -267,21 +216,3 @@ def assert_clean(image: str, python: str) -> None:
     ).stdout
     assert not traces
     assert str(ROOT) not in docker("history", "--no-trunc", image).stdout
-
-
-def get(url: str) -> int | None:
-    """Return the HTTP status, None where nothing answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            status: int = answer.status
-            return status
-    except OSError:
-        return None
-
-
-def wait_until(condition: Callable[[], bool], what: str, within_s: float = 60) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not come within {within_s:.0f} s")
-        time.sleep(0.1)

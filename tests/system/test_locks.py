@@ -12,9 +12,9 @@ from packaging.utils import canonicalize_name
 from tests.conftest import ROOT
 
 LOCKS = {
-    "service-cpu": ("cpu", "service"),
-    "batch-cpu": ("cpu", "batch"),
-    "batch-cuda": ("gpu", "batch"),
+    "service-cpu": ("cpu", "service", "signing"),
+    "batch-cpu": ("cpu", "batch", "signing"),
+    "batch-cuda": ("gpu", "batch", "signing"),
 }
 PIN = re.compile(
     r"^(?P<name>[a-z0-9._-]+)==(?P<version>\S+) \\\n(?P<hashes>(?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.M

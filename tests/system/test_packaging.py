@@ -1,0 +1,314 @@
+"""Where a container gets its model, in a real Docker: baked in by `tandem package`, mounted, or pulled at its start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import urllib.request
+import uuid
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from registry import LocalRegistry
+from registry.transfer import push
+from tests.conftest import ROOT, Tandem
+from tests.registry.servers import PASSWORD, USER, free_port, needs_registry
+from tests.registry.test_trust import make_keys
+from tests.system.docker import HARDENED, OWNER, docker, get, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import trustme
+
+pytestmark = [needs_registry, pytest.mark.containers, pytest.mark.timeout(1500)]
+
+OCI_REGISTRY = os.environ.get("TANDEM_TEST_REGISTRY", "localhost:5000")
+USED = ("--user", f"{OWNER}:{OWNER}")
+
+
+@pytest.fixture(scope="module")
+def image_registry(request: pytest.FixtureRequest) -> str:
+    """Return the host of the registry for images that runs here, else of the tests' own."""
+    host, _, port = OCI_REGISTRY.rpartition(":")
+    with contextlib.suppress(OSError):
+        socket.create_connection((host, int(port)), timeout=5).close()
+        return OCI_REGISTRY
+    own: str = request.getfixturevalue("remote_host")
+    return own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """A model in a registry, and a machine that has a copy of nothing.
+
+    Attributes:
+        reference: the model's, `HOST/tests/…/digits:1`.
+        digest: its digest.
+        home: the other machine's TANDEM_HOME.
+    """
+
+    reference: str
+    digest: str
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"TANDEM_HOME": str(self.home), "BENTOML_HOME": str(self.home / "bentoml")}
+
+    def image(self, kind: str) -> str:
+        return self.reference.replace("/digits:", f"/digits-{kind}:")
+
+    @property
+    def identity(self) -> str:
+        return f"{self.reference.removesuffix(':1')}@{self.digest}"
+
+
+@pytest.fixture(scope="module")
+def team(digits_home: Path, image_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Team:
+    """Return `digits:1` in the registry that holds the images."""
+    target = f"{image_registry}/tests/{uuid.uuid4().hex}/digits"
+    pushed = push("digits:1", target, LocalRegistry(digits_home / "registry"))
+    return Team(reference=f"{target}:1", digest=pushed.digest, home=tmp_path_factory.mktemp("team"))
+
+
+def pull_alone(image: str, pushed: str) -> str:
+    """Return the image's name by digest, pulled from its registry after the local one was removed."""
+    [reference] = [line.removeprefix("pushed as ") for line in pushed.splitlines() if line.startswith("pushed as ")]
+    assert reference.startswith(image.rpartition(":")[0] + "@sha256:")
+    docker("image", "rm", "--force", image)
+    docker("pull", reference)
+    return reference
+
+
+def commit() -> str:
+    """Return the commit of the sources."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def assert_labelled(image: str, identity: str, revision: str) -> None:
+    """Assert that the labels say which model and which sources are in the image."""
+    labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", image).stdout)
+    assert labels["tandem.model"] == identity
+    assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == revision
+
+
+@contextlib.contextmanager
+def running(image: str, *options: str | Path, arguments: tuple[str, ...] = (), url: str = "") -> Iterator[str]:
+    """Yield the URL of a ready service; one without `url` has a port of Docker's."""
+    name = f"tandem-{uuid.uuid4().hex[:8]}"
+    publish = () if url else ("--publish", "127.0.0.1::3000")
+    docker("run", *HARDENED[1:], *USED, *publish, *options, "--detach", "--name", name, image, *arguments)
+    try:
+        at = url or f"http://{docker('port', name, '3000').stdout.split()[-1]}"
+        try:
+            wait_until(lambda: get(f"{at}/readyz") == 200, "the service", within_s=90)
+        except TimeoutError:
+            pytest.fail(docker("logs", name).stderr)
+        yield at
+    finally:
+        docker("rm", "--force", name, check=False)
+
+
+def classify(url: str, image: bytes) -> dict[str, object]:
+    """Return the service's answer."""
+    request = urllib.request.Request(f"{url}/classify", data=image, headers={"Content-Type": "image/png"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return dict(json.load(answer))
+
+
+def bulk(images: Path, output: Path, *options: str | Path) -> list[str | Path]:
+    """Return the options of a `docker run` that reads `images` and writes `output`."""
+    output.mkdir()
+    os.chown(output, OWNER, OWNER)
+    return ["run", *HARDENED, *USED, "--volume", f"{images}:/in:ro", "--volume", f"{output}:/out", *options]
+
+
+def rows(output: Path) -> list[dict[str, object]]:
+    """Return the rows of a bulk run."""
+    return [json.loads(line) for part in sorted(output.glob("parts/*")) for line in part.read_bytes().splitlines()]
+
+
+BATCH = ("batch", "/in", "--output", "/out", "--format", "jsonl")
+
+
+class TestBaked:
+    def test_the_service_answers_with_the_digest_that_was_named(
+        self, team: Team, tandem: Tandem, image: bytes, test_folder: Path, tmp_path: Path
+    ) -> None:
+        """Packaged, pushed, pulled by digest and run without a registry, it is in parity with the bulk run.
+
+        The report of that, attached to the model, is there for everybody.
+        """
+        wanted, sources = team.image("service"), commit()
+        done = tandem("package", team.reference, "--push", wanted, env=team.environment, timeout=1200)
+        assert done.stdout.startswith(f"{wanted} holds {team.identity}, revision ")
+        pulled = pull_alone(wanted, done.stdout)
+        assert_labelled(pulled, team.identity, sources)
+        with running(pulled) as url:
+            assert classify(url, image)["digest"] == team.digest
+            report = tmp_path / "parity.json"
+            tandem(
+                "parity", team.reference, test_folder / "3", "--service", url, "--report", report, env=team.environment
+            )
+        kind = "application/vnd.tandem.parity.v1+json"
+        tandem("models", "attach", team.reference, report, "--type", kind, env=team.environment)
+        assert kind in tandem("models", "show", team.reference, env=team.environment).stdout
+
+    def test_the_bulk_run_needs_no_model_named(
+        self, team: Team, tandem: Tandem, test_folder: Path, tmp_path: Path
+    ) -> None:
+        """Its self-test passes, and its rows are those of the model, from an image whose name follows the model's."""
+        options, sources = ("--batch", "--device", "cpu", "--push"), commit()
+        done = tandem("package", team.reference, *options, env=team.environment, timeout=1200)
+        pulled = pull_alone(team.image("batch"), done.stdout)
+        assert_labelled(pulled, team.identity, sources)
+        replayed = docker("run", *HARDENED, *USED, "--network", "none", pulled, "selftest")
+        assert replayed.stdout.startswith(f"ok  {team.identity}: ")
+        docker(*bulk(test_folder / "3", tmp_path / "out", "--network", "none"), pulled, *BATCH)
+        found = rows(tmp_path / "out")
+        assert len(found) == len(list((test_folder / "3").iterdir()))
+        assert {row["model"] for row in found} == {team.identity}
+
+    def test_a_registry_that_refuses_the_image(self, team: Team, tandem: Tandem, locked_host: str) -> None:
+        """The image is built; the sentence says what Docker said, and how to log in and go on."""
+        target = f"{locked_host}/acme/digits-batch:1"
+        options = ("--batch", "--device", "cpu", "--push", target)
+        done = tandem("package", team.reference, *options, env=team.environment, timeout=1200, check=False)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        sentence = done.stderr.splitlines()[-1]
+        assert sentence.startswith(f"Error: the image {target} is built, and can't be pushed (")
+        assert f"'docker login {locked_host}'" in sentence
+        docker("image", "rm", target)
+
+
+class TestMounted:
+    def test_the_service_serves_what_a_mounted_registry_has(
+        self, service_image: str, team: Team, tandem: Tandem, image: bytes
+    ) -> None:
+        """TANDEM_MODEL goes before the model that the image was built with; here it is the copy of a remote one."""
+        tandem("models", "pull", team.reference, env=team.environment)
+        options = ("--volume", f"{team.home}:/tandem:ro", "--env", f"TANDEM_MODEL={team.reference}")
+        team.home.chmod(0o755)
+        with running(service_image, *options) as url:
+            assert classify(url, image)["model"] == team.identity
+
+    # The bulk run's mount is in every test of test_containers.py.
+
+
+@pytest.fixture(scope="module")
+def locked(
+    digits_home: Path, locked_host: str, authority: tuple[trustme.CA, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path, Path]]:
+    """Yield a signed model behind TLS and a password, a folder with the CA and the public key, and the private key."""
+    folder = tmp_path_factory.mktemp("locked-model")
+    mounted = folder / "mounted"
+    mounted.mkdir(mode=0o755)
+    private, public = make_keys(folder, "ours")
+    for source, name in ((authority[1], "ca.pem"), (public, "trusted.pub")):
+        (mounted / name).write_bytes(source.read_bytes())
+    auth = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    (mounted / "config.json").write_text(json.dumps({"auths": {locked_host: {"auth": auth}}}))
+    for path in mounted.iterdir():
+        path.chmod(0o644)
+    folder.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TANDEM_REGISTRY_CA", str(authority[1]))
+        patch.setenv("TANDEM_REGISTRY_USERNAME", USER)
+        patch.setenv("TANDEM_REGISTRY_PASSWORD", PASSWORD)
+        push("digits:1", f"{locked_host}/acme/digits", LocalRegistry(digits_home / "registry"))
+        yield f"{locked_host}/acme/digits:1", mounted, private
+
+
+def pulling(reference: str, mounted: Path) -> list[str]:
+    """Return the options of a container that pulls at its start, into its /tmp: everything else is read-only."""
+    return [
+        *("--network", "host", "--volume", f"{mounted}:/etc/tandem:ro"),
+        *("--env", "TANDEM_HOME=/tmp/tandem", "--env", f"TANDEM_MODEL={reference}"),
+        *("--env", "TANDEM_REGISTRY_CA=/etc/tandem/ca.pem"),
+    ]
+
+
+CONFIG = ("--env", "DOCKER_CONFIG=/etc/tandem")
+ENVIRONMENT = ("--env", f"TANDEM_REGISTRY_USERNAME={USER}", "--env", f"TANDEM_REGISTRY_PASSWORD={PASSWORD}")
+TRUSTING = ("--env", "TANDEM_TRUSTED_KEY=/etc/tandem/trusted.pub")
+
+
+class TestPulled:
+    """From a registry with TLS of an own CA that wants a password. The order matters: the model is signed at last."""
+
+    @pytest.mark.parametrize("credentials", [ENVIRONMENT, CONFIG], ids=["environment", "config.json"])
+    def test_the_service_pulls_at_its_start(
+        self, service_image: str, locked: tuple[str, Path, Path], image: bytes, credentials: tuple[str, ...]
+    ) -> None:
+        """With credentials from the environment, or as Docker keeps them."""
+        reference, mounted, _ = locked
+        port = free_port()
+        options, at = (*pulling(reference, mounted), *credentials), f"http://127.0.0.1:{port}"
+        with running(service_image, *options, arguments=("--port", str(port)), url=at) as url:
+            assert str(classify(url, image)["model"]).startswith(reference.removesuffix(":1") + "@sha256:")
+
+    @pytest.mark.parametrize("credentials", [ENVIRONMENT, CONFIG], ids=["environment", "config.json"])
+    def test_the_bulk_run_pulls_at_its_start(
+        self,
+        batch_image: str,
+        locked: tuple[str, Path, Path],
+        test_folder: Path,
+        tmp_path: Path,
+        credentials: tuple[str, ...],
+    ) -> None:
+        """As the service does."""
+        reference, mounted, _ = locked
+        docker(
+            *bulk(test_folder / "3", tmp_path / "out", *pulling(reference, mounted), *credentials), batch_image, *BATCH
+        )
+        assert {str(row["model"]).partition("@")[0] for row in rows(tmp_path / "out")} == {reference.removesuffix(":1")}
+
+    def test_wrong_credentials_end_both_in_one_sentence(
+        self, service_image: str, batch_image: str, locked: tuple[str, Path, Path], test_folder: Path, tmp_path: Path
+    ) -> None:
+        """Exit code 1, no traceback, and no password."""
+        reference, mounted, _ = locked
+        wrong = ("--env", f"TANDEM_REGISTRY_USERNAME={USER}", "--env", "TANDEM_REGISTRY_PASSWORD=wrong-secret")
+        options = (*pulling(reference, mounted), *wrong)
+        served = docker("run", *HARDENED, *USED, *options, service_image, "--port", str(free_port()), check=False)
+        ran = docker(*bulk(test_folder / "3", tmp_path / "out", *options), batch_image, *BATCH, check=False)
+        for done in (served, ran):
+            assert done.returncode == 1
+            assert "as a user who may" in done.stderr.splitlines()[-1]
+            assert "Traceback" not in done.stderr
+            assert "wrong-secret" not in done.stderr
+
+    def test_with_a_trusted_key_what_is_not_signed_is_refused(
+        self,
+        service_image: str,
+        batch_image: str,
+        locked: tuple[str, Path, Path],
+        test_folder: Path,
+        tmp_path: Path,
+        tandem: Tandem,
+        image: bytes,
+    ) -> None:
+        """By service and bulk run; once it is signed where it is, both run."""
+        reference, mounted, private = locked
+        options, port = (*pulling(reference, mounted), *CONFIG, *TRUSTING), str(free_port())
+        served = docker("run", *HARDENED, *USED, *options, service_image, "--port", port, check=False)
+        ran = docker(*bulk(test_folder / "3", tmp_path / "refused", *options), batch_image, *BATCH, check=False)
+        for done in (served, ran):
+            assert done.returncode == 1
+            assert f"'{reference}' is not signed" in done.stderr.splitlines()[-1]
+        tandem("models", "sign", reference, "--key", private, env={"TANDEM_HOME": str(tmp_path / "home")})
+        at = f"http://127.0.0.1:{port}"
+        with running(service_image, *options, arguments=("--port", port), url=at) as url:
+            assert classify(url, image)["predictions"]
+        docker(*bulk(test_folder / "3", tmp_path / "out", *options), batch_image, *BATCH)
+        assert rows(tmp_path / "out")
