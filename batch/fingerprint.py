@@ -25,6 +25,7 @@ class Fingerprint:
     Attributes:
         shard: which chunks of the plan are this run's; None for all.
         model: `digits@sha256:…`.
+        labels: of the model, in the order of `scores`.
         versions: of the libraries that shape pixels or bytes.
     """
 
@@ -36,6 +37,7 @@ class Fingerprint:
     all_scores: bool
     image_timeout_s: float
     model: str
+    labels: tuple[str, ...]
     engine: EngineInfo
     versions: dict[str, str]
 
@@ -46,6 +48,7 @@ class Fingerprint:
         columns: Columns,
         *,
         model: str,
+        labels: tuple[str, ...],
         engine: EngineInfo,
         shard: Shard | None = None,
         image_timeout_s: float,
@@ -60,6 +63,7 @@ class Fingerprint:
             all_scores=columns.all_scores,
             image_timeout_s=image_timeout_s,
             model=model,
+            labels=labels,
             engine=engine,
             versions=versions(columns.format),
         )
@@ -120,8 +124,15 @@ def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, object]]:
         yield name, value
 
 
+def _name(item: object) -> str:
+    if not isinstance(item, dict) or "path" not in item:
+        return str(item)
+    # The paths of a list are below the folder that the run was begun in.
+    return f"{item['path']} in {item['location']}" if item["kind"] == "list" else str(item["path"])
+
+
 def _shorten(value: object) -> str:
     if isinstance(value, (list, tuple)):
-        value = ", ".join(str(item.get("path", item)) if isinstance(item, dict) else str(item) for item in value)
+        value = ", ".join(map(_name, value))
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:99]}…"

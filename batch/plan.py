@@ -84,6 +84,7 @@ class PlannedInput:
     """An `Input` as a plan records it, in UTF-8."""
 
     given: str
+    location: str
     path: str
     kind: Kind
     column: str | None
@@ -169,7 +170,13 @@ def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int, selectio
 def planned_inputs(inputs: Sequence[Input]) -> tuple[PlannedInput, ...]:
     """Return the inputs as a plan records them."""
     return tuple(
-        PlannedInput(given=printable(each.given), path=printable(each.path), kind=each.kind, column=each.column)
+        PlannedInput(
+            given=printable(each.given),
+            location=printable(each.location),
+            path=printable(each.path),
+            kind=each.kind,
+            column=each.column,
+        )
         for each in inputs
     )
 
