@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -80,6 +80,10 @@ class Fingerprint:
         whole = len(self.chunks) * self.plan.chunk_size
         last = self.plan.chunks - 1
         return whole - (self.plan.chunk_size - self.plan.rows(last) if last in self.chunks else 0)
+
+    def of_shard(self, shard: Shard) -> Fingerprint:
+        """Return the fingerprint of one shard of this run."""
+        return replace(self, shard=shard)
 
     def part(self, chunk: int) -> str:
         """Return the name of a chunk's part."""

@@ -13,6 +13,7 @@ import click
 
 # command → (where it is, what `tandem batch --help` says of it)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "status": ("batch.status_cli:status", "Say how a run stands: what is done, what failed, how long yet."),
     "merge": ("batch.merge_cli:merge", "Join the shards of a run, once all are there."),
 }
 
