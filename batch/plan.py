@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch.inputs import Kind, printable
+from batch.inputs import Input, Kind, as_path, printable
 from batch.listing import SUFFIXES_ALONE, Selection, list_images, read_records
 from batch.remote import is_url
 from classifier.errors import DataError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.containers import Found
-    from batch.inputs import Input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +177,20 @@ def planned_inputs(inputs: Sequence[Input]) -> tuple[PlannedInput, ...]:
             column=each.column,
         )
         for each in inputs
+    )
+
+
+def inputs_of(plan: Plan) -> tuple[Input, ...]:
+    """Return the inputs that a plan was made of, to read its images again; whether they are still there is not asked."""
+    return tuple(
+        Input(
+            given=each.given,
+            location=as_path(each.location),
+            kind=each.kind,
+            file={"file": os.path.basename(as_path(each.path)), "list": as_path(each.path)}.get(each.kind),  # noqa: PTH119
+            column=each.column,
+        )
+        for each in plan.inputs
     )
 
 

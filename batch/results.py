@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from batch.commit import RunFolder
 from batch.holder import Holder, is_held, last_holder
 from batch.output import SCHEMA_VERSION
+from batch.plan import digest_of
 from batch.record import RunRecord
 from batch.shards import Shard
 from classifier.errors import OutputError
@@ -53,6 +54,19 @@ class FolderResults:
         if self.is_running:
             return "running"
         return "interrupted" if self.record is not None and self.record.attempts[-1].ended else "killed"
+
+    def plan_problem(self) -> str | None:
+        """Return what is wrong with the plan, in a sentence; None where it is the one that the run began with."""
+        plan = self.folder.plan
+        try:
+            digest = digest_of(plan)
+        except OSError as error:
+            fact = f"can't be read ({error.strerror})"
+        else:
+            if digest == self.run.plan.digest:
+                return None
+            fact = "is not the list that the run began with"
+        return f"the plan '{plan}' {fact}; restore it, or run into another --output"
 
     def read_part(self, commit: Commit) -> bytes:
         """Return a part, if it is what was committed.

@@ -11,7 +11,7 @@ from batch.commit import RunFolder
 from batch.fingerprint import Fingerprint  # noqa: TC001 # msgspec reads the annotations, here and below
 from batch.holder import Holder, is_held, last_holder
 from batch.record import Accuracy, RunRecord
-from batch.results import FolderResults, State, open_results
+from batch.results import FolderResults, Results, State, open_results
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,9 +81,11 @@ def status_of(output: Path) -> Status:
     Raises:
         OutputError: it can't be read, or there is no run in it.
     """
-    if planning := _planning(output):
-        return planning
-    results = open_results(output)
+    return _planning(output) or summarise(open_results(output))
+
+
+def summarise(results: Results) -> Status:
+    """Return how the run stands whose results these are."""
     folders = [_status_of(each) for each in results.folders]
     record, run = results.record(), results.run
     rates = [each.images_per_s for each in folders if each.images_per_s and each.state == results.state]
@@ -102,7 +104,7 @@ def status_of(output: Path) -> Status:
     ]
     is_on_its_way = all(each.state == "done" or each.left_s is not None for each in folders) and not missing
     return Status(
-        output=str(output),
+        output=str(results.output),
         state=results.state,
         images=record.images,
         total=run.images,
@@ -136,12 +138,12 @@ def _status_of(results: FolderResults) -> FolderStatus:
     record = RunRecord.of(results.run, results.commits.values(), attempts)
     last_commit = _last_commit(results) if results.commits else None
     rate = left_s = None
-    if results.state == "running" and results.record and last_commit:
+    if results.state in {"running", "killed"} and results.record and last_commit:
         # Run.json is written when an attempt begins and when it ends; in between, the commits tell.
         worked_s = (last_commit - attempts[-1].started).total_seconds()
         new = record.images - results.record.images
         rate = new / worked_s if new > 0 and worked_s > 0 else None
-        left_s = (results.run.images - record.images) / rate if rate else None
+        left_s = (results.run.images - record.images) / rate if rate and results.is_running else None
     elif attempts and attempts[-1].ended:
         rate = attempts[-1].images_per_s
     return FolderStatus(

@@ -84,7 +84,8 @@ def _facts(status: Status) -> list[str]:
     if status.state == "running" and status.holder:
         lines.append(str(status.holder))
     if status.state in {"interrupted", "killed"}:
-        lines.append("the same command resumes it")
+        unbegun = [each.name for each in status.shards if each.state == "not begun"]
+        lines.append(f"{len(unbegun):,} shards have not begun" if unbegun else "the same command resumes it")
     if status.state == "killed" and is_elsewhere(status.holder):
         lines.append(f"unless {status.holder} still runs, whose lock may not be seen from this machine")
     if status.state == "done" and status.shards:
