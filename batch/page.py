@@ -27,7 +27,7 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MATRIX_CLASSES = 30
 """Above that, a confusion matrix can't be read, and only the pairs that are confused most are listed."""
 
-SHOWN_PAIRS, SHOWN_LABELS, SHOWN_CLASSES, SHOWN_ATTEMPTS = 25, 20, 1000, 50
+SHOWN_PAIRS, SHOWN_CLASSES, SHOWN_ATTEMPTS = 25, 1000, 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class ClassRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A bin of the scores' histogram, in the drawing's units: 0 0 400 160, y from above."""
+    """A bin of the scores' histogram, in the drawing's units: 0 0 400 205, y from above."""
 
     low: float
     high: float
@@ -109,7 +109,7 @@ def render_page(
         surest_mistakes=list(seen.surest_mistakes),
         errors=sorted(record.errors.items(), key=lambda item: (-item[1], item[0])),
         labels=seen.labels.most_common(SHOWN_CLASSES),
-        shown_labels=SHOWN_LABELS,
+        all_labels=len(seen.labels),
         bars=_bars(seen),
         elapsed_s=sum(attempt.elapsed_s for attempt in record.attempts),
         attempts=record.attempts[-SHOWN_ATTEMPTS:],
@@ -130,6 +130,8 @@ def _confusion(seen: Survey) -> dict[str, Any]:
         ClassRow(label=label, images=images[label], predicted=seen.labels[label], correct=seen.pairs[label, label])
         for label in present
     ]
+    if len(present) > MATRIX_CLASSES:
+        classes.sort(key=lambda row: 2.0 if row.recall is None else row.recall)
     mistakes = Counter({pair: count for pair, count in seen.pairs.items() if pair[0] != pair[1]})
     return {
         "classes": classes[:SHOWN_CLASSES],
@@ -150,13 +152,13 @@ def _bars(seen: Survey) -> list[Bar]:
     width = 400 / SCORE_BINS
     bars = []
     for i, (right, wrong) in enumerate(zip(seen.right, seen.wrong, strict=True)):
-        right_height, wrong_height = (150 * count / highest for count in (right, wrong))
+        right_height, wrong_height = (200 * count / highest for count in (right, wrong))
         bars.append(
             Bar(
                 low=i / SCORE_BINS, high=(i + 1) / SCORE_BINS, right=right, wrong=wrong,
                 x=round(i * width + 1, 2), width=round(width - 2, 2),
-                right_y=round(155 - right_height, 2), right_height=round(right_height, 2),
-                wrong_y=round(155 - right_height - wrong_height, 2), wrong_height=round(wrong_height, 2),
+                right_y=round(205 - right_height, 2), right_height=round(right_height, 2),
+                wrong_y=round(205 - right_height - wrong_height, 2), wrong_height=round(wrong_height, 2),
             )
         )  # fmt: skip
     return bars

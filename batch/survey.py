@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from batch.results import Results
 
 SCORE_BINS = 20
-SHOWN_IMAGES = 36
+SHOWN_IMAGES = 32
 SHOWN_ERRORS = 5
 
 
