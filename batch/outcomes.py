@@ -63,10 +63,7 @@ def _read_csv(data: bytes) -> list[Outcome]:
     nullable = {"error", "bytes", "sha256", "label", "score"}
     return [
         msgspec.convert(
-            {
-                name: None if not row[i] and name in nullable else row[i]
-                for name, i in zip(_COLUMNS, at, strict=True)
-            },
+            {name: None if not row[i] and name in nullable else row[i] for name, i in zip(_COLUMNS, at, strict=True)},
             Outcome,
             strict=False,
         )

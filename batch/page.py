@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batch.record import RunRecord
     from batch.results import Results
     from batch.status import Status
-    from batch.survey import SeenImage, Survey
+    from batch.survey import Survey
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

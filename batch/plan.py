@@ -181,7 +181,7 @@ def planned_inputs(inputs: Sequence[Input]) -> tuple[PlannedInput, ...]:
 
 
 def inputs_of(plan: Plan) -> tuple[Input, ...]:
-    """Return the inputs that a plan was made of, to read its images again; whether they are still there is not asked."""
+    """Return the inputs that a plan was made of, for reading its images again; none of them need be there."""
     return tuple(
         Input(
             given=each.given,

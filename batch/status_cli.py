@@ -109,7 +109,7 @@ def _cells(shard: FolderStatus) -> tuple[str, ...]:
 def duration(seconds: float) -> str:
     """Return a time that a person can read, in its two largest units: `2 d 3 h`, `5 min 10 s`."""
     left = round(seconds)
-    units = []
+    units: list[str] = []
     for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
         count, left = divmod(left, length_s)
         if count or units:

@@ -14,13 +14,14 @@ from batch.plan import inputs_of, planned_images
 from classifier.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from batch.commit import Commit
     from batch.outcomes import Outcome
     from batch.output import Score
     from batch.plan import ImageFile
     from batch.progress import Advance
-    from batch.results import Results
+    from batch.results import FolderResults, Results
 
 SCORE_BINS = 20
 SHOWN_IMAGES = 32
@@ -58,7 +59,7 @@ class Least:
         item = (-key, -image.position, image)
         (heapq.heappush if len(self._heap) < self._count else heapq.heappushpop)(self._heap, item)
 
-    def __iter__(self) -> Iterable[SeenImage]:
+    def __iter__(self) -> Iterator[SeenImage]:
         """Yield them, the least key first."""
         return (image for _, _, image in sorted(self._heap, reverse=True))
 
@@ -129,21 +130,26 @@ def survey(results: Results, advance: Advance) -> Survey:
     labels = frozenset(run.labels)
     seen = Survey(has_truth=results.record().accuracy is not None)
     chunks = frozenset(commit.chunk for _, commit in results.parts())
-    files = planned_images(
-        whole.folder.plan, inputs_of(run.plan), chunk_size=run.plan.chunk_size, chunks=chunks
-    )  # fmt: skip
+    files = planned_images(whole.folder.plan, inputs_of(run.plan), chunk_size=run.plan.chunk_size, chunks=chunks)
     for folder, commit in results.parts():
-        try:
-            outcomes = read_outcomes(folder.read_part(commit), run.format)
-        except ValueError as error:
-            path = folder.folder.parts / commit.part
-            raise OutputError(f"the part '{path}' can't be read as {run.format} ({error}); make it again") from error
-        of_chunk = islice(files, run.plan.rows(commit.chunk))
-        for row, (file, outcome) in enumerate(zip(of_chunk, outcomes, strict=False)):
+        of_chunk = list(islice(files, run.plan.rows(commit.chunk)))
+        for row, (file, outcome) in enumerate(zip(of_chunk, _outcomes(folder, commit), strict=True)):
             truth = file.label(labels) if seen.has_truth else None
             seen.add(commit.chunk * run.plan.chunk_size + row, file, outcome, truth)
         advance(commit.rows)
     return seen
+
+
+def _outcomes(results: FolderResults, commit: Commit) -> list[Outcome]:
+    try:
+        outcomes = read_outcomes(results.read_part(commit), results.run.format)
+        if len(outcomes) != results.run.plan.rows(commit.chunk):
+            raise ValueError(f"it has {len(outcomes):,} rows")
+    except ValueError as error:
+        raise OutputError(
+            f"the part '{results.folder.parts / commit.part}' can't be used ({error}); 'tandem batch verify' says more"
+        ) from error
+    return outcomes
 
 
 def top_scores(results: Results, images: Iterable[SeenImage]) -> dict[int, tuple[Score, ...]]:
@@ -153,7 +159,7 @@ def top_scores(results: Results, images: Iterable[SeenImage]) -> dict[int, tuple
     wanted: dict[int, list[int]] = defaultdict(list)
     for image in images:
         wanted[image.position // size].append(image.position % size)
-    found = {}
+    found: dict[int, tuple[Score, ...]] = {}
     for chunk, rows in wanted.items():
         folder, commit = placed[chunk]
         of_chunk = read_rows(folder.read_part(commit), results.run.format)

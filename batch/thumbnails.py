@@ -32,7 +32,7 @@ _SQUARE = Preprocessing(resize_size=SIDE, crop_size=SIDE, interpolation="box")
 
 
 def thumbnails(images: Iterable[SeenImage]) -> dict[int, str]:
-    """Return the middle of each image by its position. One that has gone or changed since it was classified has none."""
+    """Return the middle of each image by its position. One that has gone or changed since has none."""
     found: dict[int, str] = {}
     by_place = sorted(images, key=lambda image: image.position)
     with Decoder(_SQUARE) as decode:

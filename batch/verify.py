@@ -115,11 +115,12 @@ def _check_part(results: FolderResults, commit: Commit, files: Sequence[ImageFil
         yield f"the part '{path}' {fact}; {again}"
     if (row := next((row for row, each in enumerate(outcomes) if not _is_of(each, results)), None)) is not None:
         yield f"row {row} of the part '{path}' can't be of this run: its columns contradict it, or each other; {again}"
-    counts = (len(outcomes), dict(sorted(Counter(each.reason for each in outcomes if each.reason).items())))
+    errors = dict(sorted(Counter(each.reason for each in outcomes if each.reason).items()))
+    in_class_folders, correct = commit.in_class_folders, commit.correct
     if files is not None:
-        counts += _in_class_folders(outcomes, files, results)
-    said = (commit.rows, commit.errors, commit.in_class_folders, commit.correct)
-    if counts != said[: len(counts)]:
+        in_class_folders, correct = _in_class_folders(outcomes, files, results)
+    counted = replace(commit, rows=len(outcomes), errors=errors, in_class_folders=in_class_folders, correct=correct)
+    if counted != commit:
         yield f"the commit of the part '{path}' counts other rows than it has; {again}"
 
 
@@ -155,7 +156,7 @@ def _in_class_folders(
 
 
 def find_changed_inputs(results: Results, advance: Advance, *, threads: int | None = None) -> Iterator[str]:
-    """Yield which images are no longer what was classified, a sentence each. Those whose row has no SHA-256 are not read.
+    """Yield which images are no longer what was classified, a sentence each; those that could not be read are left out.
 
     Raises:
         DataError: an input has gone, or what holds the images can't be read.
@@ -188,9 +189,7 @@ def _images(results: Results) -> Iterator[tuple[ImageFile, Outcome]]:
     """Yield each committed image with what its row says."""
     plan = results.run.plan
     inputs = tuple(_here(each) for each in inputs_of(plan))
-    files = planned_images(
-        results.folders[0].folder.plan, inputs, chunk_size=plan.chunk_size, chunks=_chunks(results)
-    )
+    files = planned_images(results.folders[0].folder.plan, inputs, chunk_size=plan.chunk_size, chunks=_chunks(results))
     for folder, commit in results.parts():
         outcomes = read_outcomes(folder.read_part(commit), results.run.format)
         yield from zip(islice(files, plan.rows(commit.chunk)), outcomes, strict=True)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from classifier.model import Model
 
 PLAN = Plan(
-    inputs=(PlannedInput(given="photos", location="/data/photos", path="/data/photos", kind="parquet", column="image"),),
+    inputs=(
+        PlannedInput(given="photos", location="/data/photos", path="/data/photos", kind="parquet", column="image"),
+    ),
     selection=Selection(include=("*.img",), exclude=("thumbs",)),
     images=10,
     chunk_size=4,

@@ -66,7 +66,7 @@ def test_a_list_on_standard_input(home: Path, few: Path, tmp_path: Path) -> None
 
 
 def test_a_list_is_resumed_where_it_was_begun(home: Path, tandem: Tandem, few: Path, tmp_path: Path) -> None:
-    """The paths of a list are below the folder that the command was given in: from another one, they name other files."""
+    """The paths of a list are below the folder that the command was given in; from another one they are other files."""
     (tmp_path / "list").write_text("".join(f"{image.relative_to(few)}\n" for image in sorted(few.rglob("*.png"))))
     arguments = ("batch", "--files-from", tmp_path / "list", "-o", tmp_path / "out")
     tandem(*arguments, cwd=few)
