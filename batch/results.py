@@ -202,10 +202,18 @@ def _open_folder(folder: RunFolder) -> FolderResults | None:
         record = from_json(folder.record.read_bytes(), RunRecord)
     except (OSError, ValueError):
         record = None
+    commits = folder.entered()
+    if foreign := [
+        each for each in commits.values() if each.chunk not in run.chunks or each.part != run.part(each.chunk)
+    ]:
+        raise OutputError(
+            f"the commits in '{folder.state}' name '{foreign[0].part}' as chunk {foreign[0].chunk}, which this run has "
+            "not; restore them, or run into another --output"
+        )
     return FolderResults(
         folder=folder,
         run=run,
-        commits=folder.entered(),
+        commits=commits,
         record=record,
         holder=last_holder(folder.lock),
         is_running=is_running or is_held(folder.lock),

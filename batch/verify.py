@@ -97,9 +97,6 @@ def _check_part(results: FolderResults, commit: Commit, files: Sequence[ImageFil
     """Yield what is wrong with a part, of whose images `files` are the plan's; None where there is no plan."""
     run, path = results.run, results.folder.parts / commit.part
     again = "remove it, and the same command makes it again"
-    if commit.chunk not in run.chunks or commit.part != run.part(commit.chunk):
-        yield f"the run in '{results.folder.path}' has no chunk {commit.chunk} with '{commit.part}'; run it again"
-        return
     try:
         outcomes = read_outcomes(results.read_part(commit), run.format)
     except OutputError as error:
