@@ -115,12 +115,12 @@ def render_page(
         attempts=record.attempts[-SHOWN_ATTEMPTS:],
         version=_version(),
         now=datetime.now(UTC),
-        **_confusion(seen),
+        **confusion(seen),
         **_when(record),
     )
 
 
-def _confusion(seen: Survey) -> dict[str, Any]:
+def confusion(seen: Survey) -> dict[str, Any]:
     """Return what is known against the folders' names; empty where those are no labels."""
     images: Counter[str] = Counter()
     for (truth, _), count in seen.pairs.items():

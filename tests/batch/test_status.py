@@ -11,7 +11,6 @@ import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +25,7 @@ from tests.conftest import TANDEM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.batch.conftest import Run
     from tests.conftest import Tandem
@@ -97,7 +97,7 @@ def test_while_the_images_are_listed(tandem: Tandem, digits_home: Path, few: Pat
     environment = {**os.environ, "TANDEM_HOME": str(digits_home)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
         assert process.stdin is not None
-        wait_for(lambda: (out / ".batch" / "plan").exists())
+        wait_for((out / ".batch" / "plan").exists)
         assert status(tandem, out, 5)["state"] == "planning"
         assert f"by process {process.pid} on" in tandem("batch", "status", out, check=False).stdout
         process.stdin.write(bytes(next(few.rglob("*.png"))) + b"\n")

@@ -110,7 +110,7 @@ PART, PLAN = "parts/part-00001.parquet", ".batch/plan"
 TAMPERED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a flipped byte": (lambda out: flip(out / PART), ["part-00001.parquet' is not what the run wrote"]),
     "a lost part": (lambda out: (out / PART).unlink(), ["part-00001.parquet' is missing"]),
-    "one part more": (lambda out: shutil.copy(out / PART, out / "parts" / "more.parquet"), ["more.parquet' is no part"]),
+    "one part more": (lambda out: shutil.copy(out / PART, out / "parts" / "more"), ["more' is no part"]),
     "a row twice": (
         lambda out: rewrite(out, lambda rows: [*rows[:1], *rows]),
         ["has 10 rows, and its chunk 9 images", "in row 1, where the plan has", "the commit of .* counts other rows",
@@ -208,8 +208,10 @@ def test_inputs_that_changed(tandem: Tandem, run: Run, few: Path, tmp_path: Path
     second.unlink()
     assert verify(tandem, out) == []
     assert verify(tandem, out, "--inputs") == [
-        f"the image in '{images}': '{first.relative_to(images)}' is not the one that was classified; restore it, "
-        "or run it again",
+        (
+            f"the image in '{images}': '{first.relative_to(images)}' is not the one that was classified; restore it, "
+            "or run it again"
+        ),
         f"the image in '{images}': '{second.relative_to(images)}' can't be read any more (missing); restore it",
     ]
     shutil.rmtree(images)
