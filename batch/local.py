@@ -51,6 +51,10 @@ class Runner(Protocol):
         """The model, `digits@sha256:…`."""
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Its classes, in the order of the scores."""
+
+    @property
     def engine(self) -> EngineInfo:
         """What runs it."""
 
@@ -96,6 +100,11 @@ class LocalRunner:
     def model(self) -> str:
         """The model, `digits@sha256:…`."""
         return self._model.identity
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Its classes, in the order of the scores."""
+        return self._model.config.labels
 
     @property
     def engine(self) -> EngineInfo:

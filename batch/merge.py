@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch.commit import RunFolder, open_run_folder, sync_folder, writing
+from batch.commit import open_run_folder, sync_folder, writing
 from batch.plan import digest_of
 from batch.record import RunRecord, read_attempts
+from batch.results import find_shards, require_one_count
 from batch.shards import Shard
 from classifier.errors import OutputError
 from classifier.types import to_json
@@ -19,13 +19,11 @@ from classifier.types import to_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batch.commit import Commit
+    from batch.commit import Commit, RunFolder
     from batch.fingerprint import Fingerprint
     from batch.record import Attempt
 
 log = logging.getLogger(__name__)
-
-_FOLDER = re.compile(r"shard-([0-9]+)-of-([0-9]+)")
 
 
 def merge_shards(output: Path) -> RunRecord:
@@ -49,19 +47,13 @@ def merge_shards(output: Path) -> RunRecord:
 
 
 def _find_shards(output: Path) -> list[RunFolder]:
-    found = {}
     try:
-        for path in output.iterdir():
-            if match := _FOLDER.fullmatch(path.name):
-                found[Shard(number=int(match[1]), count=int(match[2]))] = RunFolder(path)
+        found = find_shards(output)
     except OSError as error:
         raise OutputError(f"the output '{output}' can't be read ({error.strerror}); name that of the shards") from error
     if not found:
         raise OutputError(f"'{output}' holds no shards; name the --output that 'tandem batch --shard' was given")
-    counts = {shard.count for shard in found}
-    if len(counts) > 1:
-        raise OutputError(f"'{output}' holds shards of {min(counts)} and of {max(counts)}; move those of one run away")
-    (count,) = counts
+    count = require_one_count(output, found)
     if missing := [number for number in range(1, count + 1) if Shard(number=number, count=count) not in found]:
         listed = ", ".join(f"{number}/{count}" for number in missing[:10])
         raise OutputError(

@@ -58,6 +58,7 @@ class Cluster:
 class _Described:
     """What an actor says of itself."""
 
+    labels: tuple[str, ...]
     engine: EngineInfo
     batch_size: int
     threads: int
@@ -90,7 +91,11 @@ class _EngineActor:
         """Return what runs here."""
         runner = self._runner
         return _Described(
-            engine=runner.engine, batch_size=runner.batch_size, threads=runner.threads, versions=_all_versions()
+            labels=runner.labels,
+            engine=runner.engine,
+            batch_size=runner.batch_size,
+            threads=runner.threads,
+            versions=_all_versions(),
         )
 
     def make(self, work: Work, columns: Columns, timeout_s: float, suspects: int) -> Part:
@@ -155,7 +160,8 @@ class RayRunner:
         self._engines = cluster.engines or self._room(resources)
         self._start_actors()
         first = self._describe(self._actors[0])
-        self.engine, self.batch_size, self.threads = first.engine, first.batch_size, first.threads
+        self.labels, self.engine = first.labels, first.engine
+        self.batch_size, self.threads = first.batch_size, first.threads
         log.info("%s runs on %d engines of a Ray cluster: %s", self.model, self._engines, describe(first.engine))
         return self
 

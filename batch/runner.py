@@ -147,6 +147,7 @@ def _fingerprint(job: BatchJob, runner: Runner, plan: Plan) -> Fingerprint:
         plan,
         job.columns,
         model=runner.model,
+        labels=runner.labels,
         engine=runner.engine,
         shard=job.shard,
         image_timeout_s=job.image_timeout_s,

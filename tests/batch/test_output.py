@@ -5,9 +5,12 @@ import io
 import itertools
 import json
 import math
-from typing import Any
+import shutil
+from typing import TYPE_CHECKING, Any
 
+import duckdb
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +20,12 @@ from hypothesis import strategies as st
 
 from batch import output
 from batch.output import FORMATS, Format, Row, Score, encode_rows, read_rows
+from tests.batch.conftest import read_parts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.batch.conftest import Run
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
 SCORE = st.floats(0, 1, width=32)
@@ -153,3 +162,54 @@ def test_each_column_is_documented() -> None:
     assert output.__doc__ is not None
     table = [line for line in output.__doc__.splitlines() if line.startswith("| `")]
     assert [name for line in table for name in line.split(" | ")[0].split("`")[1::2]] == list(COLUMNS)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_pandas_polars_and_duckdb_open_the_parts(run: Run, few: Path, tmp_path: Path, format: Format) -> None:
+    """Pointed at OUT/parts, the readers that people use see the same rows, failed ones too, and the same scores."""
+    images, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(few, images)
+    (images / "0" / 'a "quoted", broken\nname.png').write_bytes(b"")
+    run(out, images, format=format)
+    expected = [plain(row) for part in read_parts(out).values() for row in read_rows(part, format)]
+    wanted = [
+        [row[name] for name in ("path", "status", "error", "width", "bytes", "label", "score")] for row in expected
+    ]
+    assert len(wanted) == 41
+    assert {row[2] for row in wanted} == {None, "empty: the image is empty, a file of 0 bytes: copy or export it again"}
+    columns = ["path", "status", "error", "width", "bytes", "label", "score"]
+    parts = sorted((out / "parts").iterdir())
+    text = {"label": str, "sha256": str}  # labels such as '7' are text
+
+    of_polars = {
+        "parquet": lambda: pl.read_parquet(out / "parts"),
+        "csv": lambda: pl.read_csv(parts, schema_overrides=dict.fromkeys(text, pl.String)),
+        "jsonl": lambda: pl.concat([pl.read_ndjson(part) for part in parts], how="vertical_relaxed"),
+    }[format]()
+    assert [list(row) for row in of_polars.select(columns).rows()] == wanted
+
+    of_pandas = {
+        "parquet": lambda: pd.read_parquet(out / "parts"),
+        "csv": lambda: pd.concat([pd.read_csv(part, dtype=text) for part in parts]),
+        "jsonl": lambda: pd.concat([pd.read_json(part, lines=True, dtype=text) for part in parts]),
+    }[format]()
+    assert same(of_pandas[columns].to_numpy(dtype=object).tolist(), wanted)
+
+    source = {
+        "parquet": "read_parquet('{}/*.parquet')",
+        "csv": "read_csv('{}/*.csv', types={{'label': 'VARCHAR', 'sha256': 'VARCHAR'}})",
+        "jsonl": "read_json('{}/*.jsonl', format='newline_delimited')",
+    }[format].format(out / "parts")
+    of_duckdb = duckdb.sql(f"SELECT {', '.join(columns)} FROM {source}").fetchall()
+    assert same([list(row) for row in of_duckdb], wanted)
+
+
+def same(found: list[list[Any]], wanted: list[list[Any]]) -> bool:
+    """Return whether rows are equal, NaN being null to pandas, and a score the same float32."""
+
+    def value(cell: Any) -> Any:
+        if cell is None or cell != cell:  # NaN is not equal to itself
+            return None
+        return float(np.float32(cell)) if isinstance(cell, float) else cell
+
+    return [[value(cell) for cell in row] for row in found] == [[value(cell) for cell in row] for row in wanted]
