@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -142,6 +143,20 @@ def count_transfers(host: str, folder: Path) -> tuple[int, int]:
         return sum(request.path.endswith(largest) for request in proxy.requests), again
 
 
+def describe_run() -> dict[str, object]:
+    """Return the command, and what it ran on and against."""
+
+    def said(*command: str) -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    return {
+        "command": shlex.join(["nox", "-s", "bench", "--", "registry", *sys.argv[1:]]),
+        "machine": f"{os.cpu_count()} CPUs, {model.partition(':')[2].strip()}",
+        "against": [said("skopeo", "--version"), said("docker-registry", "--version")],
+    }
+
+
 def main() -> None:
     """Run everything, print a table, and exit with 1 where a bar isn't kept."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -169,7 +184,7 @@ def main() -> None:
     for figure, bar in bars.items():
         print(f"{figure:45}  {bar.value:>6}  bar {bar.bar:>4}  {'holds' if bar.holds else 'MISSED'}")
     if options.json is not None:
-        figures = {"seconds": times, "bars": {figure: asdict(bar) for figure, bar in bars.items()}}
+        figures = {**describe_run(), "seconds": times, "bars": {figure: asdict(bar) for figure, bar in bars.items()}}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     sys.exit(0 if all(bar.holds for bar in bars.values()) else 1)
 

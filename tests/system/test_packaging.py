@@ -72,11 +72,14 @@ class Team:
 
 
 @pytest.fixture(scope="module")
-def team(digits_home: Path, image_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Team:
-    """Return `digits:1` in the registry that holds the images."""
+def team(digits_home: Path, image_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    """Yield `digits:1` in the registry that holds the images; what is built of it leaves Docker at the end."""
     target = f"{image_registry}/tests/{uuid.uuid4().hex}/digits"
     pushed = push("digits:1", target, LocalRegistry(digits_home / "registry"))
-    return Team(reference=f"{target}:1", digest=pushed.digest, home=tmp_path_factory.mktemp("team"))
+    yield Team(reference=f"{target}:1", digest=pushed.digest, home=tmp_path_factory.mktemp("team"))
+    for kind in ("service", "batch"):
+        for image in docker("image", "ls", "--quiet", f"{target}-{kind}").stdout.split():
+            docker("image", "rm", "--force", image, check=False)
 
 
 def pull_alone(image: str, pushed: str) -> str:
