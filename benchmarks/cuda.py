@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.figures import Bar, at_most, finish
-from benchmarks.models import make_resnet50
+from benchmarks.models import make_resnet50, open_work
 from classifier.artifact import MODEL, MODEL_FP16
 from classifier.engines.graphs import OUTPUT
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
@@ -135,8 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         gpu = check_cuda(load_runtime(), 0)
-        work = options.work.resolve()
-        work.mkdir(parents=True, exist_ok=True)
+        work = open_work(options.work)
         artifact = make_resnet50(work)
         batches = open_images(work / "pictures" / "train", artifact.config).batches()
         images_nhwc = np.concatenate([images for _, images in batches])
@@ -156,9 +155,7 @@ def main() -> None:
     for precision, each in found.items():
         bars[f"{precision}: images with other bits in another run"] = at_most(each.unlike_again, 0)
         bars[f"{precision}: images with other bits elsewhere in a batch"] = at_most(each.unlike_elsewhere, 0)
-    floor = TOLERANCE_FLOORS["fp32"]
-    distance = found["fp32"].distance
-    bars["fp32: distance from the CPU's scores"] = Bar(value=distance, bar=floor, holds=distance <= floor)
+    bars["fp32: distance from the CPU's scores"] = at_most(found["fp32"].distance, TOLERANCE_FLOORS["fp32"])
     finish(bars, {"gpu": asdict(gpu), "precisions": {name: asdict(each) for name, each in found.items()}}, options.json)
 
 

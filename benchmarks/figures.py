@@ -14,21 +14,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One figure with the limit that it has to keep."""
+    """One figure with the limit that it has to keep; None is one that this machine can't give, and does not hold."""
 
-    value: float
+    value: float | None
     bar: float
     holds: bool
 
 
-def at_least(value: float, bar: float) -> Bar:
+def at_least(value: float | None, bar: float) -> Bar:
     """Return the bar of a figure that is the better the larger it is."""
-    return Bar(value=round(value, 3), bar=bar, holds=value >= bar)
+    return Bar(value=_rounded(value), bar=bar, holds=value is not None and value >= bar)
 
 
-def at_most(value: float, bar: float) -> Bar:
+def at_most(value: float | None, bar: float) -> Bar:
     """Return the bar of a figure that is the better the smaller it is."""
-    return Bar(value=round(value, 3), bar=bar, holds=value <= bar)
+    return Bar(value=_rounded(value), bar=bar, holds=value is not None and value <= bar)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
 
 
 def finish(bars: Mapping[str, Bar], figures: Mapping[str, object], target: Path | None) -> NoReturn:
@@ -36,7 +40,9 @@ def finish(bars: Mapping[str, Bar], figures: Mapping[str, object], target: Path 
     print()
     width = max(map(len, bars))
     for figure, bar in bars.items():
-        print(f"{figure:{width}}  {bar.value:>8g}  bar {bar.bar:>5g}  {'holds' if bar.holds else 'MISSED'}")
+        value = "-" if bar.value is None else f"{bar.value:g}"
+        verdict = "holds" if bar.holds else "not measured" if bar.value is None else "MISSED"
+        print(f"{figure:{width}}  {value:>8}  bar {bar.bar:>6g}  {verdict}")
     if target is not None:
         contents = {**figures, "bars": {figure: asdict(bar) for figure, bar in bars.items()}}
         target.write_text(json.dumps(contents, indent=2) + "\n")

@@ -20,15 +20,23 @@ _PICTURES = {"train": 48, "val": 16}
 """Of each label: as few as calibrate int8."""
 
 
+def open_work(folder: Path) -> Path:
+    """Return the work folder, made if it isn't there: this process and those that it starts keep their models in it."""
+    work = folder.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    os.environ["TANDEM_HOME"] = str(work / "home")
+    return work
+
+
 def make_model(name: str, data: Path, *options: str, work: Path, export_options: tuple[str, ...] = ()) -> Artifact:
-    """Return the model `name` of the registry in `work`, trained on `data` and exported where it isn't there yet."""
-    registry = LocalRegistry(work / "home" / "registry")
+    """Return the model `name`, trained on `data` and exported where the registry doesn't hold it yet."""
+    registry = LocalRegistry.default()
     try:
         return registry.resolve(name)
     except ModelNotFound:
         run = str(work / "runs" / name)
-        _tandem("train", str(data), "--run", run, *options, work=work)
-        _tandem("export", run, "--name", name, *export_options, work=work)
+        _tandem("train", str(data), "--run", run, *options)
+        _tandem("export", run, "--name", name, *export_options)
         return registry.resolve(name)
 
 
@@ -58,8 +66,7 @@ def _draw_pictures(folder: Path) -> None:
                 blot.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(target / f"{number:03}.jpg", quality=90)
 
 
-def _tandem(*command: str, work: Path) -> None:
+def _tandem(*command: str) -> None:
     print("$ tandem", *command, file=sys.stderr)
-    environment = {**os.environ, "TANDEM_HOME": str(work / "home")}
-    if subprocess.run([TANDEM, *command], env=environment, stdout=sys.stderr, check=False).returncode != 0:
+    if subprocess.run([TANDEM, *command], stdout=sys.stderr, check=False).returncode != 0:
         sys.exit(f"tandem {command[0]} failed")
