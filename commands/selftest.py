@@ -36,9 +36,10 @@ def selftest(model: str | None, every_way: bool, as_json: bool, **engine_options
     Services and bulk runs do the same before they start. Without MODEL, the only one in the registry. The exit code
     is 1 where a score is further away than the model's tolerance allows.
     """
-    from registry.local import LocalRegistry  # noqa: PLC0415  # --help answers at once
+    from registry.fetching import fetch_model  # noqa: PLC0415  # --help answers at once
+    from registry.local import LocalRegistry  # noqa: PLC0415
 
-    artifact = LocalRegistry.default().resolve(model)
+    artifact = fetch_model(model, LocalRegistry.default())
     if every_way:
         sys.exit(_print_every_way(artifact, as_json=as_json, **engine_options))
     report = _replay(artifact, **engine_options)

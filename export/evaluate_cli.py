@@ -29,7 +29,9 @@ def evaluate(reference: str, folder: Path, max_accuracy_drop: float | None) -> N
     from export.evaluating import evaluate_model  # noqa: PLC0415 # the engines take a second to import
     from export.reporting import report  # noqa: PLC0415
     from registry import LocalRegistry  # noqa: PLC0415
+    from registry.fetching import fetch_model  # noqa: PLC0415
 
     registry = LocalRegistry.default()
-    added = evaluate_model(registry.resolve(reference), folder, registry=registry, max_accuracy_drop=max_accuracy_drop)
+    artifact = fetch_model(reference, registry)
+    added = evaluate_model(artifact, folder, registry=registry, max_accuracy_drop=max_accuracy_drop)
     click.echo("\n".join(report(added)))

@@ -19,6 +19,7 @@ from export.entry import check_writable, self_test_files
 from export.evaluation import Evaluation
 from export.images import LabelledImages
 from export.precisions import WAYS, Yardstick, judge, open_way, run_engine, tolerances
+from registry.references import Reference
 from training.folders import name_some, scan_classes
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ def evaluate_model(
         GOLDEN: replace(golden, tolerances=tolerances(precisions)).to_bytes(),
         CARD: replace_precisions(artifact.read(CARD).decode(), after).encode(),
     }
-    self_test_files(artifact.name, files)
-    return registry.add(artifact.name, files)
+    name = Reference.parse(artifact.name).name  # without the host of a copy, which only that host's versions have
+    self_test_files(name, files)
+    return registry.add(name, files)
 
 
 def open_images(folder: Path, config: ModelConfig) -> LabelledImages:
