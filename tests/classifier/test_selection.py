@@ -135,6 +135,7 @@ def test_what_is_asked_for_is_what_is_tried(
 
 
 HERE = "fp32 with onnxruntime on cpu"
+AS_SHOWN = "as 'tandem models show' says"
 CAN_T = "model 'digits' can't be run here as asked: "
 BOTH_NOT_INSTALLED = "want OpenVINO, which is not installed (pip install -e '.[openvino]' in the clone of Tandem)"
 
@@ -146,17 +147,17 @@ BOTH_NOT_INSTALLED = "want OpenVINO, which is not installed (pip install -e '.[o
         (
             {"precision": "int4"},
             {},
-            f"model 'digits' does not allow precision 'int4', as 'tandem models show' says; choose {HERE}",
+            f"model 'digits' does not allow precision 'int4', {AS_SHOWN}; choose {HERE}",
         ),
         (
             {"precision": "bf16", "engine": "onnxruntime"},
             {},
-            f"model 'digits' does not allow precision 'bf16' with engine 'onnxruntime', as 'tandem models show' says; choose {HERE}",
+            f"model 'digits' does not allow precision 'bf16' with engine 'onnxruntime', {AS_SHOWN}; choose {HERE}",
         ),
         (
             {"engine": "openvino", "device": "cuda"},
             {},
-            f"model 'digits' does not allow engine 'openvino' with device 'cuda', as 'tandem models show' says; choose {HERE}",
+            f"model 'digits' does not allow engine 'openvino' with device 'cuda', {AS_SHOWN}; choose {HERE}",
         ),
         (
             {"engine": "openvino"},
