@@ -115,9 +115,21 @@ def cuda_image(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure what README and docs claim: `-- NAME [--json FILE]`, where NAME is a module of benchmarks/."""
-    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
     name, *options = session.posargs or ["registry"]
+    # Only this one trains what it measures.
+    extras = "cpu,openvino,train" if name == "precisions" else "cpu,service,batch"
+    install(session, "-e", f".[{extras}]", *group("tests"))
     session.run("python", "-m", f"benchmarks.{name}", *options)
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Run the tests that need an NVIDIA GPU, then measure it: `-- [--json FILE]` are options of benchmarks/cuda.py."""
+    # A session of its own, because the wheels of onnxruntime for CPU and GPU exclude each other.
+    install(session, "-e", ".[gpu,train]", *group("tests"))
+    session.run("pytest", "tests/classifier", "-m", "gpu")
+    work = session.cache_dir.resolve() / "gpu"
+    session.run("python", "-m", "benchmarks.cuda", "--work", str(work), *session.posargs)
 
 
 @nox.session(requires=["digits"])

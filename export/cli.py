@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from export.precisions import MAX_ACCURACY_DROP, PRECISIONS
+from registry.options import Number
 
 if TYPE_CHECKING:
     from classifier.types import Precision
@@ -42,7 +43,7 @@ def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) 
     help="What to make and measure beside fp32, which all models have: 'bf16,int8', or 'auto' for all there is.",
 )  # fmt: skip
 @click.option(
-    "--max-accuracy-drop", metavar="PART", type=click.FloatRange(0, 1), default=MAX_ACCURACY_DROP, show_default=True,
+    "--max-accuracy-drop", metavar="PART", type=Number(0, 1), default=MAX_ACCURACY_DROP, show_default=True,
     help="A precision is allowed if its acc1 is at most so much below that of fp32: 0.005 is half a point.",
 )  # fmt: skip
 @click.option(

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
+from classifier.engines.sessions import load_runtime
 from classifier.errors import DataError, InvalidReference
 from classifier.types import ModelConfig, from_json, to_json
 from export.calibration import calibration_images
@@ -69,6 +70,7 @@ def export_run(
     Raises:
         InvalidReference: `name` can't be a new model's, or an alias no alias.
         RegistryUnwritable: the registry can't be written.
+        EngineUnavailable: ONNX Runtime isn't installed, or twice.
         DataError: the run has no complete epoch, or its validation images are gone or others.
         ExportRefused: the network can't be written as ONNX, or its graph gives other scores.
         SelfTestFailed: the artifact does not give its own golden scores.
@@ -78,6 +80,7 @@ def export_run(
     for alias in aliases:
         Reference(name=name, tag=check_alias(alias))
     check_writable(registry)
+    load_runtime()
     files = build_artifact(
         run, name=name, precisions=precisions, max_accuracy_drop=max_accuracy_drop, embeddings=embeddings
     )

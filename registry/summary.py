@@ -167,15 +167,13 @@ class Description:
         config, evaluation = self.config, self.evaluation
         pixels = config.preprocessing
         labels = ", ".join(config.labels[:SHOWN_LABELS]) + (", …" if len(config.labels) > SHOWN_LABELS else "")
+        sizes = f"resized to {pixels.resize_size} px, cropped to {pixels.crop_size}"
         facts = [
             ("digest", self.digest),
             ("aliases", ", ".join(self.aliases) or "-"),
             ("architecture", config.architecture),
             ("labels", f"{len(config.labels)}: {labels}"),
-            (
-                "input",
-                f"resized to {pixels.resize_size} px, cropped to {pixels.crop_size}, {pixels.interpolation}",
-            ),
+            ("input", f"{pixels.decode} decode, {sizes}, {pixels.interpolation}"),
         ]
         if config.embedding_size:
             facts.append(("embeddings", f"{config.embedding_size} numbers, what the last layer takes"))

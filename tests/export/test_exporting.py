@@ -281,7 +281,7 @@ def test_a_precision_that_there_is_not_is_a_usage_error_that_lists_them(
     assert "some of fp32, bf16, fp16, int8" in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("limit", ["-0.1", "1.1", "half"])
+@pytest.mark.parametrize("limit", ["-0.1", "1.1", "half", "nan"])
 def test_a_limit_that_is_none_is_a_usage_error(export: Callable[..., Result], digits_run: Path, limit: str) -> None:
     assert export(digits_run, "--name", "digits", "--max-accuracy-drop", limit).exit_code == 2
 
