@@ -69,6 +69,11 @@ class Commit:
     in_class_folders: int
     correct: int
 
+    @property
+    def failed(self) -> int:
+        """How many rows failed."""
+        return sum(self.errors.values())
+
 
 class RunFolder:
     """The output folder of one run, locked by this process. Made by `open_run_folder`."""

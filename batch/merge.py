@@ -39,8 +39,9 @@ def merge_shards(output: Path) -> RunRecord:
     shards = _find_shards(output)
     run, commits, attempts = _prove(shards)
     with open_run_folder(output, shards=[shard.path.name for shard in shards]) as folder:
-        _join(folder, shards, run, commits)
-        record = RunRecord.of(run, commits.values(), attempts)
+        folder.reopen()
+        joined = _join(folder, shards, run, commits)
+        record = RunRecord.of(run, joined.values(), attempts)
         folder.write_record(to_json(record))
         folder.succeed()
     return record
@@ -97,8 +98,10 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
     return replace(first, shard=None), dict(sorted(commits.items())), tuple(attempts)
 
 
-def _join(folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits: dict[int, Commit]) -> None:
-    """Bring the parts, the plan and the commits together."""
+def _join(
+    folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits: dict[int, Commit]
+) -> dict[int, Commit]:
+    """Bring the parts, the plan and the commits together, and return what is committed then."""
     begun = folder.fingerprint()
     if begun is None:
         with writing(folder.path):
@@ -113,12 +116,15 @@ def _join(folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits:
         fingerprint = shard.fingerprint()
         assert fingerprint is not None
         for chunk in fingerprint.chunks:
-            if chunk not in have:
-                with writing(folder.parts / commits[chunk].part):
-                    _link(shard.parts / commits[chunk].part, folder.parts / commits[chunk].part)
-                    folder.enter(commits[chunk])
+            commit = commits[chunk]
+            if chunk not in have or have[chunk].failed > commit.failed:
+                with writing(folder.parts / commit.part):
+                    _link(shard.parts / commit.part, folder.parts / commit.part)
+                    folder.enter(commit)
+                have[chunk] = commit
     with writing(folder.parts):
         sync_folder(folder.parts)
+    return have
 
 
 def _link(source: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -50,10 +50,10 @@ def test_the_shard_of_an_indexed_job(monkeypatch: pytest.MonkeyPatch) -> None:
         shard_of_job()
 
 
-def run_shards(run: Run, out: Path, *inputs: Path, count: int = 3, only: set[int] | None = None) -> None:
+def run_shards(run: Run, out: Path, *inputs: Path, count: int = 3, only: set[int] | None = None, **options: Any) -> None:
     for number in only or range(1, count + 1):
         shard = Shard(number=number, count=count)
-        run(out / shard.folder, *inputs, shard=shard)
+        run(out / shard.folder, *inputs, shard=shard, **options)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
@@ -67,6 +67,26 @@ def test_merged_shards_are_the_run_of_one_process(tmp_path: Path, run: Run, coun
     assert merged.state == "done"
     assert merge_shards(tmp_path / "out") == merged
     assert run(tmp_path / "out") == merged
+
+
+@pytest.mark.parametrize("retried", ["the shards", "the merged run"])
+def test_a_merge_after_failed_rows_were_made_again(
+    tmp_path: Path, run: Run, few: Path, image: bytes, retried: str
+) -> None:
+    """Merged again, the output has the rows that `--retry-failed` made since, and its counts are those of its rows."""
+    images, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(few, images)
+    (images / "0" / "x.png").write_bytes(b"")
+    run_shards(run, out, images)
+    assert merge_shards(out).failed == 1
+    (images / "0" / "x.png").write_bytes(image)
+    if retried == "the shards":
+        run_shards(run, out, images, retry_failed=True)
+    else:
+        run(out, images, retry_failed=True)
+    assert merge_shards(out).failed == 0
+    run(tmp_path / "alone", images)
+    assert read_parts(out) == read_parts(tmp_path / "alone")
 
 
 @given(chunk_size=st.integers(1, 50), count=st.integers(1, 9))
