@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
+from batch.output import csv_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ def _read_jsonl(data: bytes) -> list[Outcome]:
 
 
 def _read_csv(data: bytes) -> list[Outcome]:
-    rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    rows = csv_rows(data)
     header = next(rows, [])
     at = [header.index(name) for name in _COLUMNS]
     # An empty field is null, but in columns of text that is never null.

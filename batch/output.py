@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -33,7 +34,7 @@ import numpy as np
 from classifier.errors import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -152,13 +153,21 @@ def _read_csv(data: bytes) -> list[dict[str, Any]]:
         "scores": msgspec.json.decode, "embedding": msgspec.json.decode,
     }  # fmt: skip
     nullable = {"error", "sha256", "label"} | parse.keys()
+    rows = csv_rows(data)
+    header = next(rows)
     return [
         {
             name: None if value == "" and name in nullable else parse.get(name, str)(value)
             for name, value in fields.items()
         }
-        for fields in csv.DictReader(io.StringIO(data.decode(), newline=""))
+        for fields in (dict(zip(header, row, strict=True)) for row in rows)
     ]
+
+
+def csv_rows(data: bytes) -> Iterator[list[str]]:
+    """Return the rows of a part in CSV, its header first."""
+    csv.field_size_limit(sys.maxsize)  # 128 KiB of itself, which the scores of some 6,000 labels fill
+    return csv.reader(io.StringIO(data.decode(), newline=""))
 
 
 def _read_parquet(data: bytes) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch import output
+from batch.outcomes import read_outcomes
 from batch.output import FORMATS, Format, Row, Score, encode_rows, read_rows
 from tests.batch.conftest import read_parts
 
@@ -147,6 +148,18 @@ def test_rows_that_are_read_are_written_to_the_same_bytes(rows: list[Row], forma
     """What a retry keeps of a part stands in the new one as it stood in the old."""
     data = encode_rows(rows, format, all_scores=True, embeddings=True)
     assert encode_rows(read_rows(data, format), format, all_scores=True, embeddings=True) == data
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_scores_of_many_labels_are_read_again(format: Format) -> None:
+    """A field of scores that is longer than what Python's CSV reader takes of itself is read, as any other."""
+    text = dict.fromkeys(COLUMNS, "a") | {"status": "ok", "error": None}
+    numbers = {"width": 8, "height": 8, "bytes": 9, "score": 0.5, "top_k": (Score(label="a", score=0.5),)}
+    scores = np.random.default_rng(1).random(20_000, dtype=np.float32)
+    row = Row(**text | numbers | {"scores": scores, "embedding": None})  # type: ignore[arg-type] # as they are
+    data = encode_rows([row], format, all_scores=True)
+    assert encode_rows(read_rows(data, format), format, all_scores=True) == data
+    assert [outcome.path for outcome in read_outcomes(data, format)] == ["a"]
 
 
 @given(SCORE)
