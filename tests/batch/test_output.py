@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -160,6 +162,23 @@ def test_the_scores_of_many_labels_are_read_again(format: Format) -> None:
     data = encode_rows([row], format, all_scores=True)
     assert encode_rows(read_rows(data, format), format, all_scores=True) == data
     assert [outcome.path for outcome in read_outcomes(data, format)] == ["a"]
+
+
+def test_reading_a_part_starts_no_thread(run: Run, tmp_path: Path) -> None:
+    """A command that read one and ends at once, while Arrow starts its threads, could be aborted: it starts none."""
+    run(tmp_path / "out")
+    program = """if True:
+        import os, sys
+        from pathlib import Path
+        import pyarrow.parquet
+        from batch.outcomes import read_outcomes
+        from batch.output import read_rows
+        data, before = Path(sys.argv[1]).read_bytes(), len(os.listdir("/proc/self/task"))
+        print(len(read_outcomes(data, "parquet")), len(read_rows(data, "parquet")))
+        print(len(os.listdir("/proc/self/task")) - before)
+    """
+    command = [sys.executable, "-c", program, tmp_path / "out" / "parts" / "part-00000.parquet"]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == ["9", "9", "0"]
 
 
 @given(SCORE)
