@@ -167,7 +167,8 @@ class _Attempt:
         self.commits = commits
         self.classified = 0
         self.chunks_left = 0
-        self.to_retry: set[int] = set()
+        # Of the rows that stay as they are: what failed and is about to be made again says nothing of the run any more.
+        self.kept = self.kept_failed = 0
         self.metrics = MetricsFile(job.metrics_file, run)
 
     def classify(self, before: Sequence[Attempt], interrupts: Interrupts) -> RunRecord:
@@ -206,11 +207,13 @@ class _Attempt:
         retried = [chunk for chunk, commit in sorted(self.commits.items()) if commit.errors and self.job.retry_failed]
         missing = [chunk for chunk in self.run.chunks if chunk not in self.commits]
         self.chunks_left = len(retried) + len(missing)
-        self.to_retry = set(retried)
-        self._check_limits()
-        done = sum(
-            commit.rows - sum(commit.errors.values()) * (chunk in retried) for chunk, commit in self.commits.items()
-        )
+        to_retry = frozenset(retried)
+        done = 0
+        for chunk, commit in self.commits.items():
+            if chunk not in to_retry:
+                self._count(commit)
+            done += commit.rows - commit.failed * (chunk in to_retry)
+        self.job.limits.check(self.kept, self.kept_failed)
         with show_progress(self.run.images, done=done) as advance:
             self._make(retried, interrupts, advance, suspects=suspects)
             self._make(missing, interrupts, advance, suspects=suspects)
@@ -229,17 +232,18 @@ class _Attempt:
                 with interrupts.held():
                     self._commit(*next(parts))
                 self.metrics.update(self.commits.values(), self.classified)
-                self._check_limits()
+                self.job.limits.check(self.kept, self.kept_failed)
 
-    def _check_limits(self) -> None:
-        # What failed and is about to be made again says nothing of the run any more.
-        self.job.limits.check(commit for chunk, commit in self.commits.items() if chunk not in self.to_retry)
+    def _count(self, commit: Commit) -> None:
+        self.kept += commit.rows
+        self.kept_failed += commit.failed
 
     def _commit(self, work: Work, part: Part) -> None:
-        self.commits[work.chunk] = self.folder.commit(work.chunk, self.run.part(work.chunk), part)
+        commit = self.folder.commit(work.chunk, self.run.part(work.chunk), part)
+        self.commits[work.chunk] = commit
+        self._count(commit)
         self.classified += len(work.todo)
         self.chunks_left -= 1
-        self.to_retry.discard(work.chunk)
 
     def _works(self, chunks: Sequence[int]) -> Iterator[Work]:
         plan = self.run.plan

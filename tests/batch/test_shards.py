@@ -50,7 +50,9 @@ def test_the_shard_of_an_indexed_job(monkeypatch: pytest.MonkeyPatch) -> None:
         shard_of_job()
 
 
-def run_shards(run: Run, out: Path, *inputs: Path, count: int = 3, only: set[int] | None = None, **options: Any) -> None:
+def run_shards(
+    run: Run, out: Path, *inputs: Path, count: int = 3, only: set[int] | None = None, **options: Any
+) -> None:
     for number in only or range(1, count + 1):
         shard = Shard(number=number, count=count)
         run(out / shard.folder, *inputs, shard=shard, **options)
