@@ -117,7 +117,7 @@ class Plan:
 
 
 def require_images(inputs: Sequence[Input], selection: Selection = SUFFIXES_ALONE) -> None:
-    """Check that there is at least one image, without listing more than it takes to find it.
+    """Check that there is at least one image, without listing more than the folder that holds the first one.
 
     Raises:
         DataError: there is none.
@@ -126,10 +126,11 @@ def require_images(inputs: Sequence[Input], selection: Selection = SUFFIXES_ALON
         return  # standard input can be read once
     skipped: Counter[str] = Counter()
     if next(list_images(inputs, skipped, selection), None) is None:
+        names = " ".join(selection.include or sorted(IMAGE_SUFFIXES))
         raise DataError(
             f"no image in {', '.join(repr(printable(input.given)) for input in inputs)}"
             f"{f' (skipped: {describe_counts(skipped)})' if skipped else ''}; "
-            f"an image's name ends in one of {' '.join(sorted(IMAGE_SUFFIXES))}"
+            f"an image's name {'matches' if selection.include else 'ends in'} one of {names}"
         )
 
 

@@ -22,6 +22,7 @@ from batch.output import Columns, read_rows
 from batch.plan import digest_of, planned_images, planned_inputs, require_images, write_plan
 from batch.progress import show_progress
 from batch.record import Attempt, RunRecord, read_attempts
+from batch.remote import is_url
 from classifier.errors import NoEmbeddings, OutputError
 from classifier.types import to_json
 
@@ -75,7 +76,9 @@ def check_job(job: BatchJob) -> None:
     """
     check_output(job.output, job.inputs)
     check_metrics_file(job.metrics_file)
-    require_images(job.inputs, job.selection)
+    # A bucket is listed once, by the plan: that can take hours.
+    if not any(is_url(input.location) for input in job.inputs):
+        require_images(job.inputs, job.selection)
 
 
 def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecord:
@@ -114,6 +117,8 @@ def _begin(job: BatchJob, runner: Runner, folder: RunFolder) -> Fingerprint:
     """Return the fingerprint of a run that begins here: the plan is made."""
     with writing(folder.plan):
         plan = write_plan(folder.plan, job.inputs, chunk_size=job.chunk_size, selection=job.selection)
+    if not plan.images:
+        require_images(job.inputs, job.selection)
     run = _fingerprint(job, runner, plan)
     log.info("planned %s images in %s chunks", f"{run.images:,}", f"{len(run.chunks):,}")
     folder.begin(run)
