@@ -17,7 +17,7 @@ from classifier.errors import DamagedArtifact, RegistryDenied, RegistryUnreachab
 from classifier.types import from_json, to_json
 from registry.connection import REDIRECTS, Answer, Connection
 from registry.manifest import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index, describe
-from registry.references import is_digest
+from registry.references import is_digest, is_tag
 from registry.retrying import retry
 from registry.transient import DamagedInTransit, TransientFailure
 
@@ -94,7 +94,8 @@ class RemoteRepository:
         answer = self._ask("GET", f"{self.name}/tags/list?n=1000", scope=self._pull)
         if answer.status == 404:
             return []
-        return [tag for page in self._pages(answer, _Tags, f"list the tags of {self}") for tag in page.tags or ()]
+        pages = self._pages(answer, _Tags, f"list the tags of {self}")
+        return [tag for page in pages for tag in page.tags or () if is_tag(tag)]
 
     def has_blob(self, blob: Descriptor) -> bool:
         """Return whether the repository has that blob."""
@@ -156,7 +157,8 @@ class RemoteRepository:
     def referrers(self, digest: str) -> list[Descriptor]:
         """Return what names the manifest `digest` as its subject; from the fall-back tag where the API is missing."""
         answer = self._ask("GET", f"{self.name}/referrers/{digest}", scope=self._pull)
-        if answer.status == 200:
+        # What answers everything, such as a proxy's page, has no API either.
+        if answer.status == 200 and answer.headers.get("Content-Type", "").partition(";")[0].strip() == INDEX_TYPE:
             pages = self._pages(answer, Index, f"list the referrers of {digest}")
             return [referrer for page in pages for referrer in page.manifests]
         found = self.find_manifest(_fallback_tag(digest))

@@ -185,7 +185,11 @@ class Description:
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table that gives each column the room that its cells take."""
+    """Return the lines of a table that gives each column the room that its cells take.
+
+    What a model or a registry says of itself stands in the cells: nothing in them can move a terminal's cursor.
+    """
+    rows = [["".join(char if char.isprintable() else " " for char in cell) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -118,7 +118,8 @@ class _TokenHandler(http.server.BaseHTTPRequestHandler):
         elif "/blobs/" in url.path:
             self.answer(307, b"", {"Location": f"http://{self.elsewhere}{url.path}?X-Signature=presigned-secret"})
         else:
-            self.answer(200, b'{"tags": ["1"]}', {})
+            # Of what a registry lists, what can't be a tag is left out: it would become an address, or move a cursor.
+            self.answer(200, b'{"tags": ["1", "../../b", "\\u001b[2J"]}', {})
 
     do_POST = do_GET  # noqa: N815 - the name that http.server looks for
 
