@@ -66,7 +66,7 @@ def store_referrers(referrers: Iterable[Referrer], layout: Layout) -> None:
 
 
 def list_referrers(digest: str, repository: RemoteRepository) -> list[Referrer]:
-    """Return the referrers that a remote repository has of the model `digest`: their manifests, and no file of theirs."""
+    """Return the referrers that a remote repository has of the model `digest`: the manifests, without their files."""
     found = []
     for descriptor in repository.referrers(digest):
         # Of a kind, or by an algorithm, that isn't ours.
@@ -90,7 +90,8 @@ def list_referrers(digest: str, repository: RemoteRepository) -> list[Referrer]:
 def fetch_referrers(digest: str, repository: RemoteRepository) -> list[Referrer]:
     """Return the referrers that a remote repository has of the model `digest`, with their files.
 
-    One that is too large to be held, or lost a file, is left out: anybody may attach one, and the model is whole without.
+    One that is too large to be held, or lost a file, is left out: anybody may attach one, and the model is whole
+    without.
     """
     found = []
     for referrer in list_referrers(digest, repository):

@@ -48,8 +48,8 @@ def is_plain(host: str) -> bool:
 def origin(url: str) -> tuple[str, str, int | None]:
     """Return scheme, host and port of `url`, as urllib3 reads them.
 
-    What connects has to be what says where a secret goes: of an address with a backslash before an '@', urllib3 asks what
-    stands before it, and `urlsplit` names what stands behind.
+    What connects has to be what says where a secret goes: of an address with a backslash before an '@', urllib3 asks
+    what stands before it, and `urlsplit` names what stands behind.
 
     Raises:
         ValueError: `url` is none.
