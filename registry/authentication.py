@@ -78,7 +78,8 @@ class Authenticator:
 
     def redact(self, text: str) -> str:
         """Return `text` without any secret that this object knows."""
-        for secret in self._secrets:
+        # A copy, as other threads add to them; the longest first, as one may be a part of another.
+        for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, "…")
         return text
 
