@@ -134,7 +134,7 @@ def _name(item: object) -> str:
     if not isinstance(item, dict) or "path" not in item:
         return str(item)
     # The paths of a list are below the folder that the run was begun in.
-    return f"{item['path']} in {item['location']}" if item["kind"] == "list" else str(item["path"])
+    return f"in {item['location']}: {item['path']}" if item["kind"] == "list" else str(item["path"])
 
 
 def _shorten(value: object) -> str:

@@ -101,15 +101,18 @@ class Timing:
 def unpack(archive: Path, work: Path) -> Path:
     """Return the folder with `train` and `test` in it; of the training images so many as are used."""
     folder = work / "fashion-mnist"
-    if not folder.is_dir():
-        partial = work / "unpacking"
+    if folder.is_dir():
+        return folder
+    partial = work / "unpacking"
+    try:
         with tarfile.open(archive) as tar:
             for member in tar:
                 parts = Path(member.name).parts
                 if len(parts) == 4 and (parts[1] == "test" or int(Path(parts[3]).stem) < TRAINING_IMAGES):
                     tar.extract(member, partial, filter="data")
         (partial / "fashion-mnist").rename(folder)
-        partial.rmdir()
+    except (OSError, ValueError, tarfile.TarError) as error:
+        sys.exit(f"{archive} is not Fashion-MNIST as fashion-mnist/SPLIT/LABEL/NUMBER.png in a tar file ({error})")
     return folder
 
 

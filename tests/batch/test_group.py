@@ -74,7 +74,8 @@ def test_a_list_is_resumed_where_it_was_begun(home: Path, tandem: Tandem, few: P
     (tmp_path / "out" / "parts" / "part-00000.parquet").unlink()
     elsewhere = tandem(*arguments, cwd=tmp_path, check=False)
     assert elsewhere.returncode == 1
-    assert f"/list in {few}' and is '" in elsewhere.stderr
+    assert f"plan.inputs was 'in {few}: " in elsewhere.stderr
+    assert f"and is 'in {tmp_path}" in elsewhere.stderr
     tandem(*arguments, cwd=few)
     assert read_parts(tmp_path / "out") == before
 

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from batch import output
 from batch.output import FORMATS, Format, Row, Score, encode_rows, read_rows
 from tests.batch.conftest import read_parts
+from tests.conftest import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,10 +160,14 @@ def test_a_score_survives_as_text(score: float) -> None:
 
 
 def test_each_column_is_documented() -> None:
-    """The table of columns in the module's docstring has every column."""
+    """The tables of columns in the module's docstring and in the documentation have every column, with one type."""
     assert output.__doc__ is not None
-    table = [line for line in output.__doc__.splitlines() if line.startswith("| `")]
-    assert [name for line in table for name in line.split(" | ")[0].split("`")[1::2]] == list(COLUMNS)
+    table, of_docs = (
+        [line.split(" | ")[:2] for line in text.splitlines() if re.match(r"\| `[^|]* \| (string|int|list)", line)]
+        for text in (output.__doc__, (ROOT / "docs" / "batch.md").read_text())
+    )
+    assert [name for cells in table for name in cells[0].split("`")[1::2]] == list(COLUMNS)
+    assert of_docs == table
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,10 @@ import pytest
 
 from batch.commit import open_run_folder
 from batch.limits import FailureLimits
+from batch.results import open_results
 from batch.shards import Shard
 from batch.status_cli import duration
 from classifier.errors import OutputError, TooManyFailures
-from tests.batch.conftest import read_parts
 from tests.conftest import TANDEM
 
 if TYPE_CHECKING:
@@ -146,21 +147,25 @@ def test_shards_each_and_together(tandem: Tandem, run: Run, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_is_no_output(tandem: Tandem, run: Run, few: Path, tmp_path: Path, command: str) -> None:
-    """Whatever is wrong with OUT is one sentence that names it, and exit code 1; nothing is written."""
+def test_what_holds_no_run(tandem: Tandem, few: Path, tmp_path: Path, command: str) -> None:
+    """An OUT that is missing, or is something else, is one sentence and exit code 1; nothing is written."""
+    for output, sentence in ((tmp_path / "missing", "No such file or directory"), (few, "holds no run")):
+        done = tandem("batch", command, output, check=False)
+        assert done.returncode == 1
+        assert re.fullmatch(f"Error: .*{sentence}.*\n", done.stderr)
+    assert not list(few.glob("*.html"))
+
+
+def test_what_no_run_left_like_this(run: Run, few: Path, tmp_path: Path) -> None:
+    """Whatever is wrong with an OUT is a sentence that names it, before a row is read."""
 
     def refused(output: Path, sentence: str) -> None:
-        done = tandem("batch", command, output, check=False)
-        *_, last = done.stderr.splitlines()
-        assert (done.returncode, last[:7]) == (1, "Error: "), done.stderr
-        assert sentence in last
+        with pytest.raises(OutputError, match=sentence):
+            open_results(output)
 
-    refused(tmp_path / "missing", "No such file or directory")
     refused(min(few.rglob("*.png")), "Not a directory")
-    refused(few, "holds no run")
     out = tmp_path / "out"
     run(out)
-    before = read_parts(out)
     for shard in ("shard-1-of-2", "shard-1-of-3"):
         shutil.copytree(out, tmp_path / "two" / shard)
     refused(tmp_path / "two", "holds shards of 2 and of 3")
@@ -175,9 +180,16 @@ def test_what_is_no_output(tandem: Tandem, run: Run, few: Path, tmp_path: Path, 
     commits.write_bytes(b"{}\n")
     refused(out, "is damaged")
     commits.unlink()
-    refused(out, "can't be read (No such file or directory)")
-    assert read_parts(out) == before
-    assert not (out / "report.html").exists()
+    refused(out, r"can't be read \(No such file or directory\)")
+
+
+def test_shards_of_different_runs(run: Run, few: Path, tmp_path: Path) -> None:
+    """Shards of other images are no part of the same run, and what differs is named."""
+    out = tmp_path / "out"
+    run(out / "shard-1-of-2", shard=Shard(number=1, count=2))
+    run(out / "shard-2-of-2", few / "3", shard=Shard(number=2, count=2))
+    with pytest.raises(OutputError, match=r"is not of the same run as .*plan\.inputs was"):
+        open_results(out)
 
 
 def test_asking_does_not_get_in_a_runs_way(tmp_path: Path) -> None:
