@@ -248,6 +248,8 @@ def main() -> None:
     print()
     timings, fast = compare_speed(work, options.repetitions)
     figures = {
+        "command": f"nox -s bench -- precisions --data {options.data.name} --work {options.work.name} "
+        f"--repetitions {options.repetitions}",
         "cpu": cpu_of_onednn().instruction_set,
         "resnet50": {name: asdict(timing) for name, timing in timings.items()},
         "acc1": accuracy,

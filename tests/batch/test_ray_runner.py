@@ -109,6 +109,7 @@ def test_a_node_on_which_no_engine_can_be_opened_ends_the_run(
     job = BatchJob(inputs=find_inputs([str(few)]), output=tmp_path / "out", chunk_size=5)
     with RayRunner(artifact, Cluster(address=cluster.address, cpus=1), engine={"device": "cpu"}) as runner:
         runner._options = ({"device": "cuda"}, None, 1)  # what comes after this has no GPU
-        ray.kill(runner._actors[-1])
+        for actor in runner._actors:
+            ray.kill(actor)
         with pytest.raises(EngineError, match=r"^an engine can't be opened on a node of the Ray cluster \(.*cuda"):
             run_batch(job, runner, Interrupts())
