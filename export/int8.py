@@ -32,6 +32,7 @@ QUANTISED_TYPES = (
 )
 
 _RANKING_IMAGES = 32
+"""At most: each layer is tried on them."""
 _BATCH_SIZE = 16
 
 
@@ -115,7 +116,8 @@ class Quantiser:
         Each in turn is left in fp32 while all others are quantised; how much nearer that brings the scores to those of
         fp32 is its rank.
         """
-        images_nhwc = self._calibration_nhwc[:_RANKING_IMAGES]
+        # From all of them: they come sorted, and the first are of one or two labels.
+        images_nhwc = self._calibration_nhwc[:: -(-len(self._calibration_nhwc) // _RANKING_IMAGES)]
         expected = OnnxRuntimeEngine(self._graph).run(images_nhwc)
 
         def divergence(layer: str) -> float:

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.types import Preprocessing
+from export import int8
 from export.graph import export_graph, find_head
 from export.images import LabelledImages
 from export.int8 import Quantiser
@@ -134,3 +135,24 @@ def test_the_layer_that_spoils_the_scores_is_ranked_first(sensitive_network: nn.
     ranked = quantiser.rank_layers()
     assert ranked[0] == quantiser.layers[1]
     assert sorted(ranked) == sorted(quantiser.layers)
+
+
+def test_layers_are_ranked_on_images_of_all_labels(
+    sensitive_network: nn.Module, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calibration images come sorted by label, and the first few would say nothing of the others."""
+    seen = []
+
+    class Watched(OnnxRuntimeEngine):
+        def run(self, images_nhwc: np.ndarray) -> np.ndarray:
+            seen.append(images_nhwc)
+            return super().run(images_nhwc)
+
+    monkeypatch.setattr(int8, "OnnxRuntimeEngine", Watched)
+    by_label = np.concatenate([np.repeat(pixels[label::3], 3, axis=0) for label in range(3)])
+    Quantiser(export_graph(sensitive_network, LABELS, PREPROCESSING), by_label).rank_layers()
+    assert len(seen) == 4
+    for images_nhwc in seen:
+        assert len(images_nhwc) <= 32
+        # Each label's images have more of one colour.
+        assert set(images_nhwc.mean(axis=(1, 2)).argmax(axis=1)) == {0, 1, 2}
