@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier.engines.graphs import OUTPUT
+from classifier.engines.graphs import EMBEDDINGS, OUTPUT
 from classifier.engines.pinning import page_lock
 from classifier.engines.sessions import running
 from classifier.errors import OutOfDeviceMemory
@@ -73,7 +73,8 @@ class FixedBatch:
                 name: runtime.OrtValue.ortvalue_from_shape_and_type((size, width), np.float32, *device)
                 for name, width in widths.items()
             }
-            self._bindings = {outputs: self._bind(input, outputs) for outputs in {(OUTPUT,), tuple(widths)}}
+            asked = [(OUTPUT,), (OUTPUT, EMBEDDINGS)] if EMBEDDINGS in widths else [(OUTPUT,)]
+            self._bindings: dict[Outputs, Any] = {outputs: self._bind(input, outputs) for outputs in asked}
         self._host = page_lock(np.zeros(self.shape, dtype=np.uint8), index=device[1])
         self.run(self._host)
 

@@ -36,7 +36,7 @@ def fixed(digits_files: Mapping[str, bytes]) -> FixedBatch:
 
 
 def make_fixed(graph: bytes, *, size: int, **embeddings: int) -> FixedBatch:
-    runtime, widths = sessions.load_runtime(), {"probabilities": 10, **embeddings}
+    runtime, widths = sessions.load_runtime(), {**embeddings, "probabilities": 10}  # in whatever order a graph has them
     session = sessions.open_on_cpu(runtime, graph, threads=1)
     return FixedBatch(runtime, session, input="images", size=size, crop_size=8, widths=widths, device=("cpu", 0))
 
