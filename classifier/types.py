@@ -158,7 +158,8 @@ class EngineInfo:
         name: `onnxruntime` or `openvino`.
         version: of the engine's library.
         device: `cpu`, `cuda:0`.
-        instruction_set: of the CPU (`avx512_vnni`, `avx2`, …), or the GPU's compute capability (`sm_90`).
+        instruction_set: of the CPU (`avx512_vnni`, `avx2`, …); of a GPU the compute capability with the name (`sm_90
+            NVIDIA H200`), since GPUs of one capability may run different kernels.
         batch_size: the one size that every execution is padded to; None where any size gives the same bits.
     """
 

@@ -88,7 +88,7 @@ class OnnxRuntimeEngine:
             self.busy_size = batch_size or EXECUTION_SIZE
             self._execute = partial(_run_on_cpu, session, signature.input)
         else:
-            instruction_set = check_cuda(runtime, index).compute_capability
+            instruction_set = check_cuda(runtime, index).kind
             fixed = _open_on_cuda(runtime, graph, signature, index=index, size=batch_size, tuning=tuning, file=file)
             self.busy_size = fixed_size = fixed.size
             self._execute = fixed.run
