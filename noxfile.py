@@ -68,15 +68,17 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def digits(session: nox.Session) -> None:
-    """Train and export the model `digits` for the sessions that have no torch."""
+    """Train and export the models `digits` and `embedder` for the sessions that have no torch."""
     install(session, "-e", ".[cpu,train]")
     home = digits_home(session)
-    run = home.with_name("digits-run")
-    for folder in (home, run):
+    run, embedder = home.with_name("digits-run"), home.with_name("embedder-home")
+    for folder in (home, run, embedder):
         shutil.rmtree(folder, ignore_errors=True)
     environment = {"TANDEM_HOME": str(home)}
     session.run("tandem", "train", "digits", "--run", str(run), env=environment)
     session.run("tandem", "export", str(run), "--name", "digits", env=environment)
+    with_embeddings = ("--name", "embedder", "--embeddings")
+    session.run("tandem", "export", str(run), *with_embeddings, env={"TANDEM_HOME": str(embedder)})
 
 
 # A fresh environment each time: it must hold the wheel that was just built, and nothing that an older run left.
@@ -113,9 +115,21 @@ def cuda_image(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure what README and docs claim: `-- NAME [--json FILE]`, where NAME is a module of benchmarks/."""
-    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
     name, *options = session.posargs or ["registry"]
+    # Only this one trains what it measures.
+    extras = "cpu,openvino,train" if name == "precisions" else "cpu,service,batch"
+    install(session, "-e", f".[{extras}]", *group("tests"))
     session.run("python", "-m", f"benchmarks.{name}", *options)
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Run the tests that need an NVIDIA GPU, then measure it: `-- [--json FILE]` are options of benchmarks/cuda.py."""
+    # A session of its own, because the wheels of onnxruntime for CPU and GPU exclude each other.
+    install(session, "-e", ".[gpu,train]", *group("tests"))
+    session.run("pytest", "tests/classifier", "-m", "gpu")
+    work = session.cache_dir.resolve() / "gpu"
+    session.run("python", "-m", "benchmarks.cuda", "--work", str(work), *session.posargs)
 
 
 @nox.session(requires=["digits"])

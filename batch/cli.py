@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.inputs import Input
-    from batch.record import RunRecord
+    from batch.record import Attempt, RunRecord
     from batch.runner import BatchJob
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def batch(
     except TooManyFailures as error:
         click.echo(f"Error: {error}", err=True)
         ctx.exit(TOO_MANY_FAILURES)
-    for line in summarise(record, job.output):
+    for line in summarise(record, job.output, record.attempts[-1]):
         click.echo(line)
     ctx.exit(FAILED_IMAGES if record.failed else 0)
 
@@ -138,6 +138,7 @@ def _make_job(
     format: Format,
     top_k: int,
     scores: str,
+    embeddings: bool,
     image_timeout: float,
     max_failures: int | None,
     max_failure_rate: float | None,
@@ -154,24 +155,33 @@ def _make_job(
         output=output / shard.folder if shard else output,
         selection=Selection(include=include, exclude=exclude, follow_symlinks=follow_symlinks),
         shard=shard,
-        columns=Columns(format=format, top_k=top_k, all_scores=scores == "all"),
+        columns=Columns(format=format, top_k=top_k, all_scores=scores == "all", embeddings=embeddings),
         image_timeout_s=image_timeout,
         limits=FailureLimits(failures=max_failures, rate=max_failure_rate),
         **options,
     )
 
 
-def summarise(record: RunRecord, output: Path) -> list[str]:
-    """Return what a person wants to know of a run that is done, a line each."""
+def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -> list[str]:
+    """Return what a person wants to know of a run that is done, a line each.
+
+    Args:
+        record: of the run.
+        output: where it is.
+        attempt: the last one, where its rate is of interest.
+    """
     from batch.inputs import printable  # noqa: PLC0415
     from batch.plan import describe_counts  # noqa: PLC0415
     from classifier.selftest import describe  # noqa: PLC0415
 
-    attempt = record.attempts[-1]
     errors = f" ({describe_counts(record.errors)})" if record.errors else ""
     counts = f"{record.images:,} images: {record.ok:,} ok, {record.failed:,} failed{errors}"
-    rate = f"{attempt.elapsed_s:.1f} s ({attempt.images_per_s:,.0f} images/s)"
-    lines = [f"{counts}, in {rate} → {printable(str(output))}", f"{record.run.model} on {describe(record.run.engine)}"]
+    rate = ""
+    if attempt is not None:
+        # A run that was resumed has had other images made before.
+        which = "" if attempt.images == record.images else f"{attempt.images:,} of them "
+        rate = f", {which}in {attempt.elapsed_s:.1f} s ({attempt.images_per_s:,.0f} images/s)"
+    lines = [f"{counts}{rate} → {printable(str(output))}", f"{record.run.model} on {describe(record.run.engine)}"]
     if record.run.plan.skipped:
         lines.append(f"skipped: {describe_counts(record.run.plan.skipped)}")
     if accuracy := record.accuracy:

@@ -5,7 +5,7 @@
       run.json                     what ran, when, how fast
       _SUCCESS                     written last
       .batch/                      what resuming needs
-        lock                         held by the process that runs
+        lock                         held by the process that runs, and says which one that is
         plan                         the list of images
         fingerprint.json             written when the plan is whole: from here on there is a run
         commits.jsonl                one line per committed part
@@ -16,17 +16,17 @@ without its line is made again, with the same bytes. A line that was half-writte
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
 from batch.fingerprint import Fingerprint
+from batch.holder import take
 from batch.inputs import printable
 from batch.remote import is_url
 from classifier.errors import OutputError
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 
 STATE = ".batch"
+REPORT = "report.html"
+"""What `tandem batch report` writes beside a run, or beside its shards."""
+
 _BEFORE_A_RUN = frozenset({"lock", "plan", "aside", "commits.jsonl"})
 """What a run that was killed before it began may leave in there, and all that is ever removed."""
 
@@ -66,6 +69,11 @@ class Commit:
     in_class_folders: int
     correct: int
 
+    @property
+    def failed(self) -> int:
+        """How many rows failed."""
+        return sum(self.errors.values())
+
 
 class RunFolder:
     """The output folder of one run, locked by this process. Made by `open_run_folder`."""
@@ -74,9 +82,10 @@ class RunFolder:
         self.path = path
         self.parts = path / "parts"
         self.state = path / STATE
+        self.lock = self.state / "lock"
         self.plan = self.state / "plan"
         self.record = path / "run.json"
-        self._commits = self.state / "commits.jsonl"
+        self.commits = self.state / "commits.jsonl"
         self._fingerprint = self.state / "fingerprint.json"
         self._success = path / "_SUCCESS"
 
@@ -110,8 +119,8 @@ class RunFolder:
         """Begin a run whose plan is written. From here on it can be resumed."""
         with writing(self.path):
             self.parts.mkdir(exist_ok=True)
-            self._commits.write_bytes(b"")
-            _sync_folder(self.path)
+            self.commits.write_bytes(b"")
+            sync_folder(self.path)
             self._replace(self._fingerprint, to_json(fingerprint))
 
     def committed(self, parts: Collection[str]) -> dict[int, Commit]:
@@ -123,25 +132,40 @@ class RunFolder:
         Raises:
             OutputError: the parts can't be read, or there is a file among them that is none of this run.
         """
-        with writing(self._commits):
-            lines = self._commits.read_bytes()
+        with writing(self.commits):
+            lines = self.commits.read_bytes()
             whole = lines.rfind(b"\n") + 1
             if whole < len(lines):
-                os.truncate(self._commits, whole)
+                os.truncate(self.commits, whole)
             foreign = [part.name for part in self.parts.iterdir() if part.name not in parts]
         if foreign:
             raise OutputError(
                 f"'{self.parts / min(foreign)}' is no part of this run; move it away, or name another --output"
             )
-        try:
-            commits = msgspec.json.Decoder(Commit).decode_lines(lines[:whole])
-        except msgspec.MsgspecError as error:
-            raise OutputError(
-                f"'{self._commits}' is damaged ({error}); name another --output to run from the start"
-            ) from error
-        last = {commit.chunk: commit for commit in commits}
+        last = self._last_commits(lines[:whole])
         with writing(self.parts):
             return {chunk: commit for chunk, commit in last.items() if self._is_whole(commit)}
+
+    def entered(self) -> dict[int, Commit]:
+        """Return the chunks that were committed, whatever has become of their parts; nothing is written.
+
+        Raises:
+            OutputError: the commits can't be read.
+        """
+        try:
+            lines = self.commits.read_bytes()
+        except OSError as error:
+            raise OutputError(f"'{self.commits}' can't be read ({error.strerror}); put that right") from error
+        return self._last_commits(lines[: lines.rfind(b"\n") + 1])
+
+    def _last_commits(self, lines: bytes) -> dict[int, Commit]:
+        try:
+            commits = msgspec.json.Decoder(Commit).decode_lines(lines)
+        except msgspec.MsgspecError as error:
+            raise OutputError(
+                f"'{self.commits}' is damaged ({error}); name another --output to run from the start"
+            ) from error
+        return {commit.chunk: commit for commit in commits}
 
     def _is_whole(self, commit: Commit) -> bool:
         """Return whether the part is what was committed, to the byte."""
@@ -183,7 +207,7 @@ class RunFolder:
 
     def enter(self, commit: Commit) -> None:
         """Enter a commit whose part stands in its place."""
-        with self._commits.open("ab") as file:
+        with self.commits.open("ab") as file:
             file.write(msgspec.json.encode(commit) + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -223,7 +247,7 @@ class RunFolder:
         except OSError:
             aside.unlink(missing_ok=True)  # where the disk is full, leave the room to run.json
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -265,7 +289,7 @@ def check_output(path: Path, inputs: Sequence[Input] = (), *, shards: Collection
         return
     # A run that was killed before it began left nothing of use. A new volume holds lost+found.
     leftovers = {STATE} if state <= _BEFORE_A_RUN else set()
-    if foreign := names - leftovers - {"lost+found", *shards} - (set() if parts else {"parts"}):
+    if foreign := names - leftovers - {"lost+found", REPORT, *shards} - (set() if parts else {"parts"}):
         raise OutputError(
             f"the output '{path}' holds '{min(foreign)}' and no run that could be resumed; "
             "name a new or an empty folder"
@@ -304,16 +328,16 @@ def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[Run
     with writing(path):
         folder.state.mkdir(parents=True, exist_ok=True)
         if is_new:
-            _sync_folder(path.absolute().parent)
-        lock = (folder.state / "lock").open("w")
+            sync_folder(path.absolute().parent)
+        lock = folder.lock.open("ab")
     with lock:
-        try:
-            # The kernel drops the lock when its process ends, however it ends: there are no stale ones.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not take(lock):
             raise OutputError(
                 f"another process is running a batch into '{path}'; wait until it ends, or name another --output"
-            ) from error
+            )
+        if not _is_at(lock, folder.lock):
+            # A run that did not begin has removed its lock since it was opened here: this one keeps nobody out.
+            raise OutputError(f"another process has just given up '{path}'; give the same command again")
         try:
             yield folder
         finally:
@@ -321,7 +345,16 @@ def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[Run
                 folder.remove(folder_too=is_new)
 
 
-def _sync_folder(path: Path) -> None:
+def _is_at(file: IO[Any], path: Path) -> bool:
+    """Return whether `path` names the open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: the files that were renamed or linked there."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -81,7 +81,7 @@ def list_table(input: Input) -> Iterator[Found]:
             for row in range(table.metadata.num_rows):
                 yield str(row), row, 1
             return
-        for batch in table.iter_batches(batch_size=1 << 12, columns=[input.column]):
+        for batch in _batches(table, 1 << 12, columns=[input.column]):
             for path in batch.column(0).to_pylist():
                 yield path or "", None, None
 
@@ -100,6 +100,12 @@ def _opening_table(input: Input) -> Iterator[Any]:
             raise DataError(
                 f"the Parquet file '{printable(input.given)}' can't be read ({why}); copy or make it again"
             ) from error
+
+
+def _batches(table: Any, rows: int, **what: Any) -> Iterator[Any]:
+    # Without Arrow's threads: a process that ends while they start is aborted now and then. One column gains nothing.
+    batches: Iterator[Any] = table.iter_batches(batch_size=rows, use_threads=False, **what)
+    return batches
 
 
 def _type_of(input: Input, table: Any) -> Any:
@@ -154,7 +160,7 @@ def _read_table(input: Input) -> Any:
             if row >= first + rows:
                 first += rows
                 continue
-            for batch in table.iter_batches(batch_size=_TABLE_BATCH, row_groups=[group], columns=[input.column]):
+            for batch in _batches(table, _TABLE_BATCH, row_groups=[group], columns=[input.column]):
                 while row < first + len(batch):
                     value = batch.column(0)[row - first].as_py()
                     data = value.get("bytes") if isinstance(value, dict) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,6 +25,7 @@ class Fingerprint:
     Attributes:
         shard: which chunks of the plan are this run's; None for all.
         model: `digits@sha256:…`.
+        labels: of the model, in the order of `scores`.
         versions: of the libraries that shape pixels or bytes.
     """
 
@@ -36,8 +37,10 @@ class Fingerprint:
     all_scores: bool
     image_timeout_s: float
     model: str
+    labels: tuple[str, ...]
     engine: EngineInfo
     versions: dict[str, str]
+    embeddings: bool = False
 
     @classmethod
     def of(
@@ -46,6 +49,7 @@ class Fingerprint:
         columns: Columns,
         *,
         model: str,
+        labels: tuple[str, ...],
         engine: EngineInfo,
         shard: Shard | None = None,
         image_timeout_s: float,
@@ -60,8 +64,10 @@ class Fingerprint:
             all_scores=columns.all_scores,
             image_timeout_s=image_timeout_s,
             model=model,
+            labels=labels,
             engine=engine,
             versions=versions(columns.format),
+            embeddings=columns.embeddings,
         )
 
     @property
@@ -76,6 +82,10 @@ class Fingerprint:
         whole = len(self.chunks) * self.plan.chunk_size
         last = self.plan.chunks - 1
         return whole - (self.plan.chunk_size - self.plan.rows(last) if last in self.chunks else 0)
+
+    def of_shard(self, shard: Shard) -> Fingerprint:
+        """Return the fingerprint of one shard of this run."""
+        return replace(self, shard=shard)
 
     def part(self, chunk: int) -> str:
         """Return the name of a chunk's part."""
@@ -120,8 +130,15 @@ def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, object]]:
         yield name, value
 
 
+def _name(item: object) -> str:
+    if not isinstance(item, dict) or "path" not in item:
+        return str(item)
+    # The paths of a list are below the folder that the run was begun in.
+    return f"in {item['location']}: {item['path']}" if item["kind"] == "list" else str(item["path"])
+
+
 def _shorten(value: object) -> str:
     if isinstance(value, (list, tuple)):
-        value = ", ".join(str(item.get("path", item)) if isinstance(item, dict) else str(item) for item in value)
+        value = ", ".join(map(_name, value))
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:99]}…"

@@ -13,6 +13,9 @@ import click
 
 # command → (where it is, what `tandem batch --help` says of it)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "status": ("batch.status_cli:status", "Say how a run stands: what is done, what failed, how long yet."),
+    "verify": ("batch.verify_cli:verify", "Prove that each image has exactly one row, and nothing has changed."),
+    "report": ("batch.report_cli:report", "Write what came out as one HTML page to be looked at."),
     "merge": ("batch.merge_cli:merge", "Join the shards of a run, once all are there."),
 }
 

@@ -25,22 +25,36 @@ class ScoredImage:
 
     Attributes:
         scores: float32 `[classes]`; None where the image could not be loaded, and `loaded.image` is the error.
+        embedding: float32 `[embedding_size]`, where it was asked for.
     """
 
     loaded: LoadedImage
     scores: NDArray[np.float32] | None
+    embedding: NDArray[np.float32] | None
 
 
-def score_images(loaded: Iterable[LoadedImage], model: Model, *, batch_size: int) -> Iterator[list[ScoredImage]]:
-    """Yield the images with their scores in their order, `batch_size` at a time."""
+def score_images(
+    loaded: Iterable[LoadedImage], model: Model, *, batch_size: int, embeddings: bool = False
+) -> Iterator[list[ScoredImage]]:
+    """Yield the images with their scores, and their embeddings if asked for, in their order, `batch_size` at a time."""
     images = iter(loaded)
     while batch := list(islice(images, batch_size)):
         pixels = [item.image.pixels for item in batch if not isinstance(item.image, ImageError)]
-        rows = iter(model.scores(np.stack(pixels)) if pixels else ())
+        rows = iter(_run(model, np.stack(pixels), embeddings=embeddings) if pixels else ())
         yield [
-            ScoredImage(loaded=item, scores=None if isinstance(item.image, ImageError) else next(rows))
+            ScoredImage(loaded=item, scores=scores, embedding=embedding)
             for item in batch
+            for scores, embedding in [(None, None) if isinstance(item.image, ImageError) else next(rows)]
         ]
+
+
+def _run(
+    model: Model, images_nhwc: NDArray[np.uint8], *, embeddings: bool
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
+    """Return each image's scores and its embedding."""
+    if embeddings:
+        return zip(*model.scores_and_embeddings(images_nhwc), strict=True)
+    return ((scores, None) for scores in model.scores(images_nhwc))
 
 
 def batch_size_of(model: Model, asked: int | None) -> int:

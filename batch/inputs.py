@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,9 @@ Kind = Literal["folder", "file", "tar", "parquet", "list"]
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARQUET_SUFFIX = ".parquet"
+
+_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
+"""How `printable` writes a byte that is no UTF-8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,13 @@ class Input:
 def printable(path: str) -> str:
     r"""Return a path as UTF-8 text: each byte that is not UTF-8 stands as `\xNN`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def as_path(text: str) -> str:
+    """Return the path that `printable` made `text` of; of two that it can be, the one that is there."""
+    if Path(text).exists():
+        return text
+    return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), text.encode()))
 
 
 def find_inputs(

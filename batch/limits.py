@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from classifier.errors import TooManyFailures
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from batch.commit import Commit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,18 +19,12 @@ class FailureLimits:
     failures: int | None = None
     rate: float | None = None
 
-    def check(self, commits: Iterable[Commit]) -> None:
-        """Check what is committed.
+    def check(self, images: int, failed: int) -> None:
+        """Check how many of so many images failed.
 
         Raises:
-            TooManyFailures: more failed than may.
+            TooManyFailures: more than may.
         """
-        if self.failures is None and self.rate is None:
-            return
-        images = failed = 0
-        for commit in commits:
-            images += commit.rows
-            failed += sum(commit.errors.values())
         if self.failures is not None and failed > self.failures:
             self._stop(f"{failed:,} images failed, over --max-failures {self.failures:,}")
         if self.rate is not None and failed > self.rate * images:

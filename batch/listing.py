@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 MAX_NAMES = 100_000
 """Of one folder in memory, about 10 MB. A folder of more is sorted by way of the disk."""
 
+MAX_PATH_BYTES = 1 << 16
+"""Of a path or a URL in a list. What is longer is a list of other line ends."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
@@ -215,8 +218,14 @@ def _read_list(input: Input) -> Iterator[Found]:
     ending = b"\0" if input.nul else b"\n"
     try:
         with remote.reaching(input.path), closing(_open_list(input.file)) as file:
-            for line in read_records(file, ending):
+            for line in read_records(file, ending, at_most=MAX_PATH_BYTES):
                 name = line if input.nul else line.removesuffix(b"\r")
+                if b"\0" in name or len(name) > MAX_PATH_BYTES:
+                    fact = "NULs" if b"\0" in name else f"a path of more than {MAX_PATH_BYTES:,} bytes"
+                    raise DataError(
+                        f"the list '{printable(input.path)}' holds {fact}; end its paths in line ends, or in NUL and "
+                        "give -0 with it"
+                    )
                 if name:
                     yield os.fsdecode(name), None, None
     except OSError as error:
@@ -229,11 +238,17 @@ def _open_list(path: str) -> IO[bytes]:
     return remote.open_url(path) if remote.is_url(path) else open(path, "rb")  # noqa: PTH123
 
 
-def read_records(file: IO[bytes], ending: bytes) -> Iterator[bytes]:
-    """Yield the records of a file that `ending` ends; the last one may lack it."""
+def read_records(file: IO[bytes], ending: bytes, *, at_most: int | None = None) -> Iterator[bytes]:
+    """Yield the records of a file that `ending` ends; the last one may lack it.
+
+    One of more than `at_most` bytes is the last one that is yielded, and not whole: a file of other endings is not read
+    into memory.
+    """
     rest = b""
     while block := file.read(1 << 16):
         *records, rest = (rest + block).split(ending)
         yield from records
+        if at_most is not None and len(rest) > at_most:
+            break
     if rest:
         yield rest

@@ -51,8 +51,16 @@ class Runner(Protocol):
         """The model, `digits@sha256:…`."""
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Its classes, in the order of the scores."""
+
+    @property
     def engine(self) -> EngineInfo:
         """What runs it."""
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether the model gives embeddings."""
 
     @property
     def batch_size(self) -> int:
@@ -94,9 +102,19 @@ class LocalRunner:
         return self._model.identity
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Its classes, in the order of the scores."""
+        return self._model.config.labels
+
+    @property
     def engine(self) -> EngineInfo:
         """What runs it."""
         return self._model.engine.info
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether the model gives embeddings."""
+        return bool(self._model.config.embedding_size)
 
     def parts(
         self,
@@ -130,7 +148,8 @@ class LocalRunner:
     def _make(self, work: Work, images: Iterable[LoadedImage], columns: Columns, advance: Advance) -> Part:
         made = []
         # A batch never reaches into the next chunk: so the batches of a resumed run are those of an undisturbed one.
-        for batch in score_images(images, self._model, batch_size=self.batch_size):
+        scored = score_images(images, self._model, batch_size=self.batch_size, embeddings=columns.embeddings)
+        for batch in scored:
             made += [make_row(image, self._model, top_k=columns.top_k) for image in batch]
             advance(len(batch))
         new = iter(made)

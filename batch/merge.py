@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch.commit import RunFolder, open_run_folder, writing
+from batch.commit import open_run_folder, sync_folder, writing
 from batch.plan import digest_of
 from batch.record import RunRecord, read_attempts
+from batch.results import find_shards, require_one_count
 from batch.shards import Shard
 from classifier.errors import OutputError
 from classifier.types import to_json
@@ -19,13 +19,11 @@ from classifier.types import to_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batch.commit import Commit
+    from batch.commit import Commit, RunFolder
     from batch.fingerprint import Fingerprint
     from batch.record import Attempt
 
 log = logging.getLogger(__name__)
-
-_FOLDER = re.compile(r"shard-([0-9]+)-of-([0-9]+)")
 
 
 def merge_shards(output: Path) -> RunRecord:
@@ -41,27 +39,22 @@ def merge_shards(output: Path) -> RunRecord:
     shards = _find_shards(output)
     run, commits, attempts = _prove(shards)
     with open_run_folder(output, shards=[shard.path.name for shard in shards]) as folder:
-        _join(folder, shards, run, commits)
-        record = RunRecord.of(run, commits.values(), attempts)
+        folder.reopen()
+        joined = _join(folder, shards, run, commits)
+        record = RunRecord.of(run, joined.values(), attempts)
         folder.write_record(to_json(record))
         folder.succeed()
     return record
 
 
 def _find_shards(output: Path) -> list[RunFolder]:
-    found = {}
     try:
-        for path in output.iterdir():
-            if match := _FOLDER.fullmatch(path.name):
-                found[Shard(number=int(match[1]), count=int(match[2]))] = RunFolder(path)
+        found = find_shards(output)
     except OSError as error:
         raise OutputError(f"the output '{output}' can't be read ({error.strerror}); name that of the shards") from error
     if not found:
         raise OutputError(f"'{output}' holds no shards; name the --output that 'tandem batch --shard' was given")
-    counts = {shard.count for shard in found}
-    if len(counts) > 1:
-        raise OutputError(f"'{output}' holds shards of {min(counts)} and of {max(counts)}; move those of one run away")
-    (count,) = counts
+    count = require_one_count(output, found)
     if missing := [number for number in range(1, count + 1) if Shard(number=number, count=count) not in found]:
         listed = ", ".join(f"{number}/{count}" for number in missing[:10])
         raise OutputError(
@@ -105,8 +98,10 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
     return replace(first, shard=None), dict(sorted(commits.items())), tuple(attempts)
 
 
-def _join(folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits: dict[int, Commit]) -> None:
-    """Bring the parts, the plan and the commits together."""
+def _join(
+    folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits: dict[int, Commit]
+) -> dict[int, Commit]:
+    """Bring the parts, the plan and the commits together, and return what is committed then."""
     begun = folder.fingerprint()
     if begun is None:
         with writing(folder.path):
@@ -121,10 +116,15 @@ def _join(folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits:
         fingerprint = shard.fingerprint()
         assert fingerprint is not None
         for chunk in fingerprint.chunks:
-            if chunk not in have:
-                with writing(folder.parts / commits[chunk].part):
-                    _link(shard.parts / commits[chunk].part, folder.parts / commits[chunk].part)
-                folder.enter(commits[chunk])
+            commit = commits[chunk]
+            if chunk not in have or have[chunk].failed > commit.failed:
+                with writing(folder.parts / commit.part):
+                    _link(shard.parts / commit.part, folder.parts / commit.part)
+                    folder.enter(commit)
+                have[chunk] = commit
+    with writing(folder.parts):
+        sync_folder(folder.parts)
+    return have
 
 
 def _link(source: Path, target: Path) -> None:

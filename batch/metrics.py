@@ -52,6 +52,17 @@ class MetricsFile:
         registry = CollectorRegistry()
         labels = {"model": self._run.model, "shard": str(self._run.shard or "1/1")}
 
+        engine = self._run.engine
+        runs = {
+            "engine": engine.name,
+            "version": engine.version,
+            "device": engine.device,
+            "instruction_set": engine.instruction_set,
+            "precision": engine.precision,
+        }
+        info = Gauge("tandem_batch_info", "1 for what runs the model.", [*labels, *runs], registry=registry)
+        info.labels(**labels, **runs).set(1)
+
         def gauge(name: str, what: str, values: dict[str, float], label: str | None = None) -> None:
             family = Gauge(name, what, [*labels, *([label] if label else [])], registry=registry)
             for key, value in values.items():

@@ -10,6 +10,7 @@ import click
 
 from batch.output import FORMATS
 from batch.shards import Shard
+from registry.options import Number
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -86,6 +87,11 @@ output_options = _all_of(
         help="'all' adds a column with the score of every label.",
     ),
     click.option(
+        "--embeddings",
+        is_flag=True,
+        help="Add a column with each image's embedding; the model must have been exported with --embeddings.",
+    ),
+    click.option(
         "--chunk-size",
         type=click.IntRange(min=1),
         default=1000,
@@ -104,7 +110,7 @@ failure_options = _all_of(
     click.option(
         "--image-timeout",
         metavar="SECONDS",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Number(min=0, min_open=True),
         default=10.0,
         show_default=True,
         help="CPU time that a suspicious image may take to be decoded.",
@@ -113,7 +119,7 @@ failure_options = _all_of(
     click.option(
         "--max-failure-rate",
         metavar="RATE",
-        type=click.FloatRange(min=0, max=1),
+        type=Number(min=0, max=1),
         help="Stop when a larger share of the images failed, 0 to 1.",
     ),
     click.option("--retry-failed", is_flag=True, help="Make the rows again that say 'error', in the same output."),

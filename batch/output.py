@@ -11,18 +11,20 @@ r"""What comes out: one row per image, and the formats that it is written in.
 | `label`, `score` | string, float32 | the top label and its softmax probability; null on an error |
 | `top_k` | list of struct of label, score | the best labels, the best first; null on an error |
 | `scores` | list of float32 | with `--scores all`: of every label, in the model's order; null on an error |
+| `embedding` | list of float32 | with `--embeddings`: what the network's last layer takes; null on an error |
 | `model` | string | `digits@sha256:…` |
 | `engine`, `device`, `precision` | string | what ran it: `onnxruntime 1.31.1`, `cpu`, `fp32` |
 
-CSV is that of RFC 4180; in it `top_k` and `scores` are JSON, and null is an empty field. Scores are written so that
-they give the same float32 when they are read. The bytes of a part depend on its rows and on the libraries' versions
-alone.
+CSV is that of RFC 4180; in it `top_k`, `scores` and `embedding` are JSON, and null is an empty field. Scores and
+embeddings are written so that they give the same float32 when they are read. The bytes of a part depend on its rows and
+on the libraries' versions alone.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -32,7 +34,7 @@ import numpy as np
 from classifier.errors import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -53,11 +55,13 @@ class Columns:
     Attributes:
         top_k: how many labels `top_k` lists.
         all_scores: whether there is a column `scores`.
+        embeddings: whether there is a column `embedding`.
     """
 
     format: Format = "parquet"
     top_k: int = 5
     all_scores: bool = False
+    embeddings: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,7 @@ class Row:
     score: float | None
     top_k: tuple[Score, ...] | None
     scores: NDArray[np.float32] | None
+    embedding: NDArray[np.float32] | None
     model: str
     engine: str
     device: str
@@ -109,6 +114,7 @@ def make_row(image: ScoredImage, model: Model, *, top_k: int) -> Row:
         score=best[0].score if best else None,
         top_k=tuple(Score(label=p.label, score=p.score) for p in best) if best else None,
         scores=image.scores,
+        embedding=image.embedding,
         model=model.identity,
         engine=f"{info.name} {info.version}",
         device=info.device,
@@ -116,9 +122,10 @@ def make_row(image: ScoredImage, model: Model, *, top_k: int) -> Row:
     )
 
 
-def encode_rows(rows: Sequence[Row], format: Format, *, all_scores: bool) -> bytes:
+def encode_rows(rows: Sequence[Row], format: Format, *, all_scores: bool, embeddings: bool = False) -> bytes:
     """Return the rows as a file of that format, the same bytes for the same rows."""
-    columns = tuple(name for name in Row.__slots__ if all_scores or name != "scores")
+    optional = {"scores": all_scores, "embedding": embeddings}
+    columns = tuple(name for name in Row.__slots__ if optional.get(name, True))
     return _ENCODERS[format](rows, columns)
 
 
@@ -128,8 +135,10 @@ def read_rows(data: bytes, format: Format) -> list[Row]:
 
 
 def _to_row(fields: dict[str, Any]) -> Row:
-    scores, top_k = fields.get("scores"), fields["top_k"]
-    fields["scores"] = None if scores is None else np.array(scores, dtype=np.float32)
+    for name in ("scores", "embedding"):
+        numbers = fields.get(name)
+        fields[name] = None if numbers is None else np.array(numbers, dtype=np.float32)
+    top_k = fields["top_k"]
     fields["top_k"] = None if top_k is None else msgspec.convert(top_k, tuple[Score, ...])
     return Row(**fields)
 
@@ -141,22 +150,32 @@ def _read_jsonl(data: bytes) -> list[dict[str, Any]]:
 def _read_csv(data: bytes) -> list[dict[str, Any]]:
     parse: dict[str, Callable[[str], Any]] = {
         "width": int, "height": int, "bytes": int, "score": float, "top_k": msgspec.json.decode,
-        "scores": msgspec.json.decode,
+        "scores": msgspec.json.decode, "embedding": msgspec.json.decode,
     }  # fmt: skip
     nullable = {"error", "sha256", "label"} | parse.keys()
+    rows = csv_rows(data)
+    header = next(rows)
     return [
         {
             name: None if value == "" and name in nullable else parse.get(name, str)(value)
             for name, value in fields.items()
         }
-        for fields in csv.DictReader(io.StringIO(data.decode(), newline=""))
+        for fields in (dict(zip(header, row, strict=True)) for row in rows)
     ]
 
 
+def csv_rows(data: bytes) -> Iterator[list[str]]:
+    """Return the rows of a part in CSV, its header first."""
+    csv.field_size_limit(sys.maxsize)  # 128 KiB of itself, which the scores of some 6,000 labels fill
+    return csv.reader(io.StringIO(data.decode(), newline=""))
+
+
 def _read_parquet(data: bytes) -> list[dict[str, Any]]:
+    import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
+    # A process that ends while Arrow's threads start is aborted now and then, and so small a file is read faster alone.
+    rows: list[dict[str, Any]] = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).to_pylist()
     return rows
 
 
@@ -187,9 +206,9 @@ def _csv_field(value: object) -> object:
     return value
 
 
-def _floats(scores: NDArray[np.float32]) -> list[float]:
+def _floats(numbers: NDArray[np.float32]) -> list[float]:
     # A float32 is a double too, and a double's shortest text reads back as the same double.
-    floats: list[float] = scores.tolist()
+    floats: list[float] = numbers.tolist()
     return floats
 
 
@@ -204,6 +223,8 @@ def _encode_parquet(rows: Sequence[Row], columns: tuple[str, ...]) -> bytes:
         "score": pa.float32(),
         "top_k": pa.list_(pa.struct({"label": pa.string(), "score": pa.float32()})),
         "scores": pa.list_(pa.float32()),
+        # Parquet knows no lists of a fixed size: that would be in Arrow's own schema, and for its readers alone.
+        "embedding": pa.list_(pa.float32()),
     }
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     values = {name: [getattr(row, name) for row in rows] for name in columns}

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch.inputs import Kind, printable
+from batch.inputs import Input, Kind, as_path, printable
 from batch.listing import SUFFIXES_ALONE, Selection, list_images, read_records
 from batch.remote import is_url
 from classifier.errors import DataError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.containers import Found
-    from batch.inputs import Input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +83,7 @@ class PlannedInput:
     """An `Input` as a plan records it, in UTF-8."""
 
     given: str
+    location: str
     path: str
     kind: Kind
     column: str | None
@@ -117,7 +117,7 @@ class Plan:
 
 
 def require_images(inputs: Sequence[Input], selection: Selection = SUFFIXES_ALONE) -> None:
-    """Check that there is at least one image, without listing more than it takes to find it.
+    """Check that there is at least one image, without listing more than the folder that holds the first one.
 
     Raises:
         DataError: there is none.
@@ -126,10 +126,11 @@ def require_images(inputs: Sequence[Input], selection: Selection = SUFFIXES_ALON
         return  # standard input can be read once
     skipped: Counter[str] = Counter()
     if next(list_images(inputs, skipped, selection), None) is None:
+        names = " ".join(selection.include or sorted(IMAGE_SUFFIXES))
         raise DataError(
             f"no image in {', '.join(repr(printable(input.given)) for input in inputs)}"
             f"{f' (skipped: {describe_counts(skipped)})' if skipped else ''}; "
-            f"an image's name ends in one of {' '.join(sorted(IMAGE_SUFFIXES))}"
+            f"an image's name {'matches' if selection.include else 'ends in'} one of {names}"
         )
 
 
@@ -169,8 +170,28 @@ def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int, selectio
 def planned_inputs(inputs: Sequence[Input]) -> tuple[PlannedInput, ...]:
     """Return the inputs as a plan records them."""
     return tuple(
-        PlannedInput(given=printable(each.given), path=printable(each.path), kind=each.kind, column=each.column)
+        PlannedInput(
+            given=printable(each.given),
+            location=printable(each.location),
+            path=printable(each.path),
+            kind=each.kind,
+            column=each.column,
+        )
         for each in inputs
+    )
+
+
+def inputs_of(plan: Plan) -> tuple[Input, ...]:
+    """Return the inputs that a plan was made of, for reading its images again; none of them need be there."""
+    return tuple(
+        Input(
+            given=each.given,
+            location=as_path(each.location),
+            kind=each.kind,
+            file={"file": os.path.basename(as_path(each.path)), "list": as_path(each.path)}.get(each.kind),  # noqa: PTH119
+            column=each.column,
+        )
+        for each in plan.inputs
     )
 
 

@@ -17,6 +17,7 @@ from batch.fingerprint import versions
 from batch.local import LocalRunner, Work
 from batch.output import FORMATS
 from classifier.errors import EngineError
+from classifier.extras import install_extra
 from classifier.model import Model
 from classifier.selftest import describe, self_test
 from classifier.types import EngineInfo  # noqa: TC001 # of a dataclass that is pickled
@@ -57,6 +58,7 @@ class Cluster:
 class _Described:
     """What an actor says of itself."""
 
+    labels: tuple[str, ...]
     engine: EngineInfo
     batch_size: int
     threads: int
@@ -89,7 +91,11 @@ class _EngineActor:
         """Return what runs here."""
         runner = self._runner
         return _Described(
-            engine=runner.engine, batch_size=runner.batch_size, threads=runner.threads, versions=_all_versions()
+            labels=runner.labels,
+            engine=runner.engine,
+            batch_size=runner.batch_size,
+            threads=runner.threads,
+            versions=_all_versions(),
         )
 
     def make(self, work: Work, columns: Columns, timeout_s: float, suspects: int) -> Part:
@@ -119,6 +125,7 @@ class RayRunner:
         threads: int | None = None,
     ) -> None:
         self.model = artifact.identity
+        self.has_embeddings = bool(artifact.config.embedding_size)
         self._artifact = artifact
         self._cluster = cluster
         # Without it, each engine would take all CPUs of its node for its own.
@@ -135,7 +142,7 @@ class RayRunner:
         try:
             import ray  # noqa: PLC0415 # seconds that the local runner need not wait for
         except ModuleNotFoundError as error:
-            raise EngineError("'--runner ray' needs Ray, which is not installed: pip install 'tandem[ray]'") from error
+            raise EngineError(f"'--runner ray' needs Ray, which is not installed: {install_extra('ray')}") from error
 
         self._ray = ray
         cluster, artifact = self._cluster, self._artifact
@@ -153,7 +160,8 @@ class RayRunner:
         self._engines = cluster.engines or self._room(resources)
         self._start_actors()
         first = self._describe(self._actors[0])
-        self.engine, self.batch_size, self.threads = first.engine, first.batch_size, first.threads
+        self.labels, self.engine = first.labels, first.engine
+        self.batch_size, self.threads = first.batch_size, first.threads
         log.info("%s runs on %d engines of a Ray cluster: %s", self.model, self._engines, describe(first.engine))
         return self
 
@@ -218,6 +226,11 @@ class RayRunner:
             try:
                 result = self._ray.get(reference)
             except self._ray.exceptions.RayActorError as error:
+                if error.actor_init_failed:  # another one would fare no better
+                    raise EngineError(
+                        f"an engine can't be opened on a node of the Ray cluster ({_cause(error)}); "
+                        "use nodes of one kind and one image"
+                    ) from error
                 log.warning("an engine of the cluster was lost (%s)", _cause(error))
                 if done:
                     queue.put_back(done[1], error)

@@ -89,7 +89,7 @@ class RunRecord:
         failed = errors.total()
         ok = images - failed
         state: Literal["running", "interrupted", "done"] = "running"
-        if attempts[-1].ended is not None:
+        if attempts and attempts[-1].ended is not None:
             state = "done" if images == run.images else "interrupted"
         return cls(
             state=state,

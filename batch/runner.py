@@ -22,7 +22,8 @@ from batch.output import Columns, read_rows
 from batch.plan import digest_of, planned_images, planned_inputs, require_images, write_plan
 from batch.progress import show_progress
 from batch.record import Attempt, RunRecord, read_attempts
-from classifier.errors import OutputError
+from batch.remote import is_url
+from classifier.errors import NoEmbeddings, OutputError
 from classifier.types import to_json
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def check_job(job: BatchJob) -> None:
     """
     check_output(job.output, job.inputs)
     check_metrics_file(job.metrics_file)
-    require_images(job.inputs, job.selection)
+    # A bucket is listed once, by the plan: that can take hours.
+    if not any(is_url(input.location) for input in job.inputs):
+        require_images(job.inputs, job.selection)
 
 
 def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecord:
@@ -84,11 +87,17 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
     Where the output holds the beginning of the same run, it is resumed; where it holds all of it, nothing is done.
 
     Raises:
+        NoEmbeddings: they were asked for, and the model was exported without.
         DataError: an input can't be listed, or has gone.
         OutputError: the output can't be written, is in use, or holds another run.
         TooManyFailures: more images failed than may; what is committed stays.
         Interrupted: by a signal; what is committed stays.
     """
+    if job.columns.embeddings and not runner.has_embeddings:
+        raise NoEmbeddings(
+            f"{runner.model} gives no embeddings; export it with 'tandem export --embeddings', "
+            "or leave --embeddings out"
+        )
     with open_run_folder(job.output) as folder:
         begun = folder.fingerprint()
         run = _begin(job, runner, folder) if begun is None else _resume(job, runner, folder, begun)
@@ -108,6 +117,8 @@ def _begin(job: BatchJob, runner: Runner, folder: RunFolder) -> Fingerprint:
     """Return the fingerprint of a run that begins here: the plan is made."""
     with writing(folder.plan):
         plan = write_plan(folder.plan, job.inputs, chunk_size=job.chunk_size, selection=job.selection)
+    if not plan.images:
+        require_images(job.inputs, job.selection)
     run = _fingerprint(job, runner, plan)
     log.info("planned %s images in %s chunks", f"{run.images:,}", f"{len(run.chunks):,}")
     folder.begin(run)
@@ -141,6 +152,7 @@ def _fingerprint(job: BatchJob, runner: Runner, plan: Plan) -> Fingerprint:
         plan,
         job.columns,
         model=runner.model,
+        labels=runner.labels,
         engine=runner.engine,
         shard=job.shard,
         image_timeout_s=job.image_timeout_s,
@@ -160,6 +172,8 @@ class _Attempt:
         self.commits = commits
         self.classified = 0
         self.chunks_left = 0
+        # Of the rows that stay as they are: what failed and is about to be made again says nothing of the run any more.
+        self.kept = self.kept_failed = 0
         self.metrics = MetricsFile(job.metrics_file, run)
 
     def classify(self, before: Sequence[Attempt], interrupts: Interrupts) -> RunRecord:
@@ -195,14 +209,16 @@ class _Attempt:
         return record
 
     def _commit_chunks(self, interrupts: Interrupts, *, suspects: int) -> None:
-        if not self.job.retry_failed:
-            self.job.limits.check(self.commits.values())
         retried = [chunk for chunk, commit in sorted(self.commits.items()) if commit.errors and self.job.retry_failed]
         missing = [chunk for chunk in self.run.chunks if chunk not in self.commits]
         self.chunks_left = len(retried) + len(missing)
-        done = sum(
-            commit.rows - sum(commit.errors.values()) * (chunk in retried) for chunk, commit in self.commits.items()
-        )
+        to_retry = frozenset(retried)
+        done = 0
+        for chunk, commit in self.commits.items():
+            if chunk not in to_retry:
+                self._count(commit)
+            done += commit.rows - commit.failed * (chunk in to_retry)
+        self.job.limits.check(self.kept, self.kept_failed)
         with show_progress(self.run.images, done=done) as advance:
             self._make(retried, interrupts, advance, suspects=suspects)
             self._make(missing, interrupts, advance, suspects=suspects)
@@ -221,10 +237,16 @@ class _Attempt:
                 with interrupts.held():
                     self._commit(*next(parts))
                 self.metrics.update(self.commits.values(), self.classified)
-                self.job.limits.check(self.commits.values())
+                self.job.limits.check(self.kept, self.kept_failed)
+
+    def _count(self, commit: Commit) -> None:
+        self.kept += commit.rows
+        self.kept_failed += commit.failed
 
     def _commit(self, work: Work, part: Part) -> None:
-        self.commits[work.chunk] = self.folder.commit(work.chunk, self.run.part(work.chunk), part)
+        commit = self.folder.commit(work.chunk, self.run.part(work.chunk), part)
+        self.commits[work.chunk] = commit
+        self._count(commit)
         self.classified += len(work.todo)
         self.chunks_left -= 1
 

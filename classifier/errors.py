@@ -9,6 +9,7 @@ TandemError                  commands print it and exit with 1
 │   ├── DamagedArtifact      a file is missing, malformed, or not what its digest says
 │   ├── UntrustedArtifact    not signed by the key that this machine trusts
 │   ├── SelfTestFailed       the golden set gives other scores
+│   ├── NoEmbeddings         embeddings were asked for, and the model was exported without
 │   └── ExportRefused        the graph can't be made, or differs from the network it was made from
 ├── EngineError              what runs a model
 │   ├── EngineUnavailable    the engine, device or precision that was asked for can't be had
@@ -81,6 +82,10 @@ class UntrustedArtifact(ArtifactError):
 
 class SelfTestFailed(ArtifactError):
     """The golden set gives other scores than it should."""
+
+
+class NoEmbeddings(ArtifactError):
+    """A model that was exported without embeddings was asked for them."""
 
 
 class ExportRefused(ArtifactError):

@@ -108,6 +108,14 @@ class Model:
         """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`."""
         return self.engine.run(images_nhwc)
 
+    def scores_and_embeddings(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what `scores` does, and the embeddings as float32 `[N, config.embedding_size]`.
+
+        Raises:
+            ValueError: the model was exported without.
+        """
+        return self.engine.embed(images_nhwc)
+
     def top_k(self, scores_row: NDArray[np.float32], k: int) -> tuple[Prediction, ...]:
         """Return the `k` labels with the highest scores, the highest first, of equals the lower index first.
 

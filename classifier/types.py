@@ -109,6 +109,8 @@ class ModelConfig:
         labels: the classes, in the order of the graph's outputs.
         allowed: how the artifact may be run, the most exact first: fp32 with ONNX Runtime is always there.
         opset: of the ONNX graphs.
+        embedding_size: how many numbers an image's embedding has, which is what the last layer takes; UNSET where the
+            graphs don't give it, and then `config.json` does not speak of it.
     """
 
     name: str
@@ -117,6 +119,7 @@ class ModelConfig:
     preprocessing: Preprocessing
     allowed: tuple[AllowedPrecision, ...]
     opset: int
+    embedding_size: int | msgspec.UnsetType = msgspec.UNSET
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -129,6 +132,8 @@ class ModelConfig:
             raise ValueError("a model wants two or more distinct labels")
         if not self.allowed:
             raise ValueError("a model wants at least one allowed precision")
+        if self.embedding_size is not msgspec.UNSET and self.embedding_size < 1:
+            raise ValueError(f"a model's embeddings want 1 number or more, got {self.embedding_size}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +158,8 @@ class EngineInfo:
         name: `onnxruntime` or `openvino`.
         version: of the engine's library.
         device: `cpu`, `cuda:0`.
-        instruction_set: of the CPU (`avx512_vnni`, `avx2`, …), or the GPU's compute capability (`sm_90`).
+        instruction_set: of the CPU (`avx512_vnni`, `avx2`, …); of a GPU the compute capability with the name (`sm_90
+            NVIDIA H200`), since GPUs of one capability may run different kernels.
         batch_size: the one size that every execution is padded to; None where any size gives the same bits.
     """
 

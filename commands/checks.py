@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from classifier.engines import compiling
 from classifier.engines.hardware import cpu, cpu_limit, cpu_of_onednn, nvidia_driver
-from classifier.engines.selection import choose, describe_way
+from classifier.engines.selection import choose, describe_refused, describe_way
 from classifier.engines.sessions import CUDA, GPU_WHEEL, installed_wheels, load_runtime, probe
 from classifier.errors import EngineError, EngineUnavailable, TandemError
 from classifier.extras import install_extra
@@ -194,7 +194,7 @@ def check_models(registry: LocalRegistry) -> Iterator[Finding]:
         except TandemError as error:
             yield _failed(subject, error)
             continue
-        lacks = (f"{describe_way(way)} {lack}" for way, lack in choice.refused.items())
+        lacks = describe_refused(choice.refused)
         yield Finding(
             subject=subject,
             status="ok",

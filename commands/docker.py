@@ -80,7 +80,7 @@ def push_image(image: str) -> str:
             f"{host}, run 'docker login {host}' as a user who may push there, and then 'docker push {image}'"
         )
     repository = image.rpartition(":")[0]
-    known_as = repository.removeprefix("docker.io/").removeprefix("library/")  # Docker leaves its own host out
+    known_as = re.sub(r"^(index\.)?docker\.io/(library/)?", "", repository)  # Docker leaves its own host out
     digests = _run("image", "inspect", "--format", r'{{join .RepoDigests "\n"}}', image).stdout.split()
     *_, digest = [digest for name, _, digest in (each.partition("@") for each in digests) if name == known_as]
     return f"{repository}@{digest}"

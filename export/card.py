@@ -67,6 +67,8 @@ def _details(config: ModelConfig) -> str:
         ("Input", f"`images`: uint8 [N, {size}, {size}, 3], RGB"),
         ("Outputs", f"`logits` and `probabilities`: float32 [N, {len(config.labels)}]"),
     ]
+    if config.embedding_size:
+        facts.append(("Embeddings", f"`embeddings`: float32 [N, {config.embedding_size}], what the last layer takes"))
     if len(config.labels) <= MAX_LISTED_LABELS:
         facts.append(("Labels", ", ".join(map(_text, config.labels))))
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from export.precisions import MAX_ACCURACY_DROP, PRECISIONS
+from registry.options import Number
 
 if TYPE_CHECKING:
     from classifier.types import Precision
@@ -17,7 +18,8 @@ _EXAMPLE = """\b
 Example:
   tandem export runs/digits --name digits
   tandem export runs/digits --name digits --tag candidate
-  tandem export runs/digits --name digits --precisions fp32,int8 --max-accuracy-drop 0.01"""
+  tandem export runs/digits --name digits --precisions fp32,int8 --max-accuracy-drop 0.01
+  tandem export runs/digits --name digits-search --embeddings"""
 
 
 def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[Precision, ...]:
@@ -41,8 +43,13 @@ def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) 
     help="What to make and measure beside fp32, which all models have: 'bf16,int8', or 'auto' for all there is.",
 )  # fmt: skip
 @click.option(
-    "--max-accuracy-drop", metavar="PART", type=click.FloatRange(0, 1), default=MAX_ACCURACY_DROP, show_default=True,
+    "--max-accuracy-drop", metavar="PART", type=Number(0, 1), default=MAX_ACCURACY_DROP, show_default=True,
     help="A precision is allowed if its acc1 is at most so much below that of fp32: 0.005 is half a point.",
+)  # fmt: skip
+@click.option(
+    "--embeddings", is_flag=True,
+    help="Let the graph also give each image's embedding, what the last layer takes: 'tandem batch --embeddings' "
+    "writes it.",
 )  # fmt: skip
 def export(
     run_path: Path,
@@ -50,6 +57,7 @@ def export(
     aliases: tuple[str, ...],
     precisions: tuple[Precision, ...],
     max_accuracy_drop: float,
+    embeddings: bool,
 ) -> None:
     """Export the best network of RUN as a model artifact into the registry.
 
@@ -72,5 +80,6 @@ def export(
         registry=LocalRegistry.default(),
         precisions=precisions,
         max_accuracy_drop=max_accuracy_drop,
+        embeddings=embeddings,
     )
     click.echo("\n".join(report(added)))

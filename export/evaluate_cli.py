@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from registry.options import Number
+
 
 @click.command(
     epilog="\b\nExample:\n  tandem evaluate digits ~/.tandem/datasets/digits/test\n  tandem models show digits"
@@ -13,7 +15,7 @@ import click
 @click.argument("reference", metavar="MODEL")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
-    "--max-accuracy-drop", metavar="PART", type=click.FloatRange(0, 1),
+    "--max-accuracy-drop", metavar="PART", type=Number(0, 1),
     help="A precision is allowed if its acc1 is at most so much below that of fp32: 0.005 is half a point.  "
     "[default: what the model was exported with]",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN
-from classifier.engines.selection import describe_way
+from classifier.engines.selection import describe_refused, describe_way, lack_of
 from classifier.errors import DamagedArtifact, DataError, EngineError, EngineUnavailable
 from classifier.selftest import GoldenSet
 from classifier.types import from_json, to_json
@@ -111,19 +111,22 @@ def _read_evaluation(artifact: Artifact) -> Evaluation:
 
 def _open_unmeasured(artifact: Artifact, evaluation: Evaluation, *, needed: bool) -> dict[AllowedPrecision, Engine]:
     """Return engines for what is not measured yet and this machine can run; with `needed`, at least one if anything."""
-    engines, refusals = {}, []
+    engines, refused = {}, {}
     for way in (each.way() for each in evaluation.precisions if each.measurement is None):
         if way.graph not in artifact.files:
             continue
         try:
-            engines[way] = open_way(way, artifact.config, artifact.read(way.graph))
+            if (lack := lack_of(way)) is None:
+                engines[way] = open_way(way, artifact.config, artifact.read(way.graph))
+                continue
         except EngineError as error:
-            logger.info("%s is not measured: %s", describe_way(way), error)
-            refusals.append(f"{describe_way(way)} ({error})")
-    if needed and refusals and not engines:
+            lack = f"wants another machine ({error})"
+        refused[way] = lack
+        logger.info("%s is not measured: it %s", describe_way(way), lack)
+    if needed and refused and not engines:
         raise EngineUnavailable(
             f"this machine can run nothing of what model '{artifact.reference}' was not measured with: "
-            f"{'; '.join(refusals)}"
+            f"{'; '.join(describe_refused(refused))}"
         )
     return engines
 

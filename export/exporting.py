@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
+from classifier.engines.sessions import load_runtime
 from classifier.errors import DataError, InvalidReference
 from classifier.types import ModelConfig, from_json, to_json
 from export.calibration import calibration_images
@@ -16,7 +19,7 @@ from export.card import write_card
 from export.entry import check_writable, self_test_files
 from export.evaluation import Evaluation, measure
 from export.golden import make_golden_set
-from export.graph import OPSET, export_graph
+from export.graph import OPSET, embedding_size_of, export_graph, find_head
 from export.images import LabelledImages
 from export.precisions import MAX_ACCURACY_DROP, PRECISIONS, WAYS, Yardstick, tolerances
 from export.scoring import score_images
@@ -49,6 +52,7 @@ def export_run(
     aliases: Sequence[str] = (),
     precisions: Collection[Precision] = PRECISIONS,
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
+    embeddings: bool = False,
 ) -> Added:
     """Return the artifact of a run's best network, now the next version of `name` in the registry.
 
@@ -61,10 +65,12 @@ def export_run(
         aliases: what to call the version, beside its number.
         precisions: which to make and measure, beside fp32, which all artifacts have.
         max_accuracy_drop: by how much the acc1 of one that is allowed may be lower than that of fp32.
+        embeddings: whether the graphs also give what the network's last layer takes.
 
     Raises:
         InvalidReference: `name` can't be a new model's, or an alias no alias.
         RegistryUnwritable: the registry can't be written.
+        EngineUnavailable: ONNX Runtime isn't installed, or twice.
         DataError: the run has no complete epoch, or its validation images are gone or others.
         ExportRefused: the network can't be written as ONNX, or its graph gives other scores.
         SelfTestFailed: the artifact does not give its own golden scores.
@@ -74,7 +80,10 @@ def export_run(
     for alias in aliases:
         Reference(name=name, tag=check_alias(alias))
     check_writable(registry)
-    files = build_artifact(run, name=name, precisions=precisions, max_accuracy_drop=max_accuracy_drop)
+    load_runtime()
+    files = build_artifact(
+        run, name=name, precisions=precisions, max_accuracy_drop=max_accuracy_drop, embeddings=embeddings
+    )
     logger.info("Self-testing the artifact")
     self_test_files(name, files)
     added = registry.add(name, files)
@@ -95,7 +104,7 @@ def check_name(name: str) -> None:
 
 
 def build_artifact(
-    run: Run, *, name: str, precisions: Collection[Precision], max_accuracy_drop: float
+    run: Run, *, name: str, precisions: Collection[Precision], max_accuracy_drop: float, embeddings: bool
 ) -> dict[str, bytes]:
     """Return the files of a run's artifact: the same bytes for the same run, on the same machine.
 
@@ -107,13 +116,14 @@ def build_artifact(
     acc1_in_training = _read_acc1(run)
     _check_all_there(run, samples)
     logger.info("Writing the graph of %s, %d labels", config.architecture, len(config.labels))
-    graph = export_graph(network, config.labels, config.preprocessing)
+    head = find_head(network, config.preprocessing) if embeddings else None
+    graph = export_graph(network, config.labels, config.preprocessing, head=head)
 
     logger.info("Comparing it with torch on %d validation images", len(samples))
     images = LabelledImages(samples, config.preprocessing)
     engine = OnnxRuntimeEngine(graph, device="cpu")
     with progress_bar("fp32", len(images)) as advance:
-        scored = score_images(network, engine, images, config.preprocessing, advance=advance)
+        scored = score_images(network, engine, images, config.preprocessing, head=head, advance=advance)
     torch_metrics = measure(scored.reference, images.truth, config.labels)
     _check_same_images(run, torch_metrics.acc1, acc1_in_training)
 
@@ -124,6 +134,7 @@ def build_artifact(
         preprocessing=config.preprocessing,
         allowed=WAYS[:1],
         opset=OPSET,
+        embedding_size=UNSET if head is None else embedding_size_of(network, head),
     )
     yardstick = Yardstick(dataset=Path(config.data).name, images=images, config=model_config, fp32=scored.reference)
     fp32 = yardstick.compare(scored.scores, engine)

@@ -6,7 +6,7 @@ import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from export.graph import OUTPUTS, check_graph, surroundings
+from export.graph import OUTPUTS, check_graph, embedding_size_in, surroundings
 from export.traces import strip_traces
 
 
@@ -31,7 +31,7 @@ def to_fp16(graph: bytes, *, size: int, classes: int) -> bytes:
     whole.graph.initializer.extend(weight for weight in half.graph.initializer if weight.name not in constants)
     strip_traces(whole)
     whole.metadata_props.extend(model.metadata_props)
-    check_graph(whole, size=size, classes=classes)
+    check_graph(whole, size=size, classes=classes, embedding_size=embedding_size_in(model))
     data: bytes = whole.SerializeToString(deterministic=True)
     return data
 
@@ -49,7 +49,7 @@ def _convert(model: onnx.ModelProto, around: list[onnx.NodeProto], *, network_in
     network.graph.input.append(
         onnx.helper.make_tensor_value_info(network_input, onnx.TensorProto.FLOAT, ("N", 3, size, size))
     )
-    for output in [output for output in network.graph.output if output.name != OUTPUTS[0]]:
+    for output in [output for output in network.graph.output if output.name == OUTPUTS[1]]:
         network.graph.output.remove(output)
     half = OnnxModel(convert_float_to_float16(network, keep_io_types=True))
     half.topological_sort()

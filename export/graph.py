@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OPSET = 20
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
+EMBEDDINGS = "embeddings"
 
 MAX_WEIGHT_BYTES = 2_000_000_000
 """protobuf ends at 2 GiB; past it ONNX keeps weights in a second file, and an artifact's graph is one file."""
@@ -34,27 +35,63 @@ _SAMPLE_BATCH = 2  # torch.export takes a dimension of 0 or 1 for a constant.
 
 
 class EndToEnd(nn.Module):
-    """`network` with what stands around it in production: uint8 `[N, H, W, 3]` to logits and probabilities."""
+    """`network` with what stands around it in production: uint8 `[N, H, W, 3]` to logits and probabilities.
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+    With `head`, the name of its last layer, what that takes comes as a third output: the embeddings.
+    """
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, *, head: str | None = None) -> None:
         super().__init__()
         self.network = network
         self.preprocessing = preprocessing
+        self.head = head
 
-    def forward(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return float32 logits and probabilities `[N, classes]`."""
+    def forward(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return float32 logits and probabilities `[N, classes]`, and with `head` embeddings `[N, width]`."""
         # Contiguous, or torch writes each pooling of its channels-last view as a gather that no engine can fuse.
-        logits = self.network(normalise(images_nhwc, self.preprocessing).contiguous())
-        return logits, torch.softmax(logits, dim=1)
+        pixels = normalise(images_nhwc, self.preprocessing).contiguous()
+        if self.head is None:
+            logits = self.network(pixels)
+            return logits, torch.softmax(logits, dim=1)
+        taken: list[torch.Tensor] = []
+        with self.network.get_submodule(self.head).register_forward_pre_hook(lambda _, inputs: taken.extend(inputs)):
+            logits = self.network(pixels)
+        return logits, torch.softmax(logits, dim=1), taken[-1]
 
 
-def export_graph(network: nn.Module, labels: Sequence[str], preprocessing: Preprocessing) -> bytes:
+def find_head(network: nn.Module, preprocessing: Preprocessing) -> str:
+    """Return the name of the linear layer that gives the logits, by watching the network at work.
+
+    Raises:
+        ExportRefused: there is none, so that there are no embeddings.
+    """
+    given: dict[str, torch.Tensor] = {}
+    with contextlib.ExitStack() as hooks, torch.inference_mode():
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Linear):
+                hooks.enter_context(
+                    module.register_forward_hook(lambda _, __, output, name=name: given.update({name: output}))
+                )
+        logits = network(torch.zeros(1, 3, preprocessing.crop_size, preprocessing.crop_size))
+    for name, output in given.items():
+        if output is logits:
+            return name
+    raise ExportRefused(
+        "the network has no embeddings: no linear layer gives its logits; export it without --embeddings, or train "
+        "another --arch"
+    )
+
+
+def export_graph(
+    network: nn.Module, labels: Sequence[str], preprocessing: Preprocessing, *, head: str | None = None
+) -> bytes:
     """Return `network` as a checked ONNX file that runs any batch size, with nothing of this machine in it.
 
     Args:
         network: in eval mode, on the CPU; takes normalised float32 `[N, 3, H, W]`, gives logits `[N, classes]`.
         labels: the classes in the order of the logits. They travel in the file's metadata, as does `preprocessing`.
         preprocessing: its `crop_size` is the graph's H and W; its mean and std become part of the graph.
+        head: the name of the last layer, as `find_head` gives it, where the graph shall give embeddings too.
 
     Raises:
         ExportRefused: the network has other outputs than `labels`, can't be written as ONNX, or is over 2 GB.
@@ -62,18 +99,26 @@ def export_graph(network: nn.Module, labels: Sequence[str], preprocessing: Prepr
     size = preprocessing.crop_size
     sample = torch.zeros(_SAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
     _check_network(network, len(labels), sample)
-    model = _to_onnx(EndToEnd(network, preprocessing).eval(), sample)
+    model = _to_onnx(EndToEnd(network, preprocessing, head=head).eval(), sample)
     strip_traces(model)
     # The build (+cpu, +cu130) is the machine's; the version is the exporter's.
     model.producer_version = torch.__version__.partition("+")[0]
     for key, value in (("labels", list(labels)), ("preprocessing", preprocessing)):
         model.metadata_props.add(key=key, value=msgspec.json.encode(value).decode())
-    check_graph(model, size=size, classes=len(labels))
+    embedding_size = None if head is None else embedding_size_of(network, head)
+    check_graph(model, size=size, classes=len(labels), embedding_size=embedding_size)
     graph: bytes = model.SerializeToString(deterministic=True)
     return graph
 
 
-def check_graph(model: onnx.ModelProto, *, size: int, classes: int) -> None:
+def embedding_size_of(network: nn.Module, head: str) -> int:
+    """Return how many numbers an embedding of `network`, whose last layer is `head`, has."""
+    layer = network.get_submodule(head)
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features
+
+
+def check_graph(model: onnx.ModelProto, *, size: int, classes: int, embedding_size: int | None = None) -> None:
     """Check that `model` is valid ONNX, has the artifact's inputs and outputs, and tells nothing of this machine.
 
     Raises:
@@ -86,6 +131,7 @@ def check_graph(model: onnx.ModelProto, *, size: int, classes: int) -> None:
     expected = {
         INPUT: (onnx.TensorProto.UINT8, ("N", size, size, 3)),
         **dict.fromkeys(OUTPUTS, (onnx.TensorProto.FLOAT, ("N", classes))),
+        **({EMBEDDINGS: (onnx.TensorProto.FLOAT, ("N", embedding_size))} if embedding_size else {}),
     }
     found = {value.name: _signature(value) for value in (*model.graph.input, *model.graph.output)}
     if found != expected:
@@ -97,6 +143,14 @@ def check_graph(model: onnx.ModelProto, *, size: int, classes: int) -> None:
         raise ExportRefused(
             f"the exported graph holds traces of this machine ({', '.join(traces)}): report it as a bug"
         )
+
+
+def embedding_size_in(model: onnx.ModelProto) -> int | None:
+    """Return how many numbers an embedding has in a graph of `export_graph`; None where it gives none."""
+    for output in model.graph.output:
+        if output.name == EMBEDDINGS:
+            return int(output.type.tensor_type.shape.dim[1].dim_value)
+    return None
 
 
 def surroundings(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -136,7 +190,7 @@ def _check_network(network: nn.Module, classes: int, sample: torch.Tensor) -> No
         )
 
 
-def _to_onnx(module: nn.Module, sample: torch.Tensor) -> onnx.ModelProto:
+def _to_onnx(module: EndToEnd, sample: torch.Tensor) -> onnx.ModelProto:
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
@@ -145,7 +199,7 @@ def _to_onnx(module: nn.Module, sample: torch.Tensor) -> onnx.ModelProto:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUT],
-                output_names=list(OUTPUTS),
+                output_names=[*OUTPUTS, *([EMBEDDINGS] if module.head else [])],
                 dynamic_shapes=({0: torch.export.Dim("N")},),
                 verbose=False,
             )

@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from classifier.artifact import MODEL, MODEL_INT8
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
-from export.graph import INPUT, check_graph, surroundings
+from export.graph import INPUT, check_graph, embedding_size_in, surroundings
 from export.traces import strip_traces
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ QUANTISED_TYPES = (
 )
 
 _RANKING_IMAGES = 32
+"""At most: each layer is tried on them."""
 _BATCH_SIZE = 16
 
 
@@ -69,7 +70,12 @@ class Quantiser:
         strip_traces(model)
         model.metadata_props.extend(self._model.metadata_props)
         classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        check_graph(model, size=self._calibration_nhwc.shape[1], classes=classes)
+        check_graph(
+            model,
+            size=self._calibration_nhwc.shape[1],
+            classes=classes,
+            embedding_size=embedding_size_in(self._model),
+        )
         quantised: bytes = model.SerializeToString(deterministic=True)
         return quantised
 
@@ -110,7 +116,8 @@ class Quantiser:
         Each in turn is left in fp32 while all others are quantised; how much nearer that brings the scores to those of
         fp32 is its rank.
         """
-        images_nhwc = self._calibration_nhwc[:_RANKING_IMAGES]
+        # From all of them: they come sorted, and the first are of one or two labels.
+        images_nhwc = self._calibration_nhwc[:: -(-len(self._calibration_nhwc) // _RANKING_IMAGES)]
         expected = OnnxRuntimeEngine(self._graph).run(images_nhwc)
 
         def divergence(layer: str) -> float:

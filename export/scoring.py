@@ -45,23 +45,28 @@ def score_images(
     images: LabelledImages,
     preprocessing: Preprocessing,
     *,
+    head: str | None = None,
     advance: Callable[[], object],
 ) -> ScoredImages:
     """Return what `network` and `engine`, with its graph in fp32, make of `images`.
 
-    `advance` is called once for each image.
+    `advance` is called once for each image. With `head`, the name of the network's last layer, their embeddings are
+    compared too.
 
     Raises:
         DataError: an image is gone or can't be read.
         ExportRefused: the two differ.
     """
-    end_to_end = EndToEnd(network, preprocessing).eval()
+    end_to_end = EndToEnd(network, preprocessing, head=head).eval()
     reference, scores = [], []
     for files, images_nhwc in images.batches():
         with torch.inference_mode():
-            reference.append(end_to_end(torch.from_numpy(images_nhwc))[1].numpy())
+            _, expected, *embeddings = (each.numpy() for each in end_to_end(torch.from_numpy(images_nhwc)))
+        reference.append(expected)
         scores.append(engine.run(images_nhwc))
         check_agreement(files, reference[-1], scores[-1])
+        if embeddings:
+            check_embeddings(files, embeddings[0], engine.embed(images_nhwc)[1])
         for _ in files:
             advance()
     return ScoredImages(reference=np.concatenate(reference), scores=np.concatenate(scores))
@@ -89,4 +94,21 @@ def check_agreement(files: Sequence[Path], reference: NDArray[np.float32], score
         raise ExportRefused(
             f"the exported graph gives {files[worst].name} another label than the network, whose own best is ahead by "
             f"{lead[worst]:.2g}, and {MAX_DIFFERENCE:g} would be a tie; train another --arch"
+        )
+
+
+def check_embeddings(files: Sequence[Path], reference: NDArray[np.float32], embeddings: NDArray[np.float32]) -> None:
+    """Check that an engine gives the network's embeddings.
+
+    Raises:
+        ExportRefused: it does not, or they are no numbers.
+    """
+    # Unlike probabilities they have a scale of their own.
+    allowed = MAX_DIFFERENCE * np.abs(reference).max()
+    differences = np.abs(embeddings - reference).max(axis=1)
+    worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
+    if not differences[worst] <= allowed < np.inf:  # So written, a NaN is refused.
+        raise ExportRefused(
+            f"the exported graph does not compute the network's embeddings: a number of that of {files[worst].name} is "
+            f"{differences[worst]:.2g} away, and {allowed:.2g} is allowed; export without --embeddings"
         )

@@ -16,6 +16,7 @@ import msgspec
 
 from classifier.errors import RegistryDenied
 from registry.credentials import find_credentials
+from registry.failures import origin_of
 from registry.hosts import may_be_plain
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class Authenticator:
 
     def redact(self, text: str) -> str:
         """Return `text` without any secret that this object knows."""
-        for secret in self._secrets:
+        # A copy, as other threads add to them; the longest first, as one may be a part of another.
+        for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, "…")
         return text
 
@@ -100,10 +102,16 @@ class Authenticator:
 
     def _fetch_token(self, challenge: Mapping[str, str], credentials: Credentials | None, scope: str) -> str:
         realm = challenge["realm"]
-        if not may_be_plain(realm):
+        try:
+            allowed = may_be_plain(realm)
+        except ValueError:
             raise RegistryDenied(
-                f"{self._host} wants the credentials sent to {realm.partition('?')[0]}, which is not HTTPS: list that "
-                "host in TANDEM_REGISTRY_PLAIN_HTTP if you trust the network to it"
+                f"the token server of {self._host} has an address that is none: check that it is an OCI registry"
+            ) from None
+        if not allowed:
+            raise RegistryDenied(
+                f"{self._host} wants the credentials sent to {origin_of(realm)}, which is not HTTPS: list that host in "
+                "TANDEM_REGISTRY_PLAIN_HTTP if you trust the network to it"
             )
         # What the registry asks for and what we know we need: a mount needs a second repository.
         scopes = dict.fromkeys((*challenge.get("scope", "").split(), *scope.split()))

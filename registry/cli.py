@@ -177,10 +177,10 @@ def verify(references: Sequence[str], every: bool, key: Path | None) -> None:
     artifacts = registry.models() if every else [registry.find(reference) for reference in references]
     damaged = 0
     for artifact in artifacts:
-        problems = artifact.verify()
+        problems, verdict = artifact.verify(), "damaged"
         if key is not None and not problems:
-            problems = _signature_problems(artifact, key)
-        click.echo(f"{artifact.reference} {artifact.digest} {'damaged' if problems else 'ok'}")
+            problems, verdict = _signature_problems(artifact, key), "not signed"
+        click.echo(f"{artifact.reference} {artifact.digest} {verdict if problems else 'ok'}")
         for problem in problems:
             click.echo(f"  {problem}")
         damaged += bool(problems)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 from classifier.errors import DamagedArtifact
 from classifier.types import from_json
 from registry.manifest import MANIFEST_TYPE, Manifest
-from registry.referrers import add_referrers, entry_of, referrers_of
+from registry.references import is_digest
+from registry.referrers import MAX_FILE_BYTES, add_referrers, entry_of, referrers_of
 from registry.signing import SIGNATURE_TYPE, check_signature, trusted_key
+from registry.transient import DamagedInTransit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,14 +24,16 @@ if TYPE_CHECKING:
     from registry.manifest import Descriptor
     from registry.remote import RemoteRepository
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Referrer:
-    """A referrer with all of its bytes, each checked against its digest.
+    """A referrer with its bytes, each checked against its digest.
 
     Attributes:
         descriptor: of its manifest, with its artifact type.
-        blobs: manifest, config and files, by digest.
+        blobs: manifest, config and files, by digest; of one that was only listed, the manifest alone.
     """
 
     descriptor: Descriptor
@@ -60,13 +65,16 @@ def store_referrers(referrers: Iterable[Referrer], layout: Layout) -> None:
             add_referrers({referrer.descriptor.digest: referrer.descriptor for referrer in referrers}, layout)
 
 
-def fetch_referrers(digest: str, repository: RemoteRepository) -> list[Referrer]:
-    """Return the referrers that a remote repository has of the model `digest`."""
+def list_referrers(digest: str, repository: RemoteRepository) -> list[Referrer]:
+    """Return the referrers that a remote repository has of the model `digest`: the manifests, without their files."""
     found = []
     for descriptor in repository.referrers(digest):
+        # Of a kind, or by an algorithm, that isn't ours.
+        if descriptor.media_type != MANIFEST_TYPE or not is_digest(descriptor.digest):
+            continue
         there = repository.find_manifest(descriptor.digest)
-        if there is None or descriptor.media_type != MANIFEST_TYPE:
-            continue  # Listed, and deleted since; or of a kind that isn't ours.
+        if there is None:
+            continue  # Listed, and deleted since.
         content = there[1]
         try:
             manifest = from_json(content, Manifest)
@@ -74,9 +82,32 @@ def fetch_referrers(digest: str, repository: RemoteRepository) -> list[Referrer]
             continue
         if manifest.subject is None or manifest.subject.digest != digest:
             continue
-        blobs = {blob.digest: repository.read_blob(blob) for blob in (*manifest.layers, manifest.config)}
         entry = entry_of(descriptor.digest, manifest, len(content))
-        found.append(Referrer(descriptor=entry, manifest=manifest, blobs={**blobs, entry.digest: content}))
+        found.append(Referrer(descriptor=entry, manifest=manifest, blobs={entry.digest: content}))
+    return found
+
+
+def fetch_referrers(digest: str, repository: RemoteRepository) -> list[Referrer]:
+    """Return the referrers that a remote repository has of the model `digest`, with their files.
+
+    One that is too large to be held, or lost a file, is left out: anybody may attach one, and the model is whole
+    without.
+    """
+    found = []
+    for referrer in list_referrers(digest, repository):
+        files = (*referrer.manifest.layers, referrer.manifest.config)
+        own = referrer.descriptor.digest
+        if not all(is_digest(file.digest) and file.size <= MAX_FILE_BYTES for file in files):
+            _log.warning("%s of %s has a file over %d MiB, and stays there", own, repository, MAX_FILE_BYTES >> 20)
+            continue
+        try:
+            blobs = {file.digest: repository.read_blob(file) for file in files}
+        except DamagedInTransit:
+            raise
+        except DamagedArtifact as error:
+            _log.warning("%s of %s is left out: %s", own, repository, error)
+            continue
+        found.append(replace(referrer, blobs={**blobs, **referrer.blobs}))
     return found
 
 

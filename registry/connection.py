@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 from classifier.errors import RegistryDenied, RegistryError, RegistryUnreachable
 from registry.authentication import Authenticator
 from registry.failures import LATER, network_failure, origin_of, overloaded, problem_of
-from registry.hosts import answers_tls, api_host, is_loopback, is_plain, may_be_plain, open_pool
+from registry.hosts import answers_tls, api_host, is_loopback, is_plain, may_be_plain, open_pool, origin
 from registry.retrying import time_limit_s
 from registry.transient import TransientFailure
 
@@ -202,7 +202,7 @@ class Connection:
         body: Body | None,
         patience_s: float,
     ) -> BaseHTTPResponse:
-        own = _origin(url) == _origin(self._open()[0])
+        own = origin(url) == origin(self._open()[0])
         sent = self._authenticator.header(scope) if own else None
         if sent is not None:
             headers["Authorization"] = sent
@@ -255,7 +255,7 @@ class Connection:
     def _resolve(self, base: str, target: str) -> str:
         try:
             url = urljoin(base, target)
-            _origin(url)
+            origin(url)
         except ValueError:
             raise RegistryUnreachable(f"{self.host} leads to an address that is none: {LATER}") from None
         return url
@@ -268,8 +268,3 @@ class Connection:
 
     def _failed(self, error: Exception) -> RegistryError:
         return network_failure(error, self.host)
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)

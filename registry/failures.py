@@ -9,13 +9,13 @@ import email.utils
 import ssl
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import msgspec
 import urllib3.exceptions
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError, ProxyError, SSLError
 
 from classifier.errors import RegistryUnreachable
+from registry.hosts import origin
 from registry.transient import TransientFailure
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def problem_of(body: bytes) -> str:
 
 def origin_of(url: str) -> str:
     """Return `url` without what may be secret in it: user, password, path and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}"
+    scheme, host, _ = origin(url)
+    return f"{scheme}://{host}"
 
 
 def _tls_failure(error: SSLError, host: str) -> RegistryError:

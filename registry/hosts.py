@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
+from urllib3.util import parse_url
 
 from classifier.errors import RegistryError
 
@@ -40,14 +41,33 @@ def is_loopback(host: str) -> bool:
 
 def is_plain(host: str) -> bool:
     """Return whether plain HTTP was asked for: `$TANDEM_REGISTRY_PLAIN_HTTP` lists such hosts, with commas."""
-    asked = os.environ.get("TANDEM_REGISTRY_PLAIN_HTTP", "").split(",")
-    return host in {name.strip() for name in asked}
+    asked = os.environ.get("TANDEM_REGISTRY_PLAIN_HTTP", "").lower().split(",")
+    return host.lower() in {name.strip() for name in asked}
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port of `url`, as urllib3 reads them.
+
+    What connects has to be what says where a secret goes: of an address with a backslash before an '@', urllib3 asks
+    what stands before it, and `urlsplit` names what stands behind.
+
+    Raises:
+        ValueError: `url` is none.
+    """
+    parts = parse_url(url)
+    scheme = parts.scheme or ""
+    return scheme, parts.host or "", parts.port or {"http": 80, "https": 443}.get(scheme)
 
 
 def may_be_plain(url: str) -> bool:
-    """Return whether `url` may be asked for: it is HTTPS, or plain HTTP where that is allowed."""
-    parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and (is_loopback(parts.netloc) or is_plain(parts.netloc)))
+    """Return whether `url` may be asked for: it is HTTPS, or plain HTTP where that is allowed.
+
+    Raises:
+        ValueError: `url` is none.
+    """
+    parts = parse_url(url)
+    host = parts.netloc or ""
+    return parts.scheme == "https" or (parts.scheme == "http" and (is_loopback(host) or is_plain(host)))
 
 
 def answers_tls(host: str, timeout_s: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,6 +19,17 @@ model_option = click.option(
     help="The model: 'digits', 'digits:3', 'digits:production' or 'digits@sha256:…'; with a host before it, "
     "'ghcr.io/acme/digits:3', it is fetched once. Without it, the only one in the registry.",
 )
+
+
+class Number(click.FloatRange):
+    """A number within limits. NaN is no number: every comparison with a limit lets it through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number that `value` says."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return number
 
 
 def engine_options(command: _Command) -> _Command:

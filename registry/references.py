@@ -132,6 +132,11 @@ def check_alias(alias: str) -> str:
     return alias
 
 
+def is_tag(text: str) -> bool:
+    """Return whether `text` can be a tag: what a registry lists may be anything."""
+    return _TAG.fullmatch(text) is not None
+
+
 def is_digest(text: str) -> bool:
     """Return whether `text` is a whole digest, of the one algorithm that Tandem uses."""
     return _DIGEST.fullmatch(text) is not None

@@ -18,6 +18,9 @@ from registry.manifest import MANIFEST_TYPE, TITLE, Descriptor, Manifest, descri
 if TYPE_CHECKING:
     from registry.layout import Layout
 
+MAX_FILE_BYTES = 4 << 20
+"""What every registry and reader takes at once."""
+
 _EMPTY = b"{}"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urljoin
 
 import msgspec
 
@@ -17,7 +17,7 @@ from classifier.errors import DamagedArtifact, RegistryDenied, RegistryUnreachab
 from classifier.types import from_json, to_json
 from registry.connection import REDIRECTS, Answer, Connection
 from registry.manifest import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Index, describe
-from registry.references import is_digest
+from registry.references import is_digest, is_tag
 from registry.retrying import retry
 from registry.transient import DamagedInTransit, TransientFailure
 
@@ -91,10 +91,12 @@ class RemoteRepository:
 
     def tags(self) -> list[str]:
         """Return all tags, in the registry's order; none where the repository doesn't exist."""
-        answer = self._ask("GET", f"{self.name}/tags/list?n=1000", scope=self._pull)
+        target = f"{self.name}/tags/list?n=1000"
+        answer = self._ask("GET", target, scope=self._pull)
         if answer.status == 404:
             return []
-        return [tag for page in self._pages(answer, _Tags, f"list the tags of {self}") for tag in page.tags or ()]
+        pages = self._pages(target, answer, _Tags, f"list the tags of {self}")
+        return [tag for page in pages for tag in page.tags or () if is_tag(tag)]
 
     def has_blob(self, blob: Descriptor) -> bool:
         """Return whether the repository has that blob."""
@@ -155,9 +157,11 @@ class RemoteRepository:
 
     def referrers(self, digest: str) -> list[Descriptor]:
         """Return what names the manifest `digest` as its subject; from the fall-back tag where the API is missing."""
-        answer = self._ask("GET", f"{self.name}/referrers/{digest}", scope=self._pull)
-        if answer.status == 200:
-            pages = self._pages(answer, Index, f"list the referrers of {digest}")
+        target = f"{self.name}/referrers/{digest}"
+        answer = self._ask("GET", target, scope=self._pull)
+        # What answers everything, such as a proxy's page, has no API either.
+        if answer.status == 200 and answer.headers.get("Content-Type", "").partition(";")[0].strip() == INDEX_TYPE:
+            pages = self._pages(target, answer, Index, f"list the referrers of {digest}")
             return [referrer for page in pages for referrer in page.manifests]
         found = self.find_manifest(_fallback_tag(digest))
         return [] if found is None else list(self._read_index(found[1], digest).manifests)
@@ -183,15 +187,16 @@ class RemoteRepository:
     def _ask(self, method: str, target: str, *, scope: str) -> Answer:
         return retry(lambda: self._connection.fetch(method, target, scope=scope), limit_s=self._connection.limit_s)
 
-    def _pages(self, answer: Answer, type: type[_T], what: str) -> Iterator[_T]:
-        """Yield the list that `answer` begins, page by page."""
+    def _pages(self, target: str, answer: Answer, type: type[_T], what: str) -> Iterator[_T]:
+        """Yield the list that `answer`, which `target` gave, begins, page by page."""
         for _ in range(_MAX_PAGES):
             yield self._decode(answer, type, what)
             following = _NEXT.search(answer.headers.get("Link", ""))
             if following is None:
                 return
-            # Relative to the registry, not to the page; `/v2/…` as most registries write it, or a whole URL.
-            answer = self._ask("GET", following[1], scope=self._pull)
+            # Relative to the page (RFC 8288): most registries write `/v2/…`, some `?last=…`, or a whole URL.
+            target = urljoin(target, following[1])
+            answer = self._ask("GET", target, scope=self._pull)
         raise RegistryUnreachable(f"{self.host} can't {what}: the list has no end; check the registry")
 
     def _put_manifest(self, tag_or_digest: str, manifest: bytes, media_type: str) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier.errors import RegistryError, UntrustedArtifact
+from classifier.extras import install_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIGNATURE = "model.sig"
 _SIGNED = "manifest.json"
-_INSTALL = "pip install 'tandem[signing]'"
+_INSTALL = install_extra("signing")
 
 
 def trusted_key() -> Path | None:
@@ -73,8 +74,8 @@ def check_signature(reference: str, manifest: bytes, signatures: Iterable[bytes]
         )
     if not any(_is_signed(manifest, signature, key) for signature in signatures):
         raise UntrustedArtifact(
-            f"'{reference}' has {len(signatures)} signatures, and none of them by the key {key}: ask who signed it, or "
-            "trust their public key instead"
+            f"'{reference}' has no signature by the key {key} among its {len(signatures)}: ask who signed it, or trust "
+            "their public key instead"
         )
 
 
@@ -96,7 +97,7 @@ def _is_signed(manifest: bytes, signature: bytes, key: Path) -> bool:
         path.write_bytes(signature)
         try:
             verifier.verify(_write(manifest, Path(name)), path)
-        except (ValueError, KeyError, TypeError, IndexError, InvalidSignature):
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError, InvalidSignature):
             return False  # A signature comes from wherever the model comes from: it may be anything.
         return True
 

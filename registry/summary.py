@@ -167,16 +167,16 @@ class Description:
         config, evaluation = self.config, self.evaluation
         pixels = config.preprocessing
         labels = ", ".join(config.labels[:SHOWN_LABELS]) + (", …" if len(config.labels) > SHOWN_LABELS else "")
+        sizes = f"resized to {pixels.resize_size} px, cropped to {pixels.crop_size}"
         facts = [
             ("digest", self.digest),
             ("aliases", ", ".join(self.aliases) or "-"),
             ("architecture", config.architecture),
             ("labels", f"{len(config.labels)}: {labels}"),
-            (
-                "input",
-                f"resized to {pixels.resize_size} px, cropped to {pixels.crop_size}, {pixels.interpolation}",
-            ),
+            ("input", f"{pixels.decode} decode, {sizes}, {pixels.interpolation}"),
         ]
+        if config.embedding_size:
+            facts.append(("embeddings", f"{config.embedding_size} numbers, what the last layer takes"))
         if evaluation is not None:
             facts.append(("evaluated on", f"{evaluation.images} images of {evaluation.dataset}/{evaluation.split}"))
             facts.append(("acc1 of torch", f"{evaluation.torch.acc1:.2%}"))
@@ -185,7 +185,11 @@ class Description:
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table that gives each column the room that its cells take."""
+    """Return the lines of a table that gives each column the room that its cells take.
+
+    What a model or a registry says of itself stands in the cells: nothing in them can move a terminal's cursor.
+    """
+    rows = [["".join(char if char.isprintable() else " " for char in cell) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -11,19 +11,16 @@ import click
 
 from classifier.errors import DataError
 from classifier.types import from_json
-from registry.companions import Referrer, fetch_referrers, read_referrers, send_referrers, store_referrers
+from registry.companions import Referrer, list_referrers, read_referrers, send_referrers, store_referrers
 from registry.local import LocalRegistry
 from registry.manifest import Manifest
 from registry.references import Reference
-from registry.referrers import pack_referrer
+from registry.referrers import MAX_FILE_BYTES, pack_referrer
 from registry.signing import SIGNATURE, SIGNATURE_TYPE, sign_manifest
 
 if TYPE_CHECKING:
     from registry.artifact import Artifact
     from registry.remote import RemoteRepository
-
-MAX_ATTACHED_BYTES = 4 << 20
-"""What every registry and reader takes at once."""
 
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 """As RFC 6838 has it, which registries hold a referrer's type to."""
@@ -63,11 +60,11 @@ def attach(reference: str, file: Path, artifact_type: str) -> None:
         raise click.UsageError(f"'{artifact_type}' is no media type: write one as 'application/spdx+json'")
     try:
         with file.open("rb") as opened:
-            data = opened.read(MAX_ATTACHED_BYTES + 1)
+            data = opened.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise DataError(f"{file} can't be read ({error.strerror}): check the path") from error
-    if len(data) > MAX_ATTACHED_BYTES:
-        raise DataError(f"{file} has more than {MAX_ATTACHED_BYTES >> 20} MiB: attach a smaller file")
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(f"{file} has more than {MAX_FILE_BYTES >> 20} MiB: attach a smaller file")
     artifact, repository = find_anywhere(reference)
     _add(artifact, repository, artifact_type=artifact_type, title=file.name, data=data)
     click.echo(f"{file} is attached to {artifact.reference}")
@@ -85,10 +82,10 @@ def find_anywhere(reference: str) -> tuple[Artifact, RemoteRepository | None]:
 
 
 def referrers_anywhere(artifact: Artifact, repository: RemoteRepository | None) -> list[Referrer]:
-    """Return the referrers of what `find_anywhere` gave."""
+    """Return the referrers of what `find_anywhere` gave; of remote ones the manifests alone."""
     if repository is None:
         return read_referrers(artifact.digest, LocalRegistry.default().layout)
-    return fetch_referrers(artifact.digest, repository)
+    return list_referrers(artifact.digest, repository)
 
 
 def _add(

@@ -58,6 +58,7 @@ class Classifier:
         self.in_flight = 0
         self.buffer = Buffer()
         self.description = _describe(self.model)
+        _count_as_running(self.model)
         log.info(
             "%s runs on %s and passed its self-test of %d images",
             *(self.model.identity, describe(self.model.engine.info), self.description.self_test.images),
@@ -90,6 +91,21 @@ def _bento() -> bentoml.Bento | None:
     service: Any = Classifier  # the decorator's, no longer the class
     bento: bentoml.Bento | None = service.bento
     return bento
+
+
+def _count_as_running(model: Model) -> None:
+    """Add what runs to the metrics. Under `auto` it may be another precision than yesterday."""
+    labels = {
+        "model": model.identity,
+        "engine": model.engine.info.name,
+        "version": model.engine.info.version,
+        "device": model.engine.info.device,
+        "instruction_set": model.engine.info.instruction_set,
+        "precision": model.engine.info.precision,
+    }
+    # `max`: one for all workers, which run the same.
+    gauge = bentoml.metrics.Gauge("tandem_model_info", "1 for what runs.", list(labels), multiprocess_mode="max")
+    gauge.labels(**labels).set(1)
 
 
 def _describe(model: Model) -> ModelDescription:

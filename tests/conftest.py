@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 TANDEM = str(Path(sys.executable).with_name("tandem"))
@@ -41,6 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(home.cleanup)
     # ORT's: for tests that import onnxruntime themselves.
     os.environ |= {"TANDEM_HOME": home.name, "BENTOML_DO_NOT_TRACK": "true", "ORT_DISABLE_TELEMETRY": "1"}
+    # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A busy machine is not a wrong answer.
     settings.register_profile("tandem", deadline=None)
     settings.load_profile("tandem")
@@ -92,17 +100,24 @@ def digits_home(tmp_path_factory: pytest.TempPathFactory, tandem: Tandem, worker
         pytest.skip(
             "needs a trained model: install torch, or set TANDEM_TEST_HOME to a TANDEM_HOME that holds digits:1"
         )
-    base = tmp_path_factory.getbasetemp()
-    made = (base if worker_id == "master" else base.parent) / "trained"
-    made.mkdir(exist_ok=True)
-    with (made / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (made / "done").exists():
+    with made_once("trained", tmp_path_factory, worker_id) as (made, is_done):
+        if not is_done:
             home = {"TANDEM_HOME": str(made / "home")}
             tandem("train", "digits", "--run", made / "run", env=home)
             tandem("export", made / "run", "--name", "digits", env=home)
-            (made / "done").touch()
     return made / "home"
+
+
+@contextlib.contextmanager
+def made_once(name: str, factory: pytest.TempPathFactory, worker_id: str) -> Iterator[tuple[Path, bool]]:
+    """Yield a folder that all of xdist's workers share, and whether one has filled it; the others wait meanwhile."""
+    base = factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / name
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder, (folder / "done").exists()
+        (folder / "done").touch()
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +126,23 @@ def digits_run(digits_home: Path) -> Path:
     if not (run := digits_home.parent / "run").is_dir():
         pytest.skip("needs the run folder, which a TANDEM_TEST_HOME has not")
     return run
+
+
+@pytest.fixture(scope="session")
+def embedder_home(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, tandem: Tandem, worker_id: str
+) -> Path:
+    """Return a TANDEM_HOME with the model `embedder:1`: the run of `digits:1`, exported with embeddings. Read-only.
+
+    Beside a TANDEM_TEST_HOME it is expected as `embedder-home`, where `nox -s digits` makes it.
+    """
+    if (given := os.environ.get("TANDEM_TEST_HOME")) and (made := Path(given).with_name("embedder-home")).is_dir():
+        return made
+    with made_once("embedder", tmp_path_factory, worker_id) as (made, is_done):
+        if not is_done:
+            env = {"TANDEM_HOME": str(made / "home")}
+            tandem("export", request.getfixturevalue("digits_run"), "--name", "embedder", "--embeddings", env=env)
+    return made / "home"
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from registry.options import Number
 from training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Sides of the network's input.  [default: that of the weights, else what suits the images]",
         ),
         click.option(
-            "--val-fraction", metavar="PART", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            "--decode", type=click.Choice(["exact", "scaled"]), default=_DEFAULTS.decode, show_default=True,
+            help="'scaled' lets large JPEGs shrink while they are decoded, never below twice the input: faster by far "
+            "on photographs, and hardly other pixels. Whatever runs the model decodes as validation did.",
+        ),
+        click.option(
+            "--val-fraction", metavar="PART", type=Number(0, 1, min_open=True, max_open=True),
             help="Part of each class that validates, where DATA has no val/: 0.2 for a fifth.",
         ),
         click.option(
@@ -55,12 +61,12 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Images in one step of the optimizer.",
         ),
         click.option(
-            "--lr", metavar="RATE", type=click.FloatRange(0, 1, min_open=True),
+            "--lr", metavar="RATE", type=Number(0, 1, min_open=True),
             help="Learning rate of AdamW after its warm-up; half a cosine brings it down to 0.  "
             "[default: 0.002, with --weights 0.0003]",
         ),
         click.option(
-            "--label-smoothing", metavar="PART", type=click.FloatRange(0, 1, max_open=True),
+            "--label-smoothing", metavar="PART", type=Number(0, 1, max_open=True),
             default=_DEFAULTS.label_smoothing, show_default=True,
             help="Of the target's weight, spread over all labels.",
         ),

@@ -144,6 +144,10 @@ def _default_architecture(preprocessing: Preprocessing, options: TrainingOptions
 
 
 def _choose_preprocessing(folders: ImageFolders, options: TrainingOptions) -> Preprocessing:
+    return replace(_choose_sizes(folders, options), decode=options.decode)
+
+
+def _choose_sizes(folders: ImageFolders, options: TrainingOptions) -> Preprocessing:
     if options.weights == "DEFAULT":
         pretrained = pretrained_preprocessing(options.arch or "resnet18")
         if options.image_size is None:

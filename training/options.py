@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from classifier.types import Decode
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -15,6 +18,7 @@ class TrainingOptions:
     arch: str | None = None
     weights: str | None = None
     image_size: int | None = None
+    decode: Decode = "exact"
     val_fraction: float | None = None
     epochs: int = 20
     batch_size: int = 64

@@ -120,6 +120,7 @@ def _check_same_options(run: Run, given: Mapping[str, object]) -> None:
         "--arch": config.architecture,
         "--weights": config.weights,
         "--image-size": config.preprocessing.crop_size,
+        "--decode": config.preprocessing.decode,
         "--val-fraction": config.val_fraction,
         "--epochs": config.epochs,
         "--batch-size": config.batch_size,

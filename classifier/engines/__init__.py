@@ -30,6 +30,10 @@ class Engine(Protocol):
         """How many scores the graph gives for each image."""
 
     @property
+    def embedding_size(self) -> int | None:
+        """How many numbers an image's embedding has; None where the graph gives none."""
+
+    @property
     def busy_size(self) -> int:
         """How many images keep the engine busy: where there are many, run that many at once."""
 
@@ -38,6 +42,17 @@ class Engine(Protocol):
 
         Raises:
             ValueError: the images have another shape or type: an error of the caller.
+            OutOfDeviceMemory: one batch does not fit.
+            EngineError: the device failed.
+        """
+
+    def embed(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what `run` does, to the bit, and the images' embeddings as float32 `[N, embedding_size]`.
+
+        An embedding is what the network's last layer takes, and as independent of the other images as the scores are.
+
+        Raises:
+            ValueError: the graph gives no embeddings, or as `run` has it.
             OutOfDeviceMemory: one batch does not fit.
             EngineError: the device failed.
         """

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier.engines.graphs import OUTPUT
+from classifier.engines.graphs import EMBEDDINGS, OUTPUT
 from classifier.engines.pinning import page_lock
 from classifier.engines.sessions import running
 from classifier.errors import OutOfDeviceMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
     from numpy.typing import NDArray
+
+    from classifier.engines.graphs import Outputs
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +49,13 @@ class FixedBatch:
         input: str,
         size: int,
         crop_size: int,
-        classes: int,
+        widths: Mapping[str, int],
         device: tuple[str, int],
     ) -> None:
         """Make the buffers on `device`, as ("cuda", 0), and run once.
+
+        `widths` says how many numbers each output has for an image: the probabilities, and where there are any the
+        embeddings.
 
         Only a first run loads cuDNN and takes the memory that every other will need.
 
@@ -64,15 +69,24 @@ class FixedBatch:
         self._lock = Lock()
         with running(self._what, device=self._device):
             self._images = runtime.OrtValue.ortvalue_from_shape_and_type(self.shape, np.uint8, *device)
-            self._scores = runtime.OrtValue.ortvalue_from_shape_and_type((size, classes), np.float32, *device)
-            self._binding = session.io_binding()
-            self._binding.bind_ortvalue_input(input, self._images)
-            self._binding.bind_ortvalue_output(OUTPUT, self._scores)
+            self._rows = {
+                name: runtime.OrtValue.ortvalue_from_shape_and_type((size, width), np.float32, *device)
+                for name, width in widths.items()
+            }
+            asked = [(OUTPUT,), (OUTPUT, EMBEDDINGS)] if EMBEDDINGS in widths else [(OUTPUT,)]
+            self._bindings: dict[Outputs, Any] = {outputs: self._bind(input, outputs) for outputs in asked}
         self._host = page_lock(np.zeros(self.shape, dtype=np.uint8), index=device[1])
         self.run(self._host)
 
-    def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the scores of at most `size` images.
+    def _bind(self, input: str, outputs: Outputs) -> Any:
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(input, self._images)
+        for name in outputs:
+            binding.bind_ortvalue_output(name, self._rows[name])
+        return binding
+
+    def run(self, images_nhwc: NDArray[np.uint8], outputs: Outputs = (OUTPUT,)) -> list[NDArray[np.float32]]:
+        """Return these outputs of at most `size` images.
 
         Raises:
             OutOfDeviceMemory: the device does not hold what the run needs.
@@ -83,9 +97,8 @@ class FixedBatch:
             self._host[:count] = images_nhwc
             self._host[count:] = 0
             self._images.update_inplace(self._host)
-            self._session.run_with_iobinding(self._binding)
-            scores: NDArray[np.float32] = self._scores.numpy()[:count].copy()
-        return scores
+            self._session.run_with_iobinding(self._bindings[outputs])
+            return [self._rows[name].numpy()[:count].copy() for name in outputs]
 
     @property
     def size(self) -> int:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OUTPUT = "probabilities"
+EMBEDDINGS = "embeddings"
+"""The output that only the graphs of some models have: what the last layer takes."""
+Outputs = tuple[str, ...]
+"""Names of outputs that are asked for; others are not copied, nor computed where that can be left out."""
 
 # x[1, 1, 1, 1] → Conv(x, x) → MatMul: the smallest ONNX graph that needs both cuDNN and cuBLAS.
 # tests/classifier/test_engines.py builds the same bytes with the package onnx.
@@ -42,6 +46,16 @@ def check_images(images_nhwc: NDArray[np.uint8], *, size: int) -> None:
         raise ValueError(
             f"the graph takes uint8 [N, {size}, {size}, 3], got {images_nhwc.dtype} {list(images_nhwc.shape)}"
         )
+
+
+def check_embeds(embedding_size: int | None) -> None:
+    """Check that a graph gives embeddings.
+
+    Raises:
+        ValueError: it doesn't.
+    """
+    if embedding_size is None:
+        raise ValueError(f"the graph has no output '{EMBEDDINGS}'")
 
 
 def not_a_classifier(file: str, *, inputs: object, outputs: object) -> DamagedArtifact:

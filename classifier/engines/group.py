@@ -5,16 +5,18 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from classifier.engines import Engine
+
+_T = TypeVar("_T")
 
 
 class EngineGroup:
@@ -30,7 +32,7 @@ class EngineGroup:
         kind = first.info.device.partition(":")[0]
         indices = ",".join(engine.info.device.partition(":")[2] for engine in engines)
         self.info = replace(first.info, device=f"{kind}:{indices}")
-        self.crop_size, self.classes = first.crop_size, first.classes
+        self.crop_size, self.classes, self.embedding_size = first.crop_size, first.classes, first.embedding_size
         self.busy_size = sum(engine.busy_size for engine in engines)
         self._part_size = first.busy_size
         self._idle: SimpleQueue[Engine] = SimpleQueue()
@@ -46,14 +48,29 @@ class EngineGroup:
             OutOfDeviceMemory: one batch does not fit.
             EngineError: a device failed.
         """
+        return np.concatenate(self._spread(images_nhwc, lambda engine, part: engine.run(part)))
+
+    def embed(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what `run` does, to the bit, and the images' embeddings as float32 `[N, embedding_size]`.
+
+        Raises:
+            ValueError: the graph gives no embeddings, or as `run` has it.
+            OutOfDeviceMemory: one batch does not fit.
+            EngineError: a device failed.
+        """
+        scores, embeddings = zip(*self._spread(images_nhwc, lambda engine, part: engine.embed(part)), strict=True)
+        return np.concatenate(scores), np.concatenate(embeddings)
+
+    def _spread(self, images_nhwc: NDArray[np.uint8], run: Callable[[Engine, NDArray[np.uint8]], _T]) -> list[_T]:
+        """Return what `run` gives for each part of the images, in their order."""
+
+        def run_part(part: NDArray[np.uint8]) -> _T:
+            engine = self._idle.get()
+            try:
+                return run(engine, part)
+            finally:
+                self._idle.put(engine)
+
         # At least one part, so that an engine looks at the shape of no images, too.
         starts = range(0, max(len(images_nhwc), 1), self._part_size)
-        parts = (images_nhwc[start : start + self._part_size] for start in starts)
-        return np.concatenate(list(self._pool.map(self._run_part, parts)))
-
-    def _run_part(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
-        engine = self._idle.get()
-        try:
-            return engine.run(images_nhwc)
-        finally:
-            self._idle.put(engine)
+        return list(self._pool.map(run_part, (images_nhwc[start : start + self._part_size] for start in starts)))

@@ -174,6 +174,11 @@ class Gpu:
     name: str
     compute_capability: str
 
+    @property
+    def kind(self) -> str:
+        """All on which the bits of a score depend: libraries choose kernels by the number of processors, too."""
+        return f"{self.compute_capability} {self.name}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NvidiaDriver:

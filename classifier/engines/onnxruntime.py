@@ -10,19 +10,20 @@ import numpy as np
 
 from classifier.artifact import MODEL
 from classifier.engines.cuda import FixedBatch, open_fastest
-from classifier.engines.graphs import OUTPUT, check_images, check_numbers, not_a_classifier
+from classifier.engines.graphs import EMBEDDINGS, OUTPUT, check_embeds, check_images, check_numbers, not_a_classifier
 from classifier.engines.hardware import cpu
 from classifier.engines.sessions import check_cuda, load_runtime, open_on_cpu, open_on_cuda, run_session, runtime_errors
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable, OutOfDeviceMemory
 from classifier.types import EngineInfo, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
     from numpy.typing import NDArray
 
     from classifier.engines import Tuning
+    from classifier.engines.graphs import Outputs
 
 NAME = "onnxruntime"
 EXECUTION_SIZE = 16
@@ -38,6 +39,7 @@ class OnnxRuntimeEngine:
         info: what runs.
         crop_size: the height and width that the graph takes.
         classes: how many scores it gives for each image.
+        embedding_size: how many numbers an embedding has; None where it gives none.
         busy_size: how many images are run at once.
     """
 
@@ -77,14 +79,16 @@ class OnnxRuntimeEngine:
         # batch dimension must be known before a session is opened that fixes it.
         session = open_on_cpu(runtime, graph, threads=threads, optimise=kind == "cpu", file=file)
         signature = _inspect(session, file=file)
-        self.crop_size, self.classes = signature.crop_size, signature.classes
-        self._execute: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+        self.crop_size = signature.crop_size
+        self.classes, self.embedding_size = signature.widths[OUTPUT], signature.widths.get(EMBEDDINGS)
+        self._widths = signature.widths
+        self._execute: Callable[[NDArray[np.uint8], Outputs], list[NDArray[np.float32]]]
         if kind == "cpu":
             instruction_set, fixed_size = cpu().instruction_set, None
             self.busy_size = batch_size or EXECUTION_SIZE
             self._execute = partial(_run_on_cpu, session, signature.input)
         else:
-            instruction_set = check_cuda(runtime, index).compute_capability
+            instruction_set = check_cuda(runtime, index).kind
             fixed = _open_on_cuda(runtime, graph, signature, index=index, size=batch_size, tuning=tuning, file=file)
             self.busy_size = fixed_size = fixed.size
             self._execute = fixed.run
@@ -105,12 +109,29 @@ class OnnxRuntimeEngine:
             OutOfDeviceMemory: one batch does not fit.
             EngineError: the device failed.
         """
+        (scores,) = self._run(images_nhwc, (OUTPUT,))
+        return scores
+
+    def embed(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what `run` does, to the bit, and the images' embeddings as float32 `[N, embedding_size]`.
+
+        Raises:
+            ValueError: the graph gives no embeddings, or as `run` has it.
+            OutOfDeviceMemory: one batch does not fit.
+            EngineError: the device failed.
+        """
+        check_embeds(self.embedding_size)
+        scores, embeddings = self._run(images_nhwc, (OUTPUT, EMBEDDINGS))
+        return scores, embeddings
+
+    def _run(self, images_nhwc: NDArray[np.uint8], outputs: Outputs) -> list[NDArray[np.float32]]:
         check_images(images_nhwc, size=self.crop_size)
-        scores = np.empty((len(images_nhwc), self.classes), dtype=np.float32)
+        rows = [np.empty((len(images_nhwc), self._widths[name]), dtype=np.float32) for name in outputs]
         for start in range(0, len(images_nhwc), self.busy_size):
             batch = images_nhwc[start : start + self.busy_size]
-            scores[start : start + len(batch)] = self._execute(batch)
-        return scores
+            for of_all, of_batch in zip(rows, self._execute(batch, outputs), strict=True):
+                of_all[start : start + len(batch)] = of_batch
+        return rows
 
 
 def parse_device(device: str) -> tuple[str, int]:
@@ -134,12 +155,13 @@ class _Signature:
     Attributes:
         input: the name of its input.
         batch: the name of the input's first dimension.
+        widths: how many numbers each output has for an image: the probabilities, and the embeddings if there are any.
     """
 
     input: str
     batch: str
     crop_size: int
-    classes: int
+    widths: Mapping[str, int]
 
 
 def _inspect(session: Any, *, file: str) -> _Signature:
@@ -148,19 +170,21 @@ def _inspect(session: Any, *, file: str) -> _Signature:
         outputs = {value.name: (value.type, value.shape) for value in session.get_outputs()}
     except runtime_errors() as error:  # a name that is not UTF-8
         raise DamagedArtifact(f"{file} names its inputs and outputs unreadably ({error}); export it again") from error
-    match inputs, outputs.get(OUTPUT):
-        case (
-            [(str(name), "tensor(uint8)", [str(batch), int(height), int(width), 3])],
-            ("tensor(float)", [_, int(classes)]),
-        ) if height == width:
-            return _Signature(input=name, batch=batch, crop_size=height, classes=classes)
+    widths = {
+        name: shape[1]
+        for name, (type, shape) in outputs.items()
+        if name in (OUTPUT, EMBEDDINGS) and type == "tensor(float)" and len(shape) == 2 and isinstance(shape[1], int)
+    }
+    match inputs:
+        case [(str(name), "tensor(uint8)", [str(batch), int(height), int(width), 3])] if height == width and (
+            OUTPUT in widths
+        ):
+            return _Signature(input=name, batch=batch, crop_size=height, widths=widths)
     raise not_a_classifier(file, inputs=inputs, outputs=outputs)
 
 
-def _run_on_cpu(session: Any, input: str, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-    (scores,) = run_session(session, [OUTPUT], {input: np.ascontiguousarray(batch)}, device="cpu")
-    assert isinstance(scores, np.ndarray)
-    return scores
+def _run_on_cpu(session: Any, input: str, batch: NDArray[np.uint8], outputs: Outputs) -> list[NDArray[np.float32]]:
+    return run_session(session, list(outputs), {input: np.ascontiguousarray(batch)}, device="cpu")
 
 
 def _open_on_cuda(
@@ -182,7 +206,7 @@ def _open_on_cuda(
             input=signature.input,
             size=size,
             crop_size=signature.crop_size,
-            classes=signature.classes,
+            widths=signature.widths,
             device=("cuda", index),
         )
 

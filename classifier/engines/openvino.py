@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,16 @@ import numpy as np
 
 from classifier.artifact import MODEL
 from classifier.engines.compiling import ERRORS, gist, load_openvino, open_compiled
-from classifier.engines.graphs import OUTPUT, check_images, check_numbers, is_memory, no_room, not_a_classifier
+from classifier.engines.graphs import (
+    EMBEDDINGS,
+    OUTPUT,
+    check_embeds,
+    check_images,
+    check_numbers,
+    is_memory,
+    no_room,
+    not_a_classifier,
+)
 from classifier.engines.hardware import cpu_of_onednn
 from classifier.errors import EngineError
 from classifier.types import EngineInfo, Precision
@@ -19,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier.engines import Tuning
+    from classifier.engines.graphs import Outputs
 
 NAME = "openvino"
 EXECUTION_SIZE = 8
@@ -32,6 +43,7 @@ class OpenVinoEngine:
         info: what runs.
         crop_size: the height and width that the graph takes.
         classes: how many scores it gives for each image.
+        embedding_size: how many numbers an embedding has; None where it gives none.
         busy_size: how many images occupy all of OpenVINO's streams.
     """
 
@@ -67,7 +79,8 @@ class OpenVinoEngine:
         compiled, self._held = open_compiled(
             graph, precision=precision, threads=threads, tuning=tuning, file=file, digest=digest
         )
-        self.crop_size, self.classes = _inspect(compiled, file=file)
+        self.crop_size, self._widths = _inspect(compiled, file=file)
+        self.classes, self.embedding_size = self._widths[OUTPUT], self._widths.get(EMBEDDINGS)
         self.info = EngineInfo(
             name=NAME,
             version=self._runtime.__version__.partition("-")[0],
@@ -92,39 +105,60 @@ class OpenVinoEngine:
             OutOfDeviceMemory: one batch does not fit.
             EngineError: OpenVINO failed.
         """
+        (scores,) = self._run(images_nhwc, (OUTPUT,))
+        return scores
+
+    def embed(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what `run` does, to the bit, and the images' embeddings as float32 `[N, embedding_size]`.
+
+        Raises:
+            ValueError: the graph gives no embeddings, or as `run` has it.
+            OutOfDeviceMemory: one batch does not fit.
+            EngineError: OpenVINO failed.
+        """
+        check_embeds(self.embedding_size)
+        scores, embeddings = self._run(images_nhwc, (OUTPUT, EMBEDDINGS))
+        return scores, embeddings
+
+    def _run(self, images_nhwc: NDArray[np.uint8], outputs: Outputs) -> list[NDArray[np.float32]]:
         check_images(images_nhwc, size=self.crop_size)
         total = len(images_nhwc)
         if total == 0:
-            return np.empty((0, self.classes), dtype=np.float32)
+            return [np.empty((0, self._widths[name]), dtype=np.float32) for name in outputs]
         size = min(self._execution_size, -(-total // self._streams))
         parts = [images_nhwc[start : start + size] for start in range(0, total, size)]
         run_part = map if self._streams == 1 else self._pool.map
-        return np.concatenate(list(run_part(self._execute, parts)))
+        rows = run_part(partial(self._execute, outputs=outputs), parts)
+        return [np.concatenate(of_parts) for of_parts in zip(*rows, strict=True)]
 
-    def _execute(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _execute(self, images_nhwc: NDArray[np.uint8], *, outputs: Outputs) -> list[NDArray[np.float32]]:
         request = self._requests.get()
         try:
             # In place where they are contiguous and can be written, which OpenVINO wants, though it does not write.
             images = np.require(images_nhwc, requirements=("C", "W"))
             request.set_input_tensor(self._runtime.Tensor(images, shared_memory=True))
             request.infer()
-            scores: NDArray[np.float32] = request.get_tensor(OUTPUT).data.copy()
+            return [request.get_tensor(name).data.copy() for name in outputs]
         except ERRORS as error:
             if is_memory(error):
                 raise no_room(f"a batch of {len(images_nhwc)} images", "cpu") from error
             raise EngineError(f"openvino failed ({gist(error)}); choose engine onnxruntime") from error
         finally:
             self._requests.put(request)
-        return scores
 
 
-def _inspect(compiled: Any, *, file: str) -> tuple[int, int]:
-    """Return the height and width that the graph takes, and how many classes it gives."""
+def _inspect(compiled: Any, *, file: str) -> tuple[int, dict[str, int]]:
+    """Return the height and width that the graph takes, and how many numbers each output has for an image."""
     inputs = [(str(port.element_type.to_string()), _shape(port)) for port in compiled.inputs]
     outputs = {name: (port.element_type.to_string(), _shape(port)) for port in compiled.outputs for name in port.names}
-    match inputs, outputs.get(OUTPUT):
-        case [("u8", [None, int(height), int(width), 3])], ("f32", [_, int(classes)]) if height == width:
-            return height, classes
+    widths = {
+        name: shape[1]
+        for name, (type, shape) in outputs.items()
+        if name in (OUTPUT, EMBEDDINGS) and type == "f32" and len(shape) == 2 and shape[1] is not None
+    }
+    match inputs:
+        case [("u8", [None, int(height), int(width), 3])] if height == width and OUTPUT in widths:
+            return height, widths
     raise not_a_classifier(file, inputs=inputs, outputs=outputs)
 
 

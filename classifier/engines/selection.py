@@ -13,7 +13,7 @@ from classifier.engines.group import EngineGroup
 from classifier.engines.hardware import cpu, cpu_of_onednn, nvidia_driver
 from classifier.engines.onnxruntime import OnnxRuntimeEngine, parse_device
 from classifier.engines.openvino import OpenVinoEngine
-from classifier.engines.sessions import GPU_WHEEL, check_cuda, installed_wheels, load_runtime
+from classifier.engines.sessions import GPU_WHEEL, check_cuda, check_wheels, installed_wheels, load_runtime
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable
 from classifier.extras import install_extra
 
@@ -107,7 +107,12 @@ def open_engine(
             f"{way.graph} takes images of {opened.crop_size} px and gives {opened.classes} classes, {CONFIG} says "
             f"{wanted[0]} px and {wanted[1]}: they are not of one model; export it again"
         )
-    others = [f"{describe_way(other)} {lack}" for other, lack in choice.refused.items() if other.device == "cpu"]
+    if (opened.embedding_size or 0) != (config.embedding_size or 0):
+        raise DamagedArtifact(
+            f"{way.graph} gives embeddings of {opened.embedding_size or 0} numbers, {CONFIG} says "
+            f"{config.embedding_size or 0}: they are not of one model; export it again"
+        )
+    others = describe_refused({other: lack for other, lack in choice.refused.items() if other.device == "cpu"})
     if len(choice.ways) > 1 or others:
         reason = "the fastest that it allows and this machine has"
         log.info("Chose %s for '%s': %s", describe_way(way), config.name, "; ".join([reason, *others]))
@@ -126,7 +131,7 @@ def choose(config: ModelConfig, *, engine: str = AUTO, device: str = AUTO, preci
     known = sorted(
         (way for way in config.allowed if _key(way) in AUTO_ORDER), key=lambda way: AUTO_ORDER.index(_key(way))
     )
-    lacks = {way: lack for way in known if (lack := _lack(way)) is not None}
+    lacks = {way: lack for way in known if (lack := lack_of(way)) is not None}
     asked = [
         way
         for way in known
@@ -137,8 +142,11 @@ def choose(config: ModelConfig, *, engine: str = AUTO, device: str = AUTO, preci
         options = (("precision", precision), ("engine", engine), ("device", device))
         wish = " with ".join(f"{what} '{name}'" for what, name in options if name != AUTO)
         raise EngineUnavailable(
-            f"model '{config.name}' does not allow {wish or 'an engine of this release'}; choose {here}"
+            f"model '{config.name}' does not allow {wish or 'an engine of this release'}, as 'tandem models show' "
+            f"says; choose {here}"
         )
+    if any(way.engine == onnxruntime.NAME for way in asked):
+        check_wheels()
     if kind == "cuda":
         check_cuda(load_runtime(), index)
         return Choice(ways=tuple(asked), refused={})
@@ -147,7 +155,7 @@ def choose(config: ModelConfig, *, engine: str = AUTO, device: str = AUTO, preci
     refused = {way: lacks[way] for way in asked if way in lacks}
     ways = tuple(way for way in asked if way not in lacks)
     if not ways:
-        clauses = ", ".join(f"{describe_way(way)} {lack}" for way, lack in refused.items())
+        clauses = ", ".join(describe_refused(refused))
         raise EngineUnavailable(f"model '{config.name}' can't be run here as asked: {clauses}; choose {here}")
     return Choice(ways=ways, refused=refused)
 
@@ -157,12 +165,23 @@ def describe_way(way: AllowedPrecision) -> str:
     return f"{way.precision} with {way.engine} on {way.device}"
 
 
+def describe_refused(refused: Mapping[AllowedPrecision, str]) -> list[str]:
+    """Return what the machine lacks for some ways of running a model, as `Choice.refused` has it: each lack once."""
+    by_lack: dict[str, list[str]] = {}
+    for way, lack in refused.items():
+        by_lack.setdefault(lack, []).append(describe_way(way))
+    return [
+        f"{ways[0]} {lack}" if len(ways) == 1 else f"{' and '.join(ways)} want{lack.removeprefix('wants')}"
+        for lack, ways in by_lack.items()
+    ]
+
+
 def _key(way: AllowedPrecision) -> tuple[str, DeviceKind, Precision]:
     return way.engine, way.device, way.precision
 
 
-def _lack(way: AllowedPrecision) -> str | None:
-    """Return what this machine lacks to run a model in this way, None where nothing is known to be missing."""
+def lack_of(way: AllowedPrecision) -> str | None:
+    """Return what this machine lacks to run a model so, `wants …`; None where nothing is known to be missing."""
     if way.device == "cuda":
         if GPU_WHEEL not in installed_wheels():
             return f"wants {GPU_WHEEL}, which is not installed (pip uninstall onnxruntime, then {install_extra('gpu')})"

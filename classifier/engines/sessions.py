@@ -41,12 +41,7 @@ def load_runtime() -> ModuleType:
     Raises:
         EngineUnavailable: it is not installed, or two builds of it are, of which one has overwritten the other.
     """
-    wheels = installed_wheels()
-    if len(wheels) > 1:
-        raise EngineUnavailable(
-            f"engine 'onnxruntime' can't be trusted: {' and '.join(wheels)} are both installed and overwrite each "
-            f"other's files; pip uninstall {' '.join(wheels)}, then {install_extra('cpu', 'gpu')}"
-        )
+    check_wheels()
     # Its wheels report their use to Microsoft unless told not to, and begin when they are imported: a database and a
     # device id under ~/.cache, look-ups in the DNS. Whoever wants that sets the variable to 0.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -59,6 +54,20 @@ def load_runtime() -> ModuleType:
     onnxruntime.set_default_logger_severity(_FATAL)
     runtime: ModuleType = onnxruntime
     return runtime
+
+
+def check_wheels() -> None:
+    """Check that at most one of the builds of ONNX Runtime is installed.
+
+    Raises:
+        EngineUnavailable: two are, of which one has overwritten the other.
+    """
+    wheels = installed_wheels()
+    if len(wheels) > 1:
+        raise EngineUnavailable(
+            f"engine 'onnxruntime' can't be trusted: {' and '.join(wheels)} are both installed and overwrite each "
+            f"other's files; pip uninstall {' '.join(wheels)}, then {install_extra('cpu', 'gpu')}"
+        )
 
 
 def installed_wheels() -> list[str]:

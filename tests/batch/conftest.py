@@ -42,6 +42,12 @@ def model(digits_home: Path) -> Model:
 
 
 @pytest.fixture(scope="session")
+def embedder(embedder_home: Path) -> Model:
+    """Return the digits with embeddings, opened and self-tested."""
+    return open_model("embedder", registry=LocalRegistry(embedder_home / "registry"))
+
+
+@pytest.fixture(scope="session")
 def few(test_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return 40 of the test images in their class folders. Read-only."""
     folder = tmp_path_factory.mktemp("few")
@@ -65,7 +71,7 @@ def run(model: Model, few: Path) -> Run:
     def run_here(output: Path, *inputs: Path, **options: Any) -> RunRecord:
         of_columns, of_runner = (
             {name: options.pop(name) for name in names & options.keys()}
-            for names in ({"format", "top_k", "all_scores"}, {"batch_size", "threads"})
+            for names in ({"format", "top_k", "all_scores", "embeddings"}, {"batch_size", "threads"})
         )
         job = BatchJob(
             inputs=find_inputs([str(each) for each in inputs or (few,)]),
@@ -73,9 +79,26 @@ def run(model: Model, few: Path) -> Run:
             columns=Columns(**of_columns),
             chunk_size=9,
         )
-        return run_batch(replace(job, **options), LocalRunner(model, **of_runner), Interrupts())
+        runner = LocalRunner(options.pop("model", model), **of_runner)
+        return run_batch(replace(job, **options), runner, Interrupts())
 
     return run_here
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, size: str = "1m") -> Iterator[Path]:
+    """Make `folder`, and a file system of its own in it; where that isn't allowed, the test is skipped."""
+    folder.mkdir(exist_ok=True)
+    if _call("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder) != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        _call("umount", folder)  # a test may have done it
+
+
+def _call(*command: str | Path) -> int:
+    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
 
 
 def read_parts(output: Path) -> dict[str, bytes]:

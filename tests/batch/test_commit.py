@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
@@ -209,6 +210,22 @@ def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
         pass
 
 
+def test_a_lock_that_was_removed_in_the_same_instant_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that did not begin removes its lock: who has opened that before must not run beside who makes the next."""
+    real = fcntl.flock
+
+    def lose_the_race(lock: IO[Any], flags: int) -> None:
+        (tmp_path / "out" / ".batch" / "lock").unlink()
+        real(lock, flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", lose_the_race)
+        with pytest.raises(OutputError, match="give the same command again"), open_run_folder(tmp_path / "out"):
+            pass
+    with open_run_folder(tmp_path / "out"):
+        pass
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace", "open", "write"])
 def test_every_failing_write_is_resumable(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """Whichever open, sync or rename fails, the run says so in a sentence, and the next one ends with the same parts.
@@ -220,7 +237,7 @@ def test_every_failing_write_is_resumable(tmp_path: Path, run: Run, monkeypatch:
     for nth in range(1, 100):
         out = tmp_path / f"{nth}"
         with monkeypatch.context() as patch:
-            calls = _fail_at(patch, call, nth)
+            calls = fail_at(patch, call, nth)
             if not _fails_with(out, run, "Input/output error"):
                 break
         assert run(out, chunk_size=20).state == "done"
@@ -263,9 +280,9 @@ def _fails_with(out: Path, run: Run, sentence: str) -> bool:
     return False
 
 
-def _fail_at(patch: pytest.MonkeyPatch, call: str, nth: int) -> list[tuple[Any, ...]]:
+def fail_at(patch: pytest.MonkeyPatch, call: str, nth: int) -> list[tuple[Any, ...]]:
     """Let the n-th call fail, and return the list of calls."""
-    where: Any = {"fsync": os, "write": _File}.get(call, Path)
+    where: Any = {"fsync": os, "link": os, "write": _File}.get(call, Path)
     real, calls = getattr(where, call), []
     if call == "write":
         patch.setattr(Path, "open", _File.open)

@@ -58,6 +58,19 @@ def test_only_what_failed_is_tried_again(tmp_path: Path, run: Run, images: Path,
     assert (out / "_SUCCESS").exists()
 
 
+@pytest.mark.parametrize("limits", [FailureLimits(failures=1), FailureLimits(rate=0.05)], ids=str)
+def test_a_retry_is_not_stopped_by_what_it_has_yet_to_try(
+    tmp_path: Path, run: Run, images: Path, image: bytes, limits: FailureLimits
+) -> None:
+    """Failed rows that are about to be made again count for no limit; those that failed again do."""
+    assert run(tmp_path / "out", images).failed == 3
+    with pytest.raises(TooManyFailures, match="images failed, over"):
+        run(tmp_path / "out", images, limits=limits, retry_failed=True)
+    (images / "3" / "x.png").write_bytes(image)
+    (images / "3" / "y.png").write_bytes(image)
+    assert run(tmp_path / "out", images, limits=limits, retry_failed=True).failed == 1
+
+
 def test_a_retry_that_was_cut_short(
     tmp_path: Path, run: Run, images: Path, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

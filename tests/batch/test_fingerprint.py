@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from classifier.model import Model
 
 PLAN = Plan(
-    inputs=(PlannedInput(given="photos", path="/data/photos", kind="parquet", column="image"),),
+    inputs=(
+        PlannedInput(given="photos", location="/data/photos", path="/data/photos", kind="parquet", column="image"),
+    ),
     selection=Selection(include=("*.img",), exclude=("thumbs",)),
     images=10,
     chunk_size=4,
@@ -29,7 +31,15 @@ SHARD = Shard(number=1, count=2)
 
 def of(model: Model) -> Fingerprint:
     engine = model.engine.info
-    return Fingerprint.of(PLAN, Columns(), model=model.identity, engine=engine, shard=SHARD, image_timeout_s=5)
+    return Fingerprint.of(
+        PLAN,
+        Columns(),
+        model=model.identity,
+        labels=model.config.labels,
+        engine=engine,
+        shard=SHARD,
+        image_timeout_s=5,
+    )
 
 
 @pytest.fixture
@@ -71,7 +81,7 @@ def test_each_difference_is_named(fingerprint: Fingerprint) -> None:
     assert {
         "plan.inputs", "plan.chunk_size", "plan.digest", "plan.selection.include", "plan.selection.exclude",
         "plan.selection.follow_symlinks", "shard.number", "shard.count",
-        "image_timeout_s", "format", "top_k", "all_scores", "model", "schema_version",
+        "image_timeout_s", "format", "top_k", "all_scores", "embeddings", "model", "labels", "schema_version",
         "engine.name", "engine.version", "engine.device", "engine.precision", "engine.instruction_set",
         "engine.batch_size",
         "versions.tandem", "versions.pillow", "versions.pyarrow",

@@ -65,6 +65,21 @@ def test_a_list_on_standard_input(home: Path, few: Path, tmp_path: Path) -> None
     assert pl.read_parquet(tmp_path / "out" / "parts")["path"].to_list() == [str(image) for image in images]
 
 
+def test_a_list_is_resumed_where_it_was_begun(home: Path, tandem: Tandem, few: Path, tmp_path: Path) -> None:
+    """The paths of a list are below the folder that the command was given in; from another one they are other files."""
+    (tmp_path / "list").write_text("".join(f"{image.relative_to(few)}\n" for image in sorted(few.rglob("*.png"))))
+    arguments = ("batch", "--files-from", tmp_path / "list", "-o", tmp_path / "out")
+    tandem(*arguments, cwd=few)
+    before = read_parts(tmp_path / "out")
+    (tmp_path / "out" / "parts" / "part-00000.parquet").unlink()
+    elsewhere = tandem(*arguments, cwd=tmp_path, check=False)
+    assert elsewhere.returncode == 1
+    assert f"plan.inputs was 'in {few}: " in elsewhere.stderr
+    assert f"and is 'in {tmp_path}" in elsewhere.stderr
+    tandem(*arguments, cwd=few)
+    assert read_parts(tmp_path / "out") == before
+
+
 def test_too_many_failures_have_an_exit_code(home: Path, tandem: Tandem, tmp_path: Path) -> None:
     """A run that is stopped by its limit ends with 4, says what to do, and with --retry-failed ends the rest."""
     (tmp_path / "in").mkdir()

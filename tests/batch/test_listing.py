@@ -91,6 +91,11 @@ def test_a_list_of_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("nul").write_bytes(b"b.img\0new\nline.png\0")
     inputs = find_inputs([], files_from="nul", nul=True)
     assert [path for _, (path, _, _) in list_images(inputs, Counter())] == ["b.img", "new\nline.png"]
+    with pytest.raises(DataError, match=r"the list '.*/nul' holds NULs; .* give -0"):
+        list(list_images(find_inputs([], files_from="nul"), Counter()))
+    Path("lines").write_bytes(b"a.png\n" * 100_000)
+    with pytest.raises(DataError, match=r"the list '.*/lines' holds a path of more than 65,536 bytes; end its paths"):
+        list(list_images(find_inputs([], files_from="lines", nul=True), Counter()))
     with pytest.raises(DataError, match="the list 'missing' can't be read"):
         find_inputs([], files_from="missing")
 

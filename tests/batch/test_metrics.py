@@ -46,6 +46,7 @@ def test_metrics_of_a_run(tmp_path: Path, run: Run, few: Path, monkeypatch: pyte
     assert [each["tandem_batch_images ok"] for each in seen] == [9, 18, 27, 36, 40]
     assert {each["tandem_batch_state running"] for each in seen} == {1}
     last = read_metrics(tmp_path / "tandem.prom")
+    assert last.pop(next(name for name in last if name.startswith("tandem_batch_info "))) == 1
     assert last.pop("tandem_batch_updated_timestamp_seconds") > 1.7e9
     assert last == {
         "tandem_batch_planned_images": 41,
@@ -57,7 +58,12 @@ def test_metrics_of_a_run(tmp_path: Path, run: Run, few: Path, monkeypatch: pyte
         "tandem_batch_state interrupted": 0,
         "tandem_batch_state done": 1,
     }
-    assert f'model="{record.run.model}",shard="1/1"' in (tmp_path / "tandem.prom").read_text()
+    text = (tmp_path / "tandem.prom").read_text()
+    assert f'model="{record.run.model}",shard="1/1"' in text
+    engine = record.run.engine
+    [info] = [line for line in text.splitlines() if line.startswith("tandem_batch_info{")]
+    for label in (f'engine="{engine.name}"', f'precision="{engine.precision}"', f'device="{engine.device}"'):
+        assert label in info
     assert [path.name for path in tmp_path.glob("tandem.prom*")] == ["tandem.prom"]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.inputs import Input, find_inputs, printable
-from batch.listing import list_images
+from batch.listing import Selection, list_images
 from batch.plan import ImageFile, digest_of, planned_images, require_images, write_plan
 from classifier.errors import DataError
 
@@ -117,6 +117,8 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"no image in .* \(skipped: other suffix 1\); .*\.png"):
         require_images(find_inputs([str(tmp_path)]))
+    with pytest.raises(DataError, match=r"no image in .* \(skipped: not included 1\); .* matches one of \*\.gif$"):
+        require_images(find_inputs([str(tmp_path)]), Selection(include=("*.gif",)))
 
 
 def test_a_plan_on_disk_gives_back_each_path(tmp_path: Path) -> None:

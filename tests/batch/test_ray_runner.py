@@ -6,14 +6,17 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from batch.inputs import find_inputs
 from batch.interrupts import Interrupts
+from batch.output import Columns
 from batch.ray_runner import Cluster, RayRunner
 from batch.runner import BatchJob, run_batch
+from classifier.errors import EngineError
 from registry import LocalRegistry
 from tests.batch.conftest import read_parts
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from classifier.model import Model
     from tests.batch.conftest import Run
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -58,12 +62,16 @@ def many(few: Path, tmp_path: Path) -> Path:
 
 
 def test_a_node_that_dies_changes_no_byte(
-    tmp_path: Path, run: Run, many: Path, cluster: Any, digits_home: Path
+    tmp_path: Path, run: Run, many: Path, cluster: Any, embedder: Model, embedder_home: Path
 ) -> None:
-    """Killing a node in the midst of a run on two leaves the parts of the local runner, and a retry works there too."""
-    run(tmp_path / "local", many, chunk_size=20)
-    artifact = LocalRegistry(digits_home / "registry").resolve("digits")
-    job = BatchJob(inputs=find_inputs([str(many)]), output=tmp_path / "out", chunk_size=20)
+    """Killing a node in the midst of a run on two leaves the parts of the local runner, and a retry works there too.
+
+    With embeddings, so that all columns are there.
+    """
+    run(tmp_path / "local", many, chunk_size=20, model=embedder, embeddings=True)
+    artifact = LocalRegistry(embedder_home / "registry").resolve("embedder")
+    columns = Columns(embeddings=True)
+    job = BatchJob(inputs=find_inputs([str(many)]), output=tmp_path / "out", columns=columns, chunk_size=20)
 
     def kill_a_node() -> None:
         parts = tmp_path / "out" / "parts"
@@ -86,7 +94,22 @@ def test_a_node_that_dies_changes_no_byte(
     shutil.copy(min(many.rglob("0-*.png")), many / "0" / "bad.png")
     cluster.add_node(num_cpus=1)
     with RayRunner(artifact, one_cpu, engine={"device": "cpu"}) as runner:
-        job = BatchJob(inputs=job.inputs, output=job.output, chunk_size=20, retry_failed=True)
-        assert run_batch(job, runner, Interrupts()).failed == 0
-    run(tmp_path / "healed", many, chunk_size=20)
+        assert run_batch(replace(job, retry_failed=True), runner, Interrupts()).failed == 0
+    run(tmp_path / "healed", many, chunk_size=20, model=embedder, embeddings=True)
     assert read_parts(tmp_path / "out") == read_parts(tmp_path / "healed")
+
+
+def test_a_node_on_which_no_engine_can_be_opened_ends_the_run(
+    tmp_path: Path, few: Path, cluster: Any, digits_home: Path
+) -> None:
+    """It would be tried for ever, and a cluster of such nodes would never end."""
+    import ray
+
+    artifact = LocalRegistry(digits_home / "registry").resolve("digits")
+    job = BatchJob(inputs=find_inputs([str(few)]), output=tmp_path / "out", chunk_size=5)
+    with RayRunner(artifact, Cluster(address=cluster.address, cpus=1), engine={"device": "cpu"}) as runner:
+        runner._options = ({"device": "cuda"}, None, 1)  # what comes after this has no GPU
+        for actor in runner._actors:
+            ray.kill(actor)
+        with pytest.raises(EngineError, match=r"^an engine can't be opened on a node of the Ray cluster \(.*cuda"):
+            run_batch(job, runner, Interrupts())

@@ -10,6 +10,7 @@ import pytest
 
 from batch.inputs import find_inputs
 from batch.plan import require_images
+from batch.runner import BatchJob, check_job
 from classifier.errors import DataError
 from tests.batch.conftest import read_parts
 from tests.batch.test_containers import WHAT, make_tar, rows_of
@@ -80,6 +81,20 @@ def test_a_bucket_gives_the_rows_of_its_folder(tmp_path: Path, run: Run, few: Pa
     (tmp_path / "there" / "parts" / "part-00002.parquet").unlink()
     run(tmp_path / "there", "s3://photos/few/")
     assert read_parts(tmp_path / "there") == before
+
+
+def test_a_bucket_is_listed_by_the_plan_alone(
+    tmp_path: Path, run: Run, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket, which can take hours to list, is not listed to see if it has images; without any, it is refused."""
+    bucket.pipe_file("photos/texts/notes.txt", b"notes")
+    inputs = find_inputs(["s3://photos/texts"])
+    with monkeypatch.context() as patch:
+        patch.delattr("batch.remote.list_folder")
+        check_job(BatchJob(inputs=inputs, output=tmp_path / "out"))
+    with pytest.raises(DataError, match=r"no image in 's3://photos/texts' \(skipped: other suffix 1\)"):
+        run(tmp_path / "out", "s3://photos/texts")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tar_file_of_a_bucket(tmp_path: Path, run: Run, bucket: Any) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 from batch.limits import FailureLimits
 from batch.listing import Selection
 from classifier.errors import OutputError, TooManyFailures
-from tests.batch.conftest import read_parts
+from tests.batch.conftest import mounted, read_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,13 +95,8 @@ def _commits(out: Path) -> int:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Yield a file system of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with mounted(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 def stops_for_want_of_room(run: Run, out: Path) -> bool:

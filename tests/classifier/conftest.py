@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,7 @@ from classifier.model import Model
 from registry import LocalRegistry
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from classifier.engines import Engine, Tuning
@@ -41,6 +42,13 @@ def digits_files(digits_home: Path) -> dict[str, bytes]:
     return {file: artifact.read(file) for file in artifact.files}
 
 
+@pytest.fixture(scope="session")
+def embedder_files(embedder_home: Path) -> dict[str, bytes]:
+    """Return the files of `embedder:1`, the digits with embeddings. Don't change them."""
+    artifact = LocalRegistry(embedder_home / "registry").resolve("embedder:1")
+    return {file: artifact.read(file) for file in artifact.files}
+
+
 @pytest.fixture
 def digits(digits_files: dict[str, bytes]) -> Files:
     """Return the trained model as an artifact that the test may change."""
@@ -60,13 +68,18 @@ def open_way(digits_files: dict[str, bytes]) -> OpenWay:
     def open_way(
         way: str, *, threads: int | None = None, batch_size: int | None = None, tuning: Tuning = "latency"
     ) -> Engine:
-        precision, engine = way.split()
-        if precision == "bf16" and "bf16" not in cpu_of_onednn().features:
-            pytest.skip("the CPU has no bf16 instructions")
-        graph = digits_files[MODEL_INT8 if precision == "int8" else MODEL]
-        if engine == "onnxruntime":
-            return OnnxRuntimeEngine(graph, precision=precision, threads=threads, batch_size=batch_size, tuning=tuning)
-        pytest.importorskip("openvino")
-        return OpenVinoEngine(graph, precision=precision, threads=threads, batch_size=batch_size, tuning=tuning)
+        return open_graph(digits_files, way, threads=threads, batch_size=batch_size, tuning=tuning)
 
     return open_way
+
+
+def open_graph(files: Mapping[str, bytes], way: str, **options: Any) -> Engine:
+    """Return the engine of a way for these files; it skips the test where this machine has not what that takes."""
+    precision, engine = way.split()
+    if precision == "bf16" and "bf16" not in cpu_of_onednn().features:
+        pytest.skip("the CPU has no bf16 instructions")
+    graph = files[MODEL_INT8 if precision == "int8" else MODEL]
+    if engine == "onnxruntime":
+        return OnnxRuntimeEngine(graph, precision=precision, **options)  # type: ignore[arg-type]
+    pytest.importorskip("openvino")
+    return OpenVinoEngine(graph, precision=precision, **options)  # type: ignore[arg-type]

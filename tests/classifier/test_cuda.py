@@ -16,6 +16,7 @@ import pytest
 from classifier.artifact import MODEL
 from classifier.engines import cuda, sessions
 from classifier.engines.cuda import FixedBatch, open_fastest
+from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.errors import EngineError, OutOfDeviceMemory
 from tests.conftest import ROOT
 
@@ -34,10 +35,10 @@ def fixed(digits_files: Mapping[str, bytes]) -> FixedBatch:
     return make_fixed(digits_files[MODEL], size=8)
 
 
-def make_fixed(graph: bytes, *, size: int) -> FixedBatch:
-    runtime = sessions.load_runtime()
+def make_fixed(graph: bytes, *, size: int, **embeddings: int) -> FixedBatch:
+    runtime, widths = sessions.load_runtime(), {**embeddings, "probabilities": 10}  # in whatever order a graph has them
     session = sessions.open_on_cpu(runtime, graph, threads=1)
-    return FixedBatch(runtime, session, input="images", size=size, crop_size=8, classes=10, device=("cpu", 0))
+    return FixedBatch(runtime, session, input="images", size=size, crop_size=8, widths=widths, device=("cpu", 0))
 
 
 def test_padded_batches(fixed: FixedBatch, digits_model: Model) -> None:
@@ -46,12 +47,26 @@ def test_padded_batches(fixed: FixedBatch, digits_model: Model) -> None:
     expected = digits_model.scores(images)
     assert fixed.size == 8
     for count in (8, 3, 8, 1, 5, 0):
-        assert fixed.run(images[:count]).tobytes() == expected[:count].tobytes()
+        (scores,) = fixed.run(images[:count])
+        assert scores.tobytes() == expected[:count].tobytes()
+
+
+def test_padded_batches_with_embeddings(embedder_files: Mapping[str, bytes]) -> None:
+    """Asked for now and then, embeddings are right each time, and the scores are the same bits with and without."""
+    graph = embedder_files[MODEL]
+    fixed, engine = make_fixed(graph, size=8, embeddings=128), OnnxRuntimeEngine(graph)
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    expected = engine.embed(images)
+    for count in (8, 3, 0):
+        (alone,) = fixed.run(images[:count])
+        both = fixed.run(images[:count], ("probabilities", "embeddings"))
+        assert [each.tobytes() for each in both] == [each[:count].tobytes() for each in expected]
+        assert alone.tobytes() == both[0].tobytes()
 
 
 def test_answers_are_the_callers_own(fixed: FixedBatch) -> None:
     """The next batch does not change what the last one answered."""
-    scores = fixed.run(np.zeros((8, 8, 8, 3), np.uint8))
+    (scores,) = fixed.run(np.zeros((8, 8, 8, 3), np.uint8))
     before = scores.copy()
     fixed.run(np.full((8, 8, 8, 3), 255, np.uint8))
     assert scores.tobytes() == before.tobytes()
@@ -61,7 +76,7 @@ def test_threads_take_turns(fixed: FixedBatch, digits_model: Model) -> None:
     """The buffers are one thread's at a time."""
     images = np.random.default_rng(1).integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
     with ThreadPoolExecutor(8) as pool:
-        parts = list(pool.map(lambda start: fixed.run(images[start : start + 4]), range(0, 200, 4)))
+        parts = list(pool.map(lambda start: fixed.run(images[start : start + 4])[0], range(0, 200, 4)))
     assert np.concatenate(parts).tobytes() == digits_model.scores(images).tobytes()
 
 

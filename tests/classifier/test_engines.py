@@ -25,7 +25,7 @@ from classifier.engines.selection import open_engine
 from classifier.errors import DamagedArtifact, EngineUnavailable, OutOfDeviceMemory, TandemError
 from classifier.extras import install_extra
 from classifier.selftest import self_test
-from classifier.types import ModelConfig, from_json, to_json
+from classifier.types import EngineInfo, ModelConfig, from_json, to_json
 from tests.classifier.ways import WAYS
 
 if TYPE_CHECKING:
@@ -230,6 +230,20 @@ def test_the_newest_cuda_of_a_driver_may_be_newer(monkeypatch: pytest.MonkeyPatc
         driver = hardware.NvidiaDriver(cuda_version=version, gpus=(gpu,))
         monkeypatch.setattr(sessions, "nvidia_driver", lambda driver=driver: driver)
         assert sessions.check_cuda(runtime, 0) == gpu  # type: ignore[arg-type]
+
+
+def test_gpus_of_one_compute_capability_are_told_apart(graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN and cuBLAS choose kernels by the GPU's size as well, so nobody may count on equal bits of both."""
+
+    def on(name: str) -> EngineInfo:
+        gpu = hardware.Gpu(name=name, compute_capability="sm_90")
+        monkeypatch.setattr(onnxruntime, "check_cuda", lambda runtime, index: gpu)
+        return OnnxRuntimeEngine(graph, device="cuda", batch_size=8).info
+
+    monkeypatch.setattr(onnxruntime, "_open_on_cuda", lambda *_, **__: SimpleNamespace(size=8, run=None))
+    assert on("NVIDIA H200").instruction_set == "sm_90 NVIDIA H200"
+    assert on("NVIDIA H200").bit_equal_to(on("NVIDIA H200"))
+    assert not on("NVIDIA H200").bit_equal_to(on("NVIDIA H100 PCIe"))
 
 
 @cpu_wheel_only
@@ -449,7 +463,7 @@ def test_cuda_agrees_with_the_cpu(
 
 @pytest.mark.gpu
 def test_cuda_is_recorded(on_cuda: OnnxRuntimeEngine, graph: bytes) -> None:
-    """The fixed batch size and the compute capability are recorded, and two sessions give the same bits."""
+    """The fixed batch size and the kind of GPU are recorded, and two sessions give the same bits."""
     info = on_cuda.info
     assert (info.device, info.batch_size) == ("cuda:0", 16)
     assert info.instruction_set.startswith("sm_")

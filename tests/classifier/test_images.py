@@ -7,12 +7,13 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -374,6 +375,32 @@ class TestScaledDecode:
         """A JPEG under four times the target, and every other format, is decoded exactly."""
         data = encode(photo(*size), format)
         assert (decode_image(data, self.SCALED).pixels == decode_image(data, self.EXACT).pixels).all()
+
+    @pytest.mark.parametrize("size", [(128, 128), (129, 900), (255, 300), (256, 256), (1023, 511), (2000, 513)])
+    def test_never_below_twice_the_target(self, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is resized has at least twice the pixels on a side that are wanted, and fewer than the photograph."""
+        resize, sides = Image.Image.resize, []
+
+        def spy(image: Image.Image, *args: Any, **options: Any) -> Image.Image:
+            sides.append(min(image.size))
+            return resize(image, *args, **options)
+
+        data = encode(photo(*size), "JPEG")
+        monkeypatch.setattr(Image.Image, "resize", spy)
+        decode_image(data, self.SCALED)
+        assert 2 * 32 <= sides[0] < min(size)
+
+    def test_a_large_photograph_is_decoded_sooner(self) -> None:
+        """In less CPU time than exactly, which is what it is for."""
+        data = encode(photo(1600, 1200), "JPEG", quality=90)
+
+        def cpu_s(preprocessing: Preprocessing) -> float:
+            started = time.thread_time()
+            decode_image(data, preprocessing)
+            return time.thread_time() - started
+
+        scaled, exact = (min(cpu_s(each) for _ in range(5)) for each in (self.SCALED, self.EXACT))
+        assert scaled < exact
 
 
 FAKES = {

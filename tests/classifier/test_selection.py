@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from classifier.artifact import CONFIG, MODEL, MODEL_FP16, MODEL_INT8
-from classifier.engines import selection
+from classifier.engines import selection, sessions
 from classifier.engines.hardware import Cpu, Gpu, NvidiaDriver
 from classifier.engines.selection import Choice, choose, describe_way, open_engine
 from classifier.errors import EngineUnavailable, OutOfDeviceMemory
@@ -135,32 +135,34 @@ def test_what_is_asked_for_is_what_is_tried(
 
 
 HERE = "fp32 with onnxruntime on cpu"
+AS_SHOWN = "as 'tandem models show' says"
 CAN_T = "model 'digits' can't be run here as asked: "
-NOT_INSTALLED = "wants OpenVINO, which is not installed (pip install -e '.[openvino]' in the clone of Tandem)"
+BOTH_NOT_INSTALLED = "want OpenVINO, which is not installed (pip install -e '.[openvino]' in the clone of Tandem)"
 
 
 @pytest.mark.parametrize(
     ("asked", "options", "sentence"),
     [
         ({"engine": "tensorrt"}, {}, "there is no engine 'tensorrt'; choose auto, onnxruntime or openvino"),
-        ({"precision": "int4"}, {}, f"model 'digits' does not allow precision 'int4'; choose {HERE}"),
+        (
+            {"precision": "int4"},
+            {},
+            f"model 'digits' does not allow precision 'int4', {AS_SHOWN}; choose {HERE}",
+        ),
         (
             {"precision": "bf16", "engine": "onnxruntime"},
             {},
-            f"model 'digits' does not allow precision 'bf16' with engine 'onnxruntime'; choose {HERE}",
+            f"model 'digits' does not allow precision 'bf16' with engine 'onnxruntime', {AS_SHOWN}; choose {HERE}",
         ),
         (
             {"engine": "openvino", "device": "cuda"},
             {},
-            f"model 'digits' does not allow engine 'openvino' with device 'cuda'; choose {HERE}",
+            f"model 'digits' does not allow engine 'openvino' with device 'cuda', {AS_SHOWN}; choose {HERE}",
         ),
         (
             {"engine": "openvino"},
             {"openvino": False},
-            (
-                f"{CAN_T}int8 with openvino on cpu {NOT_INSTALLED}, bf16 with openvino on cpu {NOT_INSTALLED}; "
-                f"choose {HERE}"
-            ),
+            (f"{CAN_T}int8 with openvino on cpu and bf16 with openvino on cpu {BOTH_NOT_INSTALLED}; choose {HERE}"),
         ),
         (
             {"precision": "bf16"},
@@ -202,6 +204,17 @@ def test_what_can_t_be_had(
     assert str(caught.value) == sentence
 
 
+def test_two_builds_of_onnxruntime_are_not_chosen_between(
+    config: ModelConfig, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of the two runs, nobody knows: `auto` refuses too, in the one sentence that says how to get rid of one."""
+    machine("vnni")
+    monkeypatch.setattr(sessions, "installed_wheels", lambda: ["onnxruntime", "onnxruntime-gpu"])
+    with pytest.raises(EngineUnavailable, match=r"^engine 'onnxruntime' can't be trusted: .* are both installed"):
+        choose(config)
+    assert choose(config, engine="openvino", precision="int8").ways == (INT8,)
+
+
 def test_a_model_that_nothing_here_runs(config: ModelConfig, machine: Callable[..., None]) -> None:
     machine()
     with pytest.raises(EngineUnavailable, match="; choose a machine that has what it wants"):
@@ -234,7 +247,7 @@ def test_the_choice_and_its_reason_are_one_line(
     assert caplog.messages == [
         (
             "Chose int8 with onnxruntime on cpu for 'digits': the fastest that it allows and this machine has; "
-            f"int8 with openvino on cpu {NOT_INSTALLED}; bf16 with openvino on cpu {NOT_INSTALLED}"
+            f"int8 with openvino on cpu and bf16 with openvino on cpu {BOTH_NOT_INSTALLED}"
         )
     ]
 
@@ -308,7 +321,7 @@ class GpuEngine:
             name="onnxruntime", version="1", device=f"cuda:{self.index}", precision="fp32", instruction_set="sm_90",
             batch_size=self.busy_size,
         )  # fmt: skip
-        self.crop_size, self.classes = 8, 10
+        self.crop_size, self.classes, self.embedding_size = 8, 10, None
 
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the first pixel of each image, and which GPU looked at it."""

@@ -92,7 +92,11 @@ def test_a_name_that_is_not_text(tandem: Any, images: list[Path], tmp_path: Path
         (["--model", "unknown"], 1, "model 'unknown' is not in the registry"),
         (["--device", "tpu"], 1, "choose auto, cpu, cuda or cuda:N"),
         (["--engine", "tensorrt"], 1, "there is no engine 'tensorrt'"),
-        (["--precision", "int4"], 1, "model 'digits' does not allow precision 'int4'; choose"),
+        (
+            ["--precision", "int4"],
+            1,
+            "model 'digits' does not allow precision 'int4', as 'tandem models show' says; choose",
+        ),
         (["--top-k", "0"], 2, "Invalid value for '-k'"),
     ],
 )

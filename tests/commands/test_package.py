@@ -131,6 +131,13 @@ def test_a_push_that_is_refused(docker: Docker) -> None:
         push_image("ghcr.io/a/b:1")
 
 
+@pytest.mark.parametrize("host", ["docker.io", "index.docker.io"])
+def test_a_push_to_docker_hub(docker: Docker, host: str) -> None:
+    """Docker leaves its own host out of the names that it lists."""
+    docker('test "$1" = push || echo acme/digits-service@sha256:0123')
+    assert push_image(f"{host}/acme/digits-service:1") == f"{host}/acme/digits-service@sha256:0123"
+
+
 def test_the_revision_of_the_sources(tmp_path: Path) -> None:
     """The commit; `-dirty` where any file differs from it or is new; `unknown` where git knows nothing."""
     assert source_revision(tmp_path) == "unknown"

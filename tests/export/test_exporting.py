@@ -229,6 +229,21 @@ def test_a_registry_that_can_not_be_written_is_refused_before_any_work(
     assert "is not a folder: set TANDEM_HOME to another" in error
 
 
+def test_a_model_with_embeddings_says_so(
+    artifact: Artifact, embedder_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its config, on its card and in `tandem models show`; a model without doesn't."""
+    embedder = LocalRegistry(embedder_home / "registry").resolve("embedder:1")
+    assert embedder.config.embedding_size == 128
+    assert "`embeddings`: float32 [N, 128]" in embedder.read(CARD).decode()
+    monkeypatch.setenv("TANDEM_HOME", str(embedder_home))
+    shown = CliRunner().invoke(main, ["models", "show", "embedder"])
+    assert "embeddings     128 numbers, what the last layer takes" in shown.stdout.splitlines()
+    assert not artifact.config.embedding_size
+    assert b"embedding" not in artifact.read(CONFIG) + artifact.read(CARD)
+    assert b"embeddings" not in artifact.read(MODEL)
+
+
 def test_what_was_not_asked_for_is_not_made(export: Callable[..., Result], digits_run: Path, tmp_path: Path) -> None:
     result = export(digits_run, "--name", "digits", "--precisions", "bf16")
     assert result.exit_code == 0, result.output
@@ -266,7 +281,7 @@ def test_a_precision_that_there_is_not_is_a_usage_error_that_lists_them(
     assert "some of fp32, bf16, fp16, int8" in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("limit", ["-0.1", "1.1", "half"])
+@pytest.mark.parametrize("limit", ["-0.1", "1.1", "half", "nan"])
 def test_a_limit_that_is_none_is_a_usage_error(export: Callable[..., Result], digits_run: Path, limit: str) -> None:
     assert export(digits_run, "--name", "digits", "--max-accuracy-drop", limit).exit_code == 2
 
@@ -284,4 +299,5 @@ def test_help_ends_with_an_example() -> None:
         "\n  Example:\n    tandem export runs/digits --name digits\n"
         "    tandem export runs/digits --name digits --tag candidate\n"
         "    tandem export runs/digits --name digits --precisions fp32,int8 --max-accuracy-drop 0.01\n"
+        "    tandem export runs/digits --name digits-search --embeddings\n"
     )

@@ -8,9 +8,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.types import Preprocessing
 from export.fp16 import to_fp16
-from export.graph import export_graph
+from export.graph import export_graph, find_head
 from training.network import build_network
 
 if TYPE_CHECKING:
@@ -63,6 +64,16 @@ def test_scores_are_fp32s_but_for_the_rounding(architecture: str) -> None:
     fp32, fp16 = scores_of(graph, images), scores_of(half, images)
     assert fp16.dtype == np.float32
     np.testing.assert_allclose(fp16, fp32, atol=5e-3)
+
+
+def test_embeddings_stay_fp32_and_are_fp32s_but_for_the_rounding(colour_network: nn.Module) -> None:
+    graph = export_graph(colour_network, LABELS, PREPROCESSING, head=find_head(colour_network, PREPROCESSING))
+    half = to_fp16(graph, size=16, classes=3)
+    assert onnx.load_from_string(half).graph.output == onnx.load_from_string(graph).graph.output
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    fp32, fp16 = (OnnxRuntimeEngine(each).embed(images)[1] for each in (graph, half))
+    assert fp16.dtype == np.float32
+    np.testing.assert_allclose(fp16, fp32, rtol=5e-3, atol=5e-3)
 
 
 def test_the_same_graph_gives_the_same_bytes(colour_network: nn.Module) -> None:

@@ -12,8 +12,9 @@ from torch import nn
 
 from classifier.errors import ExportRefused
 from classifier.types import Preprocessing
-from export.graph import MAX_WEIGHT_BYTES, EndToEnd, check_graph, export_graph
+from export.graph import MAX_WEIGHT_BYTES, EndToEnd, check_graph, export_graph, find_head
 from training.data import normalise
+from training.network import build_network
 from training.torchvision_compat import import_torchvision
 
 PREPROCESSING = Preprocessing(resize_size=40, crop_size=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
@@ -163,6 +164,71 @@ def test_a_graph_that_names_a_place_on_this_machine_is_refused(graph: bytes) -> 
         check_graph(model, size=32, classes=len(LABELS))
 
 
+@pytest.fixture(scope="module")
+def embedder() -> bytes:
+    network = small_network()
+    return export_graph(network, LABELS, PREPROCESSING, head=find_head(network, PREPROCESSING))
+
+
+def test_embeddings_are_what_the_last_layer_takes(graph: bytes, embedder: bytes) -> None:
+    """They are a third output beside those that a graph without them has, to the bit."""
+    images, network = random_images(5), small_network()
+    session = onnxruntime.InferenceSession(embedder, providers=["CPUExecutionProvider"])
+    assert [(each.name, each.type, each.shape[1]) for each in session.get_outputs()] == [
+        ("logits", "tensor(float)", 4), ("probabilities", "tensor(float)", 4), ("embeddings", "tensor(float)", 8)
+    ]  # fmt: skip
+    logits, probabilities, embeddings = session.run(None, {"images": images})
+    with torch.inference_mode():
+        expected = network[:-1](normalise(torch.from_numpy(images), PREPROCESSING)).numpy()
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+    weight, bias = (parameter.detach().numpy() for parameter in network[-1].parameters())
+    np.testing.assert_allclose(embeddings @ weight.T + bias, logits, atol=1e-6)
+    assert [each.tobytes() for each in (logits, probabilities)] == [each.tobytes() for each in run(graph, images)]
+
+
+def test_the_same_network_with_embeddings_gives_the_same_bytes(embedder: bytes) -> None:
+    assert export_graph(small_network(), LABELS, PREPROCESSING, head="5") == embedder
+
+
+def test_a_graph_that_lacks_its_embeddings_is_refused(graph: bytes, embedder: bytes) -> None:
+    for data, size in ((graph, 8), (embedder, None), (embedder, 9)):
+        with pytest.raises(ExportRefused, match="inputs and outputs"):
+            check_graph(onnx.load_model_from_string(data), size=32, classes=len(LABELS), embedding_size=size)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head", "width"),
+    [
+        ("small_cnn", "head", 128),
+        ("resnet18", "fc", 512),
+        ("mobilenet_v3_small", "classifier.3", 1024),
+        ("efficientnet_b0", "classifier.1", 1280),
+        ("convnext_tiny", "classifier.2", 768),
+        ("vit_b_32", "heads.head", 768),
+        ("densenet121", "classifier", 1024),
+        ("googlenet", "fc", 1024),
+        ("swin_t", "head", 768),
+    ],
+)
+def test_the_last_layer_is_found_in_networks_of_every_kind(architecture: str, head: str, width: int) -> None:
+    network = build_network(architecture, classes=7, image_size=32).eval()
+    found = find_head(network, Preprocessing(resize_size=32, crop_size=32))
+    assert (found, network.get_submodule(found).in_features) == (head, width)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        build_network("squeezenet1_1", classes=3, image_size=32).eval(),
+        nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3), nn.LogSoftmax(dim=1)).eval(),
+    ],
+    ids=["no linear layer", "not the last"],
+)
+def test_a_network_without_a_linear_layer_at_its_end_has_no_embeddings(network: nn.Module) -> None:
+    with pytest.raises(ExportRefused, match=r"no linear layer gives its logits; export it without --embeddings"):
+        find_head(network, PREPROCESSING)
+
+
 @torch.no_grad()
 def lively(network: nn.Module, images_nchw: torch.Tensor) -> nn.Module:
     """Return `network` giving each image scores of its own, as a trained one does and a fresh one doesn't."""
@@ -186,9 +252,12 @@ def test_networks_of_torchvision_are_exported(architecture: str) -> None:
     preprocessing = Preprocessing(resize_size=64, crop_size=64)
     network = import_torchvision().models.get_model(architecture, weights=None, num_classes=12)
     network = lively(network, normalise(torch.from_numpy(images), preprocessing))
+    head = find_head(network, preprocessing)
     with torch.inference_mode():
-        expected = EndToEnd(network, preprocessing).eval()(torch.from_numpy(images))[1].numpy()
+        _, expected, embeddings = map(np.asarray, EndToEnd(network, preprocessing, head=head)(torch.from_numpy(images)))
     assert expected.std(axis=0).max() > 1e-2  # The images' scores differ, or the comparison would say nothing.
 
-    _, probabilities = run(export_graph(network, [f"class {i}" for i in range(12)], preprocessing), images)
-    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    graph = export_graph(network, [f"class {i}" for i in range(12)], preprocessing, head=head)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(["probabilities"], {"images": images})[0], expected, atol=1e-5)
+    np.testing.assert_allclose(session.run(["embeddings"], {"images": images})[0], embeddings, rtol=1e-4, atol=1e-5)

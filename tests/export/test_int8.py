@@ -9,7 +9,8 @@ from onnx import numpy_helper
 
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.types import Preprocessing
-from export.graph import export_graph
+from export import int8
+from export.graph import export_graph, find_head
 from export.images import LabelledImages
 from export.int8 import Quantiser
 
@@ -54,6 +55,18 @@ def test_scores_are_near_those_of_fp32_and_the_file_says_what_the_other_says(
     assert after.graph.output == before.graph.output
     assert b"Linear" in quantised
     assert b"/tmp" not in quantised
+
+
+def test_embeddings_stay_fp32_and_are_near_those_of_fp32(colour_network: nn.Module, pixels: np.ndarray) -> None:
+    """Also where the last layer is left in fp32."""
+    graph = export_graph(colour_network, LABELS, PREPROCESSING, head=find_head(colour_network, PREPROCESSING))
+    quantiser = Quantiser(graph, pixels)
+    fp32 = OnnxRuntimeEngine(graph).embed(pixels)[1]
+    for quantised in (quantiser.quantise(), quantiser.quantise(float_layers=quantiser.layers[-1:])):
+        assert onnx.load_from_string(quantised).graph.output == onnx.load_from_string(graph).graph.output
+        int8 = OnnxRuntimeEngine(quantised, precision="int8").embed(pixels)[1]
+        assert int8.dtype == np.float32
+        assert 0 < np.abs(int8 - fp32).max() < 0.05 * np.abs(fp32).max()
 
 
 def test_every_layer_has_weights_of_8_bits_per_channel_and_pixels_and_logits_stay_fp32(quantiser: Quantiser) -> None:
@@ -122,3 +135,24 @@ def test_the_layer_that_spoils_the_scores_is_ranked_first(sensitive_network: nn.
     ranked = quantiser.rank_layers()
     assert ranked[0] == quantiser.layers[1]
     assert sorted(ranked) == sorted(quantiser.layers)
+
+
+def test_layers_are_ranked_on_images_of_all_labels(
+    sensitive_network: nn.Module, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calibration images come sorted by label, and the first few would say nothing of the others."""
+    seen = []
+
+    class Watched(OnnxRuntimeEngine):
+        def run(self, images_nhwc: np.ndarray) -> np.ndarray:
+            seen.append(images_nhwc)
+            return super().run(images_nhwc)
+
+    monkeypatch.setattr(int8, "OnnxRuntimeEngine", Watched)
+    by_label = np.concatenate([np.repeat(pixels[label::3], 3, axis=0) for label in range(3)])
+    Quantiser(export_graph(sensitive_network, LABELS, PREPROCESSING), by_label).rank_layers()
+    assert len(seen) == 4
+    for images_nhwc in seen:
+        assert len(images_nhwc) <= 32
+        # Each label's images have more of one colour.
+        assert set(images_nhwc.mean(axis=(1, 2)).argmax(axis=1)) == {0, 1, 2}

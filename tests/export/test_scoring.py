@@ -12,7 +12,7 @@ from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.errors import ExportRefused
 from classifier.images import decode_image
 from classifier.types import Preprocessing
-from export.graph import export_graph
+from export.graph import export_graph, find_head
 from export.images import LabelledImages
 from export.scoring import MAX_DIFFERENCE, check_agreement, score_images
 
@@ -49,6 +49,23 @@ def test_every_image_is_scored_by_torch_and_by_the_engine_from_the_same_pixels(
     with torch.inference_mode():
         logits = network(torch.from_numpy(normalised.transpose(2, 0, 1).copy())[None])
     np.testing.assert_allclose(scored.reference[-1], torch.softmax(logits, 1)[0], atol=1e-6)
+
+
+def test_embeddings_that_are_not_the_networks_are_refused(network: nn.Module, samples: Samples) -> None:
+    """Where the last layer ignores a number, no score tells that it is another one."""
+    with torch.no_grad():
+        network[-1].weight[:, :4] = 0  # those of the first channel
+    moved = copy.deepcopy(network)
+    with torch.no_grad():
+        moved[0].bias[0] += 1
+    head, images = find_head(network, PREPROCESSING), LabelledImages(samples, PREPROCESSING)
+    engine = OnnxRuntimeEngine(export_graph(network, LABELS, PREPROCESSING, head=head))
+    score_images(network, engine, images, PREPROCESSING, head=head, advance=ignore)
+    score_images(moved, engine, images, PREPROCESSING, advance=ignore)
+    with pytest.raises(
+        ExportRefused, match=r"does not compute the network's embeddings: a number of that of \d\d\.png"
+    ):
+        score_images(moved, engine, images, PREPROCESSING, head=head, advance=ignore)
 
 
 def test_a_graph_of_other_weights_is_refused_with_the_numbers(network: nn.Module, samples: Samples) -> None:

@@ -118,7 +118,8 @@ class _TokenHandler(http.server.BaseHTTPRequestHandler):
         elif "/blobs/" in url.path:
             self.answer(307, b"", {"Location": f"http://{self.elsewhere}{url.path}?X-Signature=presigned-secret"})
         else:
-            self.answer(200, b'{"tags": ["1"]}', {})
+            # Of what a registry lists, what can't be a tag is left out: it would become an address, or move a cursor.
+            self.answer(200, b'{"tags": ["1", "../../b", "\\u001b[2J"]}', {})
 
     do_POST = do_GET  # noqa: N815 - the name that http.server looks for
 
@@ -183,8 +184,9 @@ def test_a_refused_token(bearer: tuple[str, type[_TokenHandler]], docker_config:
     assert "wrong-secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["{storage}", "{storage}\\@{registry}"], ids=["plain", "looks like the registry"])
 def test_a_redirect_carries_no_secret(
-    bearer: tuple[str, type[_TokenHandler]], docker_config: Path, caplog: pytest.LogCaptureFixture
+    bearer: tuple[str, type[_TokenHandler]], docker_config: Path, caplog: pytest.LogCaptureFixture, address: str
 ) -> None:
     """Storage on another host gets neither token nor password, and its signed address is in no log and no error."""
     from registry.manifest import describe
@@ -195,11 +197,12 @@ def test_a_redirect_carries_no_secret(
     log_in(docker_config, host)
     storage = type("Storage", (_Storage,), {"seen": []})
     with serve(storage) as elsewhere:
-        handler.elsewhere = elsewhere.replace("localhost", "127.0.0.1")
+        handler.elsewhere = address.format(storage=elsewhere.replace("localhost", "127.0.0.1"), registry=host)
         repository = RemoteRepository(host, "acme/digits")
         assert repository.read_blob(describe(b"blob", "")) == b"blob"
         with pytest.raises(DamagedArtifact) as caught:
             repository.read_blob(describe(b"other", ""))
+    assert storage.seen
     assert storage.seen == [None] * len(storage.seen)
     for secret in ("presigned-secret", PASSWORD, TOKEN):
         assert secret not in str(caught.value)
@@ -229,8 +232,13 @@ def test_a_token_server_without_tls_gets_no_password(monkeypatch: pytest.MonkeyP
     def ask(*args: object, **kwargs: object) -> tuple[int, bytes]:
         pytest.fail("the password would have left")
 
-    with pytest.raises(RegistryDenied, match=r"http://evil.example/token, which is not HTTPS"):
-        Authenticator("ghcr.io", ask).answer('Bearer realm="http://evil.example/token"', "s", refused=None)
+    for realm, fact in {
+        "http://evil.example/token": "http://evil.example, which is not HTTPS",
+        "http://evil.example\\\\@localhost/token": "http://evil.example, which is not HTTPS",
+        "https://[evil/token": "an address that is none",
+    }.items():
+        with pytest.raises(RegistryDenied, match=fact):
+            Authenticator("ghcr.io", ask).answer(f'Bearer realm="{realm}"', "s", refused=None)
 
 
 def write_helper(folder: Path, answer: str, code: int = 0) -> None:

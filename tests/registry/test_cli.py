@@ -13,6 +13,7 @@ import pytest
 
 from classifier.artifact import CARD, EVALUATION, FILES, MODEL
 from registry import LocalRegistry
+from registry.summary import table_lines
 from tests.conftest import TANDEM, Tandem
 from tests.registry.artifacts import make_files
 
@@ -198,3 +199,8 @@ def test_the_exported_model_is_listed_with_its_accuracy(tandem_home: Path, tande
     rows = [line.split()[:3] for line in page.splitlines() if re.search(r" (yes|no: |yes, )", line)]
     assert rows == [[way[key] for key in ("precision", "engine", "device")] for way in evaluation["precisions"]]
     assert tandem("models", "verify", "--all").stdout.endswith(" ok\n")
+
+
+def test_nothing_that_a_model_says_moves_the_cursor() -> None:
+    """Labels, types and names come from whoever made the model."""
+    assert table_lines(("LABELS",), [("a\x1b[2J\nb",)]) == ["LABELS", "a [2J b"]

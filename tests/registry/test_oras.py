@@ -12,6 +12,8 @@ import pytest
 
 from classifier.errors import ModelNotFound
 from registry import LocalRegistry, Reference
+from registry.companions import read_referrers
+from registry.manifest import MANIFEST_TYPE
 from registry.transfer import pull, push
 from tests.registry.artifacts import make_files
 from tests.registry.servers import needs_registry, run_proxy
@@ -71,6 +73,34 @@ def test_what_oras_attaches_travels_with_the_model(
             assert line.startswith("application/vnd.unknown.config.v1+json")
         blob = hashlib.sha256((tmp_path / "sbom.json").read_bytes()).hexdigest()
         assert (tmp_path / "there" / "registry" / "blobs" / "sha256" / blob).exists()
+
+
+def test_what_is_too_large_to_travel_stops_no_pull(
+    registry: LocalRegistry,
+    remote_host: str,
+    remote: str,
+    client: oras.client.OrasClient,
+    tmp_path: Path,
+    tandem: Tandem,
+) -> None:
+    """Anybody may attach anything: a file over 4 MiB is listed, without being fetched, and stays where it is."""
+    with run_proxy(remote_host, referrers_api=True) as proxy:
+        target = f"{proxy.host}/{remote.partition('/')[2]}"
+        digest = push(registry.add("digits", make_files()).artifact.reference, target, registry).digest
+        (tmp_path / "report.bin").write_bytes(bytes(5 << 20))
+        client.push(
+            target=f"{target}:report",
+            files=[f"{tmp_path}/report.bin:application/octet-stream"],
+            disable_path_validation=True,
+            subject=oras.oci.Subject(MANIFEST_TYPE, digest, registry.resolve("digits").descriptor.size),
+        )
+        home = {"TANDEM_HOME": str(tmp_path / "there")}
+        assert "application/vnd.unknown.config.v1+json" in tandem("models", "show", f"{target}:1", env=home).stdout
+        pulled = tandem("models", "pull", f"{target}:1", env=home)
+        assert pulled.stdout == f"{target}:1 is {digest}\n"
+        assert "has a file over 4 MiB, and stays there" in pulled.stderr
+        there = LocalRegistry(tmp_path / "there" / "registry")
+        assert read_referrers(digest, there.layout) == []
 
 
 def test_what_oras_pushed_is_no_model(

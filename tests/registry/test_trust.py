@@ -14,7 +14,7 @@ from classifier.errors import RegistryError, UntrustedArtifact
 from registry import LocalRegistry, Reference, fetch_model
 from registry.companions import fetch_referrers, read_referrers
 from registry.remote_models import RemoteModels
-from registry.signing import sign_manifest
+from registry.signing import check_signature, sign_manifest
 from registry.transfer import pull, push
 from tests.registry.artifacts import make_files
 from tests.registry.servers import Proxy, needs_registry
@@ -57,7 +57,7 @@ def test_only_what_the_trusted_key_signed_is_opened(
     with pytest.raises(UntrustedArtifact, match="'digits:2' is not signed"):
         fetch_model("digits:2", registry)
     monkeypatch.setenv("TANDEM_TRUSTED_KEY", str(make_keys(tmp_path, "theirs")[1]))
-    with pytest.raises(UntrustedArtifact, match="none of them by the key"):
+    with pytest.raises(UntrustedArtifact, match="has no signature by the key"):
         fetch_model("digits:1", registry)
     monkeypatch.setenv("TANDEM_TRUSTED_KEY", str(tmp_path / "absent.pub"))
     with pytest.raises(RegistryError, match=r"absent.pub can't be read"):
@@ -82,7 +82,18 @@ def test_a_signature_of_another_model_does_not_count(registry: LocalRegistry, si
     assert done.returncode == 1
     assert "digits:1" in done.stdout.splitlines()[0]
     assert done.stdout.splitlines()[0].endswith(" ok")
-    assert "none of them by the key" in done.stdout
+    assert "has no signature by the key" in done.stdout
+    assert "damaged" not in done.stdout
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b"\xff", b"[" * 100_000], ids=["empty", "bare", "no text", "deep"])
+def test_what_is_no_signature_hides_none(tmp_path: Path, junk: bytes) -> None:
+    """Anybody may attach anything: the one that counts is found beside it, and alone it is refused in one sentence."""
+    private, public = make_keys(tmp_path, "ours")
+    good = sign_manifest(b"{}", private)
+    check_signature("digits:1", b"{}", [junk, good], public)
+    with pytest.raises(UntrustedArtifact, match="has no signature by the key"):
+        check_signature("digits:1", b"{}", [junk], public)
 
 
 @needs_registry

@@ -148,6 +148,15 @@ class TestOperations:
         for status in ("200", "415"):
             assert any(f'http_response_code="{status}"' in line and "/classify" in line for line in counted)
 
+    def test_metrics_say_what_runs(self, server: Server, image: bytes) -> None:
+        """Prometheus sees the engine and the precision that answers carry, which `auto` may have chosen."""
+        engine = httpx.post(f"{server.url}/classify", content=image).json()["engine"]
+        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        [info] = [line for line in lines if line.startswith("tandem_model_info{")]
+        for label in (f'engine="{engine["name"]}"', f'precision="{engine["precision"]}"', 'model="digits@sha256:'):
+            assert label in info
+        assert info.endswith("} 1.0")
+
     @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz"])
     def test_probes_answer(self, server: Server, path: str) -> None:
         """What Kubernetes asks."""

@@ -7,10 +7,11 @@ import os
 import shutil
 import signal
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -241,15 +242,38 @@ def test_folder_called_digits(few_digits: Path, train: Train) -> None:
     assert Run.open(Path("runs/digits-1")).config.labels == ("0", "1", "2", "3")
 
 
-def test_large_images(few_digits: Path, train: Train, tmp_path: Path) -> None:
+def test_large_images(few_digits: Path, tmp_path: Path) -> None:
     """Photographs get resnet18, random crops and flips; validation sees the middle of the whole image."""
     for file in few_digits.rglob("*.png"):
         target = tmp_path / "photos" / file.relative_to(few_digits).with_suffix(".jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(file) as image:
             image.resize((150, 100)).save(target)
-    result = train(tmp_path / "photos", "--run", tmp_path / "run", "--epochs", "1", "--workers", "1")
-    assert result.exit_code == 0
+    args = command(tmp_path / "photos", "--run", tmp_path / "run", "--epochs", "1", "--workers", "1")
+    subprocess.run(args, env=os.environ | ONE_THREAD, check=True)
     config = Run.open(tmp_path / "run").config
     assert (config.architecture, config.flip) == ("resnet18", True)
     assert (config.preprocessing.crop_size, config.preprocessing.resize_size) == (96, 110)
+
+
+def test_scaled_decode_is_what_validates_and_what_is_exported(few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """Large JPEGs that shrink while they are decoded do so in validation too: its accuracy is that of production."""
+    for file in sorted(few_digits.rglob("*.png")):
+        target = (tmp_path / "large" / file.relative_to(few_digits)).with_suffix(".jpg")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).resize((97, 97)).save(target, quality=60)
+    options = (*QUICK, "--image-size", "8", "--decode", "scaled")
+    assert train(tmp_path / "large", "--run", tmp_path / "run", *options).exit_code == 0
+    run = Run.open(tmp_path / "run")
+    assert run.config.preprocessing.decode == "scaled"
+    best = best_epoch(history_of(run))
+    files = run.validation_files()
+    assert measure(run, files) == (pytest.approx(best.val_loss, rel=1e-5), best.val_acc1)
+    exact = replace(run.config.preprocessing, decode="exact")
+    pixels = [
+        [decode_image(read_image(path), how).pixels for path, _ in files] for how in (run.config.preprocessing, exact)
+    ]
+    assert not np.array_equal(*pixels)
+    refused = train(tmp_path / "large", "--run", tmp_path / "run", "--resume", "--decode", "exact")
+    assert refused.exit_code == 1
+    assert "--decode was scaled, not exact" in refused.stderr

@@ -170,7 +170,8 @@ def test_cuda_without_a_gpu(train: Train, few_digits: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [("--epochs", "0"), ("--lr", "-1"), ("--val-fraction", "1"), ("--batch-size", "1"), ("--resume",)]
+    "option",
+    [("--epochs", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--val-fraction", "1"), ("--batch-size", "1"), ("--resume",)],
 )
 def test_usage(train: Train, few_digits: Path, option: tuple[str, ...]) -> None:
     """A value out of its range, or --resume without --run, is a usage error: exit code 2."""
