@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cache
 from pathlib import Path  # noqa: TC003  # BentoML reads the types of an API's parameters
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,9 +104,16 @@ def _count_as_running(model: Model) -> None:
         "instruction_set": model.engine.info.instruction_set,
         "precision": model.engine.info.precision,
     }
+    _model_info(tuple(labels)).labels(**labels).set(1)
+
+
+@cache
+def _model_info(labels: tuple[str, ...]) -> Any:
+    # Here, and not above: BentoML says where the workers' metrics meet after it has imported this module.
+    from prometheus_client import Gauge  # noqa: PLC0415
+
     # `max`: one for all workers, which run the same.
-    gauge = bentoml.metrics.Gauge("tandem_model_info", "1 for what runs.", list(labels), multiprocess_mode="max")
-    gauge.labels(**labels).set(1)
+    return Gauge("tandem_model_info", "1 for what runs.", labels, multiprocess_mode="max")
 
 
 def _describe(model: Model) -> ModelDescription:

@@ -130,5 +130,7 @@ def test_a_runner_that_is_not_installed(home: Path, few: Path, tmp_path: Path) -
     command = [sys.executable, "-P", "-c", without_ray, "batch", few, "-o", tmp_path / "out", "--runner", "ray"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("needs Ray, which is not installed: pip install 'tandem[ray]'")
+    assert done.stderr.splitlines()[-1].endswith(
+        "needs Ray, which is not installed: pip install -e '.[ray]' in the clone of Tandem"
+    )
     assert not (tmp_path / "out").exists()

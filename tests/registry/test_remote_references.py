@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +19,6 @@ COMMANDS = {
     "classify": ["classify", "{image}", "--model", "{model}"],
     "batch": ["batch", "{image}", "--model", "{model}", "--output", "{tmp}/out-{count}"],
     "selftest": ["selftest", "{model}"],
-    # What is not measured yet needs openvino; without it nothing is left to do.
     "evaluate": ["evaluate", "{model}", "{images}"],
 }
 
@@ -31,8 +29,6 @@ def test_a_remote_reference_is_fetched_once(
     command: str, digits_home: Path, proxy: Proxy, remote: str, tandem: Tandem, test_folder: Path, tmp_path: Path
 ) -> None:
     """By version: the first call downloads, the second needs no registry."""
-    if command == "evaluate" and importlib.util.find_spec("openvino") is None:
-        pytest.skip("tandem evaluate needs an engine that the model's export had not")
     target = f"{proxy.host}/{remote.partition('/')[2]}"
     pushed = push("digits:1", target, LocalRegistry(digits_home / "registry"))
     home = {"TANDEM_HOME": str(tmp_path / "home")}
@@ -44,7 +40,9 @@ def test_a_remote_reference_is_fetched_once(
             part.format(model=model, image=image, images=test_folder, tmp=tmp_path, count=count)
             for part in COMMANDS[command]
         ]
-        tandem(*arguments, env=home)
+        done = tandem(*arguments, env=home, check=False)
+        # Where the export measured all that this machine can run, nothing is left to be evaluated.
+        assert done.returncode == 0 or (command == "evaluate" and "this machine can run nothing of what" in done.stderr)
         requests.append(len(proxy.requests))
     assert requests[0] > 0
     assert requests[1] == 0
