@@ -18,6 +18,7 @@ from classifier.extras import install_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from types import ModuleType
 
     from classifier.engines import Tuning
@@ -120,7 +121,7 @@ def open_compiled(
     if compiled is None:
         compiled = _compile(runtime, graph, properties, file=file)
         if entry is not None:
-            write_entry(entry, compiled.export_model().getvalue())
+            _keep(entry, compiled)
     _check_executed(compiled, precision, file=file)
     return compiled, contents
 
@@ -152,6 +153,16 @@ def _compile(runtime: ModuleType, graph: bytes, properties: dict[str, object], *
         raise EngineUnavailable(
             f"engine 'openvino' can't open {file} ({gist(error)}); choose engine onnxruntime"
         ) from error
+
+
+def _keep(entry: Path, compiled: Any) -> None:
+    """Write what was compiled to `entry` for the next time; where OpenVINO can't export it, do nothing."""
+    try:
+        contents = compiled.export_model().getvalue()
+    except ERRORS as error:
+        log.debug("What was compiled is not kept: %s", gist(error))
+        return
+    write_entry(entry, contents)
 
 
 def _check_executed(compiled: Any, precision: Precision, *, file: str) -> None:

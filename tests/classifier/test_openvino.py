@@ -205,6 +205,19 @@ def test_an_entry_that_does_not_load_is_healed(
     assert len(cache.read_entry(path) or b"") > len(digits_files[MODEL]) / 2
 
 
+def test_a_model_that_can_not_be_exported_runs_all_the_same(
+    digits_files: Mapping[str, bytes], images: NDArray[np.uint8], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is a convenience: without it, a model is compiled each time."""
+
+    def fail(self: object) -> None:
+        raise RuntimeError("Exception from src/core/src/pass/serialize.cpp:1:\nunsupported")
+
+    monkeypatch.setattr(compiling.load_openvino().CompiledModel, "export_model", fail)
+    assert OpenVinoEngine(digits_files[MODEL]).run(images).shape == (20, 10)
+    assert not (home / "cache").exists()
+
+
 # On another CPU: `ONEDNN_MAX_CPU_ISA` is read once in a process, so each has one of its own.
 
 SCORES_OF = """
