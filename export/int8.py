@@ -18,7 +18,7 @@ from export.graph import INPUT, check_graph, embedding_size_in, surroundings
 from export.traces import strip_traces
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -28,7 +28,7 @@ LAYER_TYPES = ("Conv", "Gemm", "MatMul")
 QUANTISED_TYPES = (
     *LAYER_TYPES,
     # Between two layers in int8, these would otherwise cost a way to fp32 and back.
-    *("Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"),
+    *("Add", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Concat"),
 )
 
 _RANKING_IMAGES = 32
@@ -102,7 +102,7 @@ class Quantiser:
                     # Each layer quantises what it reads, none what it gives: so Relu stays where it is (left to the
                     # clamping of a quantiser, it would be missing where a layer in fp32 reads past that), and logits
                     # stay fp32 (in 256 levels, the best labels would be tied).
-                    "OpTypesToExcludeOutputQuantization": [*LAYER_TYPES, "Add"],
+                    "OpTypesToExcludeOutputQuantization": [*LAYER_TYPES, "Add", "ReduceMean"],
                     "ForceQuantizeNoInputCheck": True,
                     "MatMulConstBOnly": True,
                 },
@@ -146,7 +146,23 @@ def _leave_float(quantised: onnx.ModelProto, original: onnx.ModelProto, layers: 
             weight = quantised.graph.initializer.add()
             weight.CopyFrom(weights[originals[node.name].input[index]])
             weight.name = node.input[index] = f"{weight.name}_fp32"
+    # What averages a layer in fp32 reads what that gives; its levels are there for layers in int8.
+    for node in quantised.graph.node:
+        if node.op_type == "ReduceMean" and (quantise := _quantiser_before(node, writers)) is not None:
+            layer = writers.get(quantise.input[0])
+            while layer is not None and layer.op_type not in LAYER_TYPES and len(layer.input) == 1:
+                layer = writers.get(layer.input[0])
+            if layer is not None and layer.name in originals:
+                node.input[0] = quantise.input[0]
     _remove_unused(quantised)
+
+
+def _quantiser_before(node: onnx.NodeProto, writers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """Return what quantises the first thing that a node reads; None where it is not quantised."""
+    dequantise = writers.get(node.input[0])
+    if dequantise is None or dequantise.op_type != "DequantizeLinear":
+        return None
+    return writers.get(dequantise.input[0])
 
 
 def _remove_unused(model: onnx.ModelProto) -> None:

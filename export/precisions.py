@@ -11,6 +11,7 @@ import numpy as np
 from classifier.artifact import MODEL, MODEL_FP16, MODEL_INT8
 from classifier.engines.selection import describe_way, open_engine
 from classifier.errors import EngineError, EngineUnavailable
+from classifier.selftest import are_independent
 from classifier.types import AllowedPrecision
 from export.evaluation import PrecisionEvaluation, compare
 from training.progress import progress_bar
@@ -68,11 +69,17 @@ class Yardstick:
 
         Raises:
             DataError: an image is gone or can't be read.
-            EngineError: the engine failed, or its scores are no numbers.
+            EngineError: the engine failed, or its scores are no numbers, or depend on the images beside.
         """
         scores = run_engine(engine, self.images, title=describe_way(way))
         if not np.isfinite(scores).all():
             raise EngineError(f"{describe_way(way)} gives scores that are no finite numbers; choose another precision")
+        # As the self-test will see it, of which golden images may show nothing.
+        _, images_nhwc = next(self.images.batches())
+        if not are_independent(engine, images_nhwc, scores[: len(images_nhwc)]):
+            raise EngineError(
+                f"{describe_way(way)} gives an image other scores alone than beside others; choose another precision"
+            )
         return self.compare(scores, engine)
 
     def compare(self, scores: NDArray[np.float32], engine: Engine) -> Measurement:
@@ -98,15 +105,22 @@ def open_way(way: AllowedPrecision, config: ModelConfig, graph: bytes) -> Engine
     return open_engine(allowing, lambda _: graph, engine=way.engine, device=way.device, precision=way.precision)
 
 
-def try_measure(way: AllowedPrecision, graph: bytes, yardstick: Yardstick) -> Measurement | None:
-    """Return what `graph`, run in this way, does with the yardstick's images; None where this machine can't run it."""
+def try_way(
+    way: AllowedPrecision, graph: bytes, yardstick: Yardstick, *, limit: float, note: str = ""
+) -> PrecisionEvaluation:
+    """Return what came of running `graph` in this way on the yardstick's images: unmeasured where this machine can't.
+
+    What fails on one of them is not allowed; the other ways of the model don't suffer.
+    """
+    measurement = None
     try:
-        return yardstick.measure(way, open_way(way, yardstick.config, graph))
+        measurement = yardstick.measure(way, open_way(way, yardstick.config, graph))
     except EngineUnavailable as error:
         logger.debug("%s is not measured: %s", describe_way(way), error)
     except EngineError as error:
-        logger.warning("%s is not measured: %s", describe_way(way), error)
-    return None
+        logger.warning("%s is not allowed: %s", describe_way(way), error)
+        return replace(judge(way, None, limit=limit, note=note), allowed=False, reason=str(error))
+    return judge(way, measurement, limit=limit, note=note)
 
 
 def run_engine(engine: Engine, images: LabelledImages, *, title: str) -> NDArray[np.float32]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from classifier.artifact import MODEL, MODEL_FP16, MODEL_INT8
-from classifier.errors import EngineUnavailable, ExportRefused
+from classifier.errors import EngineError, EngineUnavailable, ExportRefused
 from export.fp16 import to_fp16
 from export.int8 import Quantiser
-from export.precisions import judge, not_made, open_way, try_measure, ways_of
+from export.precisions import judge, not_made, open_way, try_way, ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -51,7 +51,7 @@ def measure_fp32_graph(
     """
     first, *others = (way for way in ways_of(MODEL) if way.precision in {"fp32", *precisions})
     evaluations = [judge(first, measured, limit=limit)]
-    evaluations += [judge(way, try_measure(way, graph, yardstick), limit=limit) for way in others]
+    evaluations += [try_way(way, graph, yardstick, limit=limit) for way in others]
     return Variant(file=MODEL, graph=graph, evaluations=tuple(evaluations))
 
 
@@ -63,7 +63,7 @@ def make_fp16(graph: bytes, yardstick: Yardstick, *, limit: float) -> Variant:
         half = to_fp16(graph, size=size, classes=classes)
     except ExportRefused as error:
         return Variant(file=MODEL_FP16, graph=None, evaluations=tuple(not_made(way, str(error)) for way in ways))
-    evaluations = tuple(judge(way, try_measure(way, half, yardstick), limit=limit) for way in ways)
+    evaluations = tuple(try_way(way, half, yardstick, limit=limit) for way in ways)
     return Variant(file=MODEL_FP16, graph=half, evaluations=evaluations)
 
 
@@ -85,7 +85,7 @@ def make_int8(
         evaluations += [not_made(way, f"no graph in int8 keeps the limit with {first.engine}") for way in others]
         return Variant(file=MODEL_INT8, graph=None, evaluations=tuple(evaluations))
     for way in (replace(other, needs=best.needs) for other in others):
-        evaluations.append(judge(way, try_measure(way, best.graph, yardstick), limit=limit, note=best.note))
+        evaluations.append(try_way(way, best.graph, yardstick, limit=limit, note=best.note))
     return Variant(file=MODEL_INT8, graph=best.graph, evaluations=tuple(evaluations))
 
 
@@ -98,7 +98,11 @@ class _Quantised:
 
 
 def _quantise_within(limit: float, quantiser: Quantiser, yardstick: Yardstick) -> _Quantised:
-    """Return the first int8 graph whose acc1 is within the limit, else the most accurate one."""
+    """Return the first int8 graph whose acc1 is within the limit, else the most accurate one.
+
+    Raises:
+        ExportRefused: not one can be used.
+    """
     best: _Quantised | None = None
     for float_layers, needs in _candidates(quantiser):
         graph = quantiser.quantise(float_layers=float_layers, reduce_range=not needs)
@@ -107,7 +111,10 @@ def _quantise_within(limit: float, quantiser: Quantiser, yardstick: Yardstick) -
         try:
             measurement = yardstick.measure(way, open_way(way, yardstick.config, graph))
         except EngineUnavailable as error:
-            logger.info("Not tried: %s", error)
+            logger.debug("int8, weights of 8 bits, is not tried: %s", error)
+            continue
+        except EngineError as error:
+            logger.info("Not kept: %s", error)
             continue
         logger.info(
             "int8, weights of %d bits%s: acc1 %.2f %%, %+.2f points",
@@ -117,7 +124,8 @@ def _quantise_within(limit: float, quantiser: Quantiser, yardstick: Yardstick) -
             best = _Quantised(graph=graph, needs=needs, note=note, measurement=measurement)
         if measurement.acc1_drop <= limit:
             break
-    assert best is not None  # The first candidate needs nothing.
+    if best is None:
+        raise ExportRefused("no graph in int8 gives an image the same scores alone as beside others")
     return best
 
 

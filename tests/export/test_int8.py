@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
@@ -13,6 +14,7 @@ from export import int8
 from export.graph import export_graph, find_head
 from export.images import LabelledImages
 from export.int8 import Quantiser
+from training.network import SmallCNN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,3 +158,23 @@ def test_layers_are_ranked_on_images_of_all_labels(
         assert len(images_nhwc) <= 32
         # Each label's images have more of one colour.
         assert set(images_nhwc.mean(axis=(1, 2)).argmax(axis=1)) == {0, 1, 2}
+
+
+def test_an_image_gives_the_same_alone_as_beside_others_whichever_layer_is_fp32() -> None:
+    """A convolution that no quantiser follows would run in fp32 kernels whose sums depend on the batch's size."""
+    torch.manual_seed(0)
+    network = SmallCNN(3).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as training leaves it
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.1, 1)
+    images_nhwc = np.random.default_rng(0).integers(0, 256, (32, 49, 49, 3), dtype=np.uint8)
+    preprocessing = Preprocessing(resize_size=49, crop_size=49)
+    quantiser = Quantiser(
+        export_graph(network, LABELS, preprocessing, head=find_head(network, preprocessing)), images_nhwc
+    )
+    for float_layers in ([], *([layer] for layer in quantiser.layers)):
+        engine = OnnxRuntimeEngine(quantiser.quantise(float_layers=float_layers), precision="int8")
+        alone = [engine.embed(image[np.newaxis]) for image in images_nhwc]
+        for beside, rows in zip(engine.embed(images_nhwc), zip(*alone, strict=True), strict=True):
+            assert np.array_equal(np.concatenate(rows), beside), float_layers

@@ -12,7 +12,8 @@ from classifier.types import EngineInfo, ModelConfig, Preprocessing, from_json, 
 from export.evaluation import Measurement, Metrics, PrecisionEvaluation
 from export.graph import export_graph
 from export.images import LabelledImages
-from export.precisions import TOLERANCE_FLOORS, WAYS, Yardstick, judge, not_made, open_way, tolerances, try_measure
+from export import precisions
+from export.precisions import TOLERANCE_FLOORS, WAYS, Yardstick, judge, not_made, open_way, tolerances, try_way
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,12 +114,12 @@ def yardstick(colour_network: nn.Module, samples: list[tuple[Path, int]]) -> tup
 
 def test_a_way_is_measured_by_the_engine_that_is_named(yardstick: tuple[Yardstick, bytes]) -> None:
     stick, graph = yardstick
-    measured = try_measure(FP32, graph, stick)
+    measured = try_way(FP32, graph, stick, limit=0).measurement
     assert measured is not None
     assert (measured.dataset, measured.images, measured.fp32_acc1) == ("colours", 40, 1.0)
     assert (measured.metrics.acc1, measured.agreement, measured.max_difference) == (1.0, 1.0, 0.0)
     openvino = pytest.importorskip("openvino")
-    by_openvino = try_measure(FP32_OPENVINO, graph, stick)
+    by_openvino = try_way(FP32_OPENVINO, graph, stick, limit=0).measurement
     assert by_openvino is not None
     assert openvino.__version__.startswith(by_openvino.engine_version)
     assert by_openvino.agreement == 1.0
@@ -142,7 +143,7 @@ def test_what_this_machine_can_not_run_is_not_measured(yardstick: tuple[Yardstic
     try:
         open_way(FP32_CUDA, CONFIG, graph)
     except EngineUnavailable:
-        assert try_measure(FP32_CUDA, graph, stick) is None
+        assert try_way(FP32_CUDA, graph, stick, limit=0).measurement is None
     else:
         pytest.skip("this machine has CUDA")
 
@@ -162,3 +163,21 @@ def test_scores_that_are_no_numbers_are_an_error_of_the_engine(yardstick: tuple[
     engine: Engine = Overflowing()
     with pytest.raises(EngineError, match="fp16 with onnxruntime on cuda gives scores that are no finite numbers"):
         yardstick[0].measure(FP16, engine)
+
+
+class Neighbourly(Overflowing):
+    """An engine in which the number of images decides how sums are rounded, as in some kernels of ONNX Runtime."""
+
+    def run(self, images_nhwc: np.ndarray) -> np.ndarray:
+        return np.full((len(images_nhwc), 3), 0.25 if len(images_nhwc) > 1 else 0.25 + 2**-24, np.float32)
+
+
+def test_scores_that_depend_on_the_images_beside_are_not_allowed(
+    yardstick: tuple[Yardstick, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model does without that way of running it, and says why."""
+    stick, graph = yardstick
+    monkeypatch.setattr(precisions, "open_way", lambda *_: Neighbourly())
+    refused = try_way(FP16, graph, stick, limit=1)
+    assert not refused.allowed
+    assert refused.reason.startswith("fp16 with onnxruntime on cuda gives an image other scores alone than beside ")
