@@ -64,7 +64,8 @@ def describe_status(status: Status) -> list[str]:
     lines += [f"  {line}" for line in _facts(status)]
     lines.append(f"  {status.run.model} on {describe(status.run.engine)}")
     if accuracy := status.accuracy:
-        lines.append(f"  accuracy against the folder names so far: {accuracy.acc1:.2%}")
+        so_far = "" if status.state == "done" else " so far"
+        lines.append(f"  accuracy against the folder names{so_far}: {accuracy.acc1:.2%}")
     if status.shards:
         columns = ("shard", "state", "images", "of", "failed", "images/s", "left", "attempts")
         lines += ["", *table_lines(columns, [_cells(each) for each in status.shards])]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier.engines import Engine
     from classifier.model import Model
     from classifier.types import EngineInfo, Precision
 

@@ -138,7 +138,7 @@ def _show_what_next() -> None:
   $ tandem classify {next(TEST_FOLDER.rglob("*.png"))} --model digits
   $ BENTOML_DO_NOT_TRACK=true bentoml serve          # the service, on port 3000
   $ curl -F image=@{next(TEST_FOLDER.rglob("*.png"))} http://localhost:3000/classify
-  $ tandem train FOLDER --val-fraction 0.2 && tandem export runs/FOLDER-1 --name NAME   # your own images: FOLDER/CLASS/*.jpg""")
+  $ tandem train FOLDER --val-fraction 0.2 && tandem export runs/FOLDER-1 --name NAME  # yours: FOLDER/CLASS/*.jpg""")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import pytest
 from classifier.engines.selection import AUTO_ORDER
 from classifier.errors import EngineError, EngineUnavailable
 from classifier.types import EngineInfo, ModelConfig, Preprocessing, from_json, to_json
+from export import precisions
 from export.evaluation import Measurement, Metrics, PrecisionEvaluation
 from export.graph import export_graph
 from export.images import LabelledImages
-from export import precisions
 from export.precisions import TOLERANCE_FLOORS, WAYS, Yardstick, judge, not_made, open_way, tolerances, try_way
 
 if TYPE_CHECKING:
