@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 MAX_TRIES = 4
 """Of a chunk. What kills that many actors is not a node's fault."""
 
+_TOLD_EVERY_S = 30
+"""How often a run says that it still waits for the cluster."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
@@ -185,8 +188,12 @@ class RayRunner:
             self._actors.append(actor.remote(self._files, *self._options))
 
     def _describe(self, actor: Any) -> _Described:
+        reference = actor.describe.remote()
+        # As long as it takes: a cluster may have to start the machine first.
+        while not self._ray.wait([reference], timeout=_TOLD_EVERY_S)[0]:
+            log.info("still waiting for the first engine on the Ray cluster; 'ray status' says what for")
         try:
-            described: _Described = self._ray.get(actor.describe.remote())
+            described: _Described = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             raise EngineError(f"no engine can be opened on the Ray cluster ({_cause(error)})") from error
         return described
