@@ -31,6 +31,7 @@ from batch.inputs import printable
 from batch.remote import is_url
 from classifier.errors import OutputError
 from classifier.types import from_json, to_json
+from registry.durable import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -351,12 +352,3 @@ def _is_at(file: IO[Any], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable: the files that were renamed or linked there."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

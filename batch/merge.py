@@ -8,13 +8,14 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch.commit import open_run_folder, sync_folder, writing
+from batch.commit import open_run_folder, writing
 from batch.plan import digest_of
 from batch.record import RunRecord, read_attempts
 from batch.results import find_shards, require_one_count
 from batch.shards import Shard
 from classifier.errors import OutputError
 from classifier.types import to_json
+from registry.durable import sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

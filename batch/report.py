@@ -13,6 +13,7 @@ from batch.status import summarise
 from batch.survey import survey, top_scores
 from batch.thumbnails import thumbnails
 from classifier.errors import OutputError
+from registry.durable import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,15 +54,9 @@ def _check_writable(file: Path) -> None:
 
 def _write(file: Path, page: bytes) -> None:
     """Write the page whole or not at all."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with aside.open("wb") as written:
-            written.write(page)
-            written.flush()
-            os.fsync(written.fileno())
-        aside.replace(file)
+        replace_file(file, page)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise OutputError(
             f"the report '{file}' can't be written ({error.strerror}); put that right, or name another file with "
             "--output"
