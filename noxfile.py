@@ -132,8 +132,8 @@ def bench(session: nox.Session) -> None:
 def gpu(session: nox.Session) -> None:
     """Run the tests that need an NVIDIA GPU, then measure it: `-- [--json FILE]` are options of benchmarks/cuda.py."""
     # A session of its own, because the wheels of onnxruntime for CPU and GPU exclude each other.
-    install(session, "-e", ".[gpu,train]", *group("tests"))
-    session.run("pytest", "tests/classifier", "-m", "gpu")
+    install(session, "-e", ".[gpu,train,service,batch]", *group("tests"))
+    session.run("pytest", "tests/classifier", "tests/batch", "-m", "gpu")
     work = session.cache_dir.resolve() / "gpu"
     session.run("python", "-m", "benchmarks.cuda", "--work", str(work), *session.posargs)
 

@@ -34,9 +34,10 @@ def make_model(name: str, data: Path, *options: str, work: Path, export_options:
     try:
         return registry.resolve(name)
     except ModelNotFound:
-        run = str(work / "runs" / name)
-        _tandem("train", str(data), "--run", run, *options)
-        _tandem("export", run, "--name", name, *export_options)
+        run = work / "runs" / name
+        # One that was cut short is there already.
+        _tandem("train", str(data), "--run", str(run), *options, *(["--resume"] if run.is_dir() else []))
+        _tandem("export", str(run), "--name", name, *export_options)
         return registry.resolve(name)
 
 

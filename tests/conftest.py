@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 from hypothesis import settings
 
+from classifier.engines.sessions import check_cuda, load_runtime
+from classifier.errors import EngineUnavailable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,6 +55,15 @@ def pytest_configure(config: pytest.Config) -> None:
     # A busy machine is not a wrong answer.
     settings.register_profile("tandem", deadline=None)
     settings.load_profile("tandem")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none, or none that works."""
+    if item.get_closest_marker("gpu"):
+        try:
+            check_cuda(load_runtime(), 0)
+        except EngineUnavailable as error:
+            pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

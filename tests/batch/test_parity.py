@@ -141,6 +141,24 @@ def test_parity_in_every_way(
         assert (compared[road]["name"], compared[road]["precision"]) == (engine, precision)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_parity_on_a_gpu(
+    parity: Callable[..., Any], digits_home: Path, few: Path, tmp_path: Path, precision: str
+) -> None:
+    """Both roads give each score the same bits on one GPU; the CPU's bulk run agrees with it within the tolerance."""
+    with serving(digits_home, tmp_path, TANDEM_DEVICE="cuda", TANDEM_PRECISION=precision) as url:
+        for device, expected in ((("--device", "cuda", "--precision", precision), 40), (("--device", "cpu"), 0)):
+            done = parity(few, "--service", url, *device, "--report", tmp_path / "report.json")
+            assert done.returncode == 0, done.stderr
+            compared = json.loads((tmp_path / "report.json").read_bytes())
+            assert compared["must_be_bit_equal"] == bool(expected)
+            assert compared["images"] == 40
+            assert compared["bit_equal"] >= expected
+            assert compared["service_engine"]["device"] == "cuda:0"
+            assert compared["service_engine"]["precision"] == precision
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
