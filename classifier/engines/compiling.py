@@ -17,7 +17,7 @@ from classifier.errors import EngineUnavailable
 from classifier.extras import install_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import ModuleType
 
@@ -91,9 +91,15 @@ def probe() -> None:
 
 
 def open_compiled(
-    graph: bytes, *, precision: Precision, threads: int | None, tuning: Tuning, file: str, digest: str | None
+    read: Callable[[], bytes],
+    *,
+    precision: Precision,
+    threads: int | None,
+    tuning: Tuning,
+    file: str,
+    digest: str | None,
 ) -> tuple[Any, object]:
-    """Return `graph` compiled for the CPU, and what must be held as long as that is used.
+    """Return the graph that `read` gives compiled for the CPU, and what must be held as long as that is used.
 
     For the arguments see `OpenVinoEngine`.
 
@@ -113,13 +119,13 @@ def open_compiled(
         # Would quantise what the graph does not: its accuracy was not measured.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
-    name = f"{digest}/{file}" if digest else hashlib.sha256(graph).hexdigest()
+    name = f"{digest}/{file}" if digest else hashlib.sha256(read()).hexdigest()
     key = ("openvino", runtime.__version__, cpu_of_onednn().instruction_set, _FLOATS[precision], name)
     entry = entry_path(*key)
     contents = None if entry is None else read_entry(entry)
     compiled = None if contents is None else _load(runtime, contents, properties)
     if compiled is None:
-        compiled = _compile(runtime, graph, properties, file=file)
+        compiled = _compile(runtime, read(), properties, file=file)
         if entry is not None:
             _keep(entry, compiled)
     _check_executed(compiled, precision, file=file)

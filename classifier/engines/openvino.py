@@ -26,6 +26,8 @@ from classifier.errors import EngineError
 from classifier.types import EngineInfo, Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from classifier.engines import Tuning
@@ -49,7 +51,7 @@ class OpenVinoEngine:
 
     def __init__(
         self,
-        graph: bytes,
+        graph: bytes | Callable[[], bytes],
         *,
         precision: Precision = "fp32",
         threads: int | None = None,
@@ -61,7 +63,8 @@ class OpenVinoEngine:
         """Compile `graph`, or load what an earlier process compiled.
 
         Args:
-            graph: an ONNX file: uint8 `[N, H, W, 3]` in, float32 `[N, classes]` out, named `probabilities`.
+            graph: an ONNX file: uint8 `[N, H, W, 3]` in, float32 `[N, classes]` out, named `probabilities`; or what
+                reads it, which with a `digest` happens only where no earlier process has compiled it.
             precision: of convolutions and matrix products. `int8` wants a quantised graph.
             threads: of the CPU; None takes as many as this process may keep busy.
             batch_size: images per execution, at most.
@@ -77,7 +80,12 @@ class OpenVinoEngine:
         check_numbers(threads=threads, batch_size=batch_size)
         self._runtime = load_openvino()
         compiled, self._held = open_compiled(
-            graph, precision=precision, threads=threads, tuning=tuning, file=file, digest=digest
+            graph if callable(graph) else lambda: graph,
+            precision=precision,
+            threads=threads,
+            tuning=tuning,
+            file=file,
+            digest=digest,
         )
         self.crop_size, self._widths = _inspect(compiled, file=file)
         self.classes, self.embedding_size = self._widths[OUTPUT], self._widths.get(EMBEDDINGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -92,9 +93,7 @@ def open_engine(
         log.warning("Running on the CPU: %s", on_cuda[0])
     for way in choice.ways:
         try:
-            opened = _open(
-                way, read(way.graph), device, threads=threads, batch_size=batch_size, tuning=tuning, digest=digest
-            )
+            opened = _open(way, read, device, threads=threads, batch_size=batch_size, tuning=tuning, digest=digest)
         except EngineUnavailable as error:
             if way is choice.ways[-1]:
                 raise
@@ -201,7 +200,7 @@ def lack_of(way: AllowedPrecision) -> str | None:
 
 def _open(
     way: AllowedPrecision,
-    graph: bytes,
+    read: Callable[[str], bytes],
     device: str,
     *,
     threads: int | None,
@@ -211,7 +210,7 @@ def _open(
 ) -> Engine:
     if way.engine == openvino.NAME:
         return OpenVinoEngine(
-            graph,
+            partial(read, way.graph),
             precision=way.precision,
             threads=threads,
             batch_size=batch_size,
@@ -219,6 +218,8 @@ def _open(
             file=way.graph,
             digest=digest,
         )
+
+    graph = read(way.graph)
 
     def open_on(name: str, batch_size: int | None) -> OnnxRuntimeEngine:
         return OnnxRuntimeEngine(

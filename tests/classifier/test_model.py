@@ -17,6 +17,7 @@ from classifier.model import Model
 from classifier.types import SCHEMA_VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -87,8 +88,8 @@ def test_options_reach_the_engine(digits: Files, monkeypatch: pytest.MonkeyPatch
     asked: dict[str, object] = {}
     make = getattr(selection, made_by)
 
-    def open_engine(graph: bytes, **options: object) -> object:
-        asked.update(options, graph=graph)
+    def open_engine(graph: bytes | Callable[[], bytes], **options: object) -> object:
+        asked.update(options, graph=graph() if callable(graph) else graph)
         return make(graph, **options)
 
     monkeypatch.setattr(selection, made_by, open_engine)
