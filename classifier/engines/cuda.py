@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classifier.engines.gpu_memory import page_lock
 from classifier.engines.graphs import EMBEDDINGS, OUTPUT
-from classifier.engines.pinning import page_lock
 from classifier.engines.sessions import running
 from classifier.errors import OutOfDeviceMemory
 

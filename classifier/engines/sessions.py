@@ -6,11 +6,13 @@ import contextlib
 import importlib.metadata
 import io
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from classifier.artifact import MODEL
+from classifier.engines.gpu_memory import free_memory
 from classifier.engines.graphs import PROBE, is_memory, no_room
 from classifier.engines.hardware import Gpu, cpu_limit, nvidia_driver
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable
@@ -32,6 +34,9 @@ _CUDA_OPTIONS = {
     # Takes from the device what is needed, not the next power of two: others may use it too.
     "arena_extend_strategy": "kSameAsRequested",
 }
+_LIBRARIES_BYTES = 2**30
+"""More than cuDNN and cuBLAS take for themselves: what fails in them with less free failed for that."""
+_CUDA_FAILURE = re.compile(r"\b[A-Z]+ failure \d+: [^;]*[^; ]")
 _FATAL = 4  # Of ONNX Runtime's log levels. What it would print below that is raised as an exception as well.
 
 
@@ -130,7 +135,7 @@ def open_on_cuda(
         providers = [(CUDA, {"device_id": str(index), **_CUDA_OPTIONS})]
         session = runtime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except runtime_errors() as error:
-        if is_memory(error):
+        if _is_memory(error, device):
             raise no_room(file, device) from error
         fact = said.getvalue().strip().partition("\n")[0] or first_line(error)
         raise EngineUnavailable(
@@ -212,7 +217,7 @@ def running(what: str, *, device: str) -> Iterator[None]:
     try:
         yield
     except runtime_errors() as error:
-        if is_memory(error):
+        if _is_memory(error, device):
             raise no_room(what, device) from error
         raise EngineError(
             f"onnxruntime failed on {device} ({first_line(error)}); 'tandem doctor' shows what it needs"
@@ -243,7 +248,18 @@ def runtime_errors() -> tuple[type[Exception], ...]:
 
 def first_line(error: Exception) -> str:
     """Return the gist of an error that ONNX Runtime raised, whose whole is many lines."""
-    return str(error).strip().partition("\n")[0].removeprefix("[ONNXRuntimeError] : ")[:300]
+    line = str(error).strip().partition("\n")[0].removeprefix("[ONNXRuntimeError] : ")
+    # Of a call of CUDA's libraries the fact stands behind the file, the template and its arguments.
+    failure = _CUDA_FAILURE.search(line)
+    return (failure[0] if failure else line)[:300]
+
+
+def _is_memory(error: Exception, device: str) -> bool:
+    """Return whether memory is full: cuDNN and cuBLAS, where there is none left for them, only say that they failed."""
+    if is_memory(error) or "_STATUS_" not in str(error) or not device.startswith("cuda:"):
+        return is_memory(error)
+    free = free_memory(int(device.partition(":")[2]))
+    return free is not None and free < _LIBRARIES_BYTES
 
 
 def _options(runtime: ModuleType, threads: int) -> Any:

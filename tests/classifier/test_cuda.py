@@ -16,6 +16,7 @@ import pytest
 from classifier.artifact import MODEL
 from classifier.engines import cuda, sessions
 from classifier.engines.cuda import FixedBatch, open_fastest
+from classifier.engines.gpu_memory import free_memory
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.errors import EngineError, OutOfDeviceMemory
 from tests.conftest import ROOT
@@ -175,14 +176,16 @@ int cuCtxPopCurrent_v2(void **context) { printf("pop\n"); return 0; }
 int cuMemHostRegister_v2(void *address, size_t size, unsigned flags) {
     printf("lock %d of %zu %u\n", ((char *)address)[7], size, flags); return REFUSE;
 }
+int cuMemGetInfo_v2(size_t *free, size_t *total) { *free = 12345; *total = 99999; return REFUSE; }
 int cuMemHostUnregister(void *address) { printf("unlock %d\n", ((char *)address)[7]); return 0; }
 """
 
 LOCK = """
 import numpy as np
-from classifier.engines.pinning import page_lock
+from classifier.engines.gpu_memory import free_memory, page_lock
 array = page_lock(np.arange(100, dtype=np.uint8), index=2)
 print("in use", int(array.sum()), flush=True)
+print("free", free_memory(2), flush=True)
 part = array[3:]
 del array
 print("still in use", flush=True)
@@ -208,12 +211,14 @@ def test_page_lock(tmp_path: Path, refuse: int) -> None:
         check=True,
     )
     enter, leave = ["retain 42", "push 1"], ["pop", "release 42"]
-    locked = [*enter, "lock 7 of 100 1", *leave, "in use 4950", "still in use"]
+    asked = [*enter, *leave, f"free {None if refuse else 12345}"]
+    locked = [*enter, "lock 7 of 100 1", *leave, "in use 4950", *asked, "still in use"]
     unlocked = [] if refuse else [*enter, "unlock 7", *leave]
     assert done.stdout.splitlines() == locked + unlocked
 
 
 def test_without_a_driver_memory_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("classifier.engines.pinning.load_driver", lambda: None)
+    monkeypatch.setattr("classifier.engines.gpu_memory.load_driver", lambda: None)
+    assert free_memory(0) is None
     array: NDArray[np.uint8] = np.zeros(3, np.uint8)
     assert cuda.page_lock(array, index=0) is array

@@ -1,4 +1,4 @@
-"""Page-locked memory: a GPU reads it directly, where from other memory the driver copies first."""
+"""Memory of a GPU, and memory that it reads: what the driver says of both, without a library of CUDA."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _FOR_ALL_CONTEXTS = 1  # CU_MEMHOSTREGISTER_PORTABLE, cuda.h
 def page_lock(array: NDArray[np.uint8], *, index: int) -> NDArray[np.uint8]:
     """Return `array`, with its memory locked for GPU `index` until the array goes.
 
-    Where the driver refuses, as under a limit on locked memory, the array serves as it is, and only the speed differs.
+    A GPU reads such memory directly, where from other memory the driver copies first. Where the driver refuses, as
+    under a limit on locked memory, the array serves as it is, and only the speed differs.
     """
     driver = load_driver()
     if driver is None:
@@ -38,6 +39,17 @@ def page_lock(array: NDArray[np.uint8], *, index: int) -> NDArray[np.uint8]:
         # Called while the memory is still there. When the process ends, the driver sees to it.
         weakref.finalize(array, _unlock, driver, index, address).atexit = False
     return array
+
+
+def free_memory(index: int) -> int | None:
+    """Return how many bytes are free on GPU `index`; None where the driver does not say."""
+    driver, free, total = load_driver(), ctypes.c_size_t(), ctypes.c_size_t()
+    if driver is None:
+        return None
+    with _context(driver, index) as current:
+        if not current or driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) != 0:
+            return None
+    return free.value
 
 
 def _unlock(driver: ctypes.CDLL, index: int, address: ctypes.c_void_p) -> None:
