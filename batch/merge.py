@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch.commit import open_run_folder, writing
+from batch.commit import open_run_folder, reading, writing
 from batch.plan import digest_of
 from batch.record import RunRecord, read_attempts
 from batch.results import find_shards, require_one_count
@@ -83,7 +83,7 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
                 f"the shard '{folder.path}' is not of the same run as '{shards[0].path}': {'; '.join(differences)}; "
                 "run it again from the start, on the same images"
             )
-        with writing(folder.plan):
+        with reading(folder.plan):
             digest = digest_of(folder.plan)
         of_shard = folder.committed({run.part(chunk) for chunk in run.chunks})
         lost = [run.part(chunk) for chunk in run.chunks if chunk not in of_shard]

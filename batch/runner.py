@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batch.commit import Commit, RunFolder, check_output, open_run_folder, writing
+from batch.commit import Commit, RunFolder, check_output, open_run_folder, reading, writing
 from batch.contained import IMAGE_TIMEOUT_S
 from batch.fingerprint import Fingerprint
 from batch.interrupts import Interrupted, Interrupts
@@ -130,7 +130,7 @@ def _resume(job: BatchJob, runner: Runner, folder: RunFolder, begun: Fingerprint
 
     The plan that was made stays: files that came later are not part of this run.
     """
-    with writing(folder.plan):
+    with reading(folder.plan):
         digest = digest_of(folder.plan)
     plan = replace(
         begun.plan,

@@ -98,7 +98,7 @@ def _check_part(results: FolderResults, commit: Commit, files: Sequence[ImageFil
     run, path = results.run, results.folder.parts / commit.part
     again = "remove it, and the same command makes it again"
     try:
-        outcomes = read_outcomes(results.read_part(commit), run.format)
+        outcomes = read_outcomes(results.folder.read_part(commit), run.format)
     except OutputError as error:
         yield str(error)
         return
@@ -187,8 +187,8 @@ def _images(results: Results) -> Iterator[tuple[ImageFile, Outcome]]:
     plan = results.run.plan
     inputs = tuple(_here(each) for each in inputs_of(plan))
     files = planned_images(results.folders[0].folder.plan, inputs, chunk_size=plan.chunk_size, chunks=_chunks(results))
-    for folder, commit in results.parts():
-        outcomes = read_outcomes(folder.read_part(commit), results.run.format)
+    for each, commit in results.parts():
+        outcomes = read_outcomes(each.folder.read_part(commit), results.run.format)
         yield from zip(islice(files, plan.rows(commit.chunk)), outcomes, strict=True)
 
 
