@@ -6,7 +6,7 @@ that command, so a folder of that name is written `./merge`.
 
 from __future__ import annotations
 
-import importlib
+from pkgutil import resolve_name
 from typing import Any
 
 import click
@@ -41,11 +41,7 @@ class BatchGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Return the command `name`, importing its module."""
-        if name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
+        command: click.Command | None = resolve_name(COMMANDS[name][0]) if name in COMMANDS else None
         return command
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
