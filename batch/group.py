@@ -6,6 +6,8 @@ that command, so a folder of that name is written `./merge`.
 
 from __future__ import annotations
 
+import os
+from difflib import get_close_matches
 from pkgutil import resolve_name
 from typing import Any
 
@@ -34,6 +36,13 @@ class BatchGroup(click.Group):
         if command is None:
             return super().make_context(info_name, args, parent, **extra)
         return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse a mistyped command: it would be taken for an INPUT that is missing."""
+        if args and not ctx.resilient_parsing and not os.path.exists(args[0]):  # noqa: PTH110 # Path's can raise
+            for near in get_close_matches(args[0], COMMANDS, n=1):
+                ctx.fail(f"'{args[0]}' is neither a file nor a folder; did you mean '{ctx.command_path} {near}'?")
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which they are used."""

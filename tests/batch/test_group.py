@@ -37,6 +37,21 @@ def test_a_folder_named_like_a_command(tandem: Tandem, home: Path, few: Path, tm
         assert done.stdout.startswith("40 images: 40 ok")
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("stats", "status"), ("verfy", "verify"), ("reports", "report")])
+def test_a_mistyped_command(tandem: Tandem, tmp_path: Path, typed: str, meant: str) -> None:
+    """What is no file and looks like a command is asked about; a folder of that name is an INPUT like any other."""
+    asked = tandem("batch", typed, "out", cwd=tmp_path, check=False)
+    assert asked.returncode == 2
+    assert asked.stderr.splitlines()[-1] == (
+        f"Error: '{typed}' is neither a file nor a folder; did you mean 'tandem batch {meant}'?"
+    )
+    (tmp_path / typed).mkdir()
+    taken = tandem("batch", typed, "-o", "out", cwd=tmp_path, check=False)
+    assert f"no image in '{typed}'" in taken.stderr
+    for other in ("photos", "s3://bucket/status"):
+        assert "did you mean" not in tandem("batch", other, "out", cwd=tmp_path, check=False).stderr
+
+
 def test_the_help_lists_the_commands(tandem: Tandem) -> None:
     """`tandem batch --help` shows the run's own usage and options, and the commands beside it."""
     text = tandem("batch", "--help").stdout
