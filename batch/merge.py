@@ -59,7 +59,7 @@ def _find_shards(output: Path) -> list[RunFolder]:
     if missing := [number for number in range(1, count + 1) if Shard(number=number, count=count) not in found]:
         listed = ", ".join(f"{number}/{count}" for number in missing[:10])
         raise OutputError(
-            f"{len(missing):,} of the {count:,} shards are not in '{output}' ({listed}{', …' * (len(missing) > 10)}); "
+            f"'{output}' lacks {len(missing):,} of the {count:,} shards ({listed}{', …' * (len(missing) > 10)}); "
             "run them with --shard"
         )
     return [found[Shard(number=number, count=count)] for number in range(1, count + 1)]

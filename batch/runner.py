@@ -25,6 +25,7 @@ from batch.record import Attempt, RunRecord, read_attempts
 from batch.remote import is_url
 from classifier.errors import NoEmbeddings, OutputError
 from classifier.types import to_json
+from classifier.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,7 +110,7 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
             return RunRecord.of(run, commits.values(), attempts)
         folder.reopen()
         if commits:
-            log.info("resuming: %s of %s chunks are committed", f"{len(commits):,}", f"{len(run.chunks):,}")
+            log.info("resuming: %s of %s committed", f"{len(commits):,}", counted(len(run.chunks), "chunk"))
         return _Attempt(job, runner, folder, run, commits).classify(attempts, interrupts)
 
 
@@ -120,7 +121,7 @@ def _begin(job: BatchJob, runner: Runner, folder: RunFolder) -> Fingerprint:
     if not plan.images:
         require_images(job.inputs, job.selection)
     run = _fingerprint(job, runner, plan)
-    log.info("planned %s images in %s chunks", f"{run.images:,}", f"{len(run.chunks):,}")
+    log.info("planned %s in %s", counted(run.images, "image"), counted(len(run.chunks), "chunk"))
     folder.begin(run)
     return run
 

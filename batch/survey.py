@@ -12,6 +12,7 @@ from batch.outcomes import read_outcomes
 from batch.output import read_rows
 from batch.plan import inputs_of, planned_images
 from classifier.errors import OutputError
+from classifier.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -144,7 +145,7 @@ def _outcomes(results: FolderResults, commit: Commit) -> list[Outcome]:
     try:
         outcomes = read_outcomes(results.folder.read_part(commit), results.run.format)
         if len(outcomes) != results.run.plan.rows(commit.chunk):
-            raise ValueError(f"it has {len(outcomes):,} rows")
+            raise ValueError(f"it has {counted(len(outcomes), 'row')}")
     except ValueError as error:
         raise OutputError(
             f"the part '{results.folder.parts / commit.part}' can't be used ({error}); 'tandem batch verify' says more"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +97,18 @@ def test_a_list_is_resumed_where_it_was_begun(home: Path, tandem: Tandem, few: P
     assert read_parts(tmp_path / "out") == before
 
 
+def test_one_image(home: Path, tandem: Tandem, few: Path, tmp_path: Path) -> None:
+    """Of one image, and of the one part that it is in, each command speaks in the singular."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(min(few.rglob("*.png")), tmp_path / "in")
+    runs = [tandem("batch", tmp_path / "in", "-o", tmp_path / "out")]
+    runs += [tandem("batch", command, tmp_path / "out") for command in ("status", "verify", "report")]
+    said = "".join(done.stdout + done.stderr for done in runs)
+    assert said.count("1 image") >= 4
+    page = re.sub("<[^>]*>", "", (tmp_path / "out" / "report.html").read_text())
+    assert re.findall(r"\b1 [a-z]+s\b(?!/s)", said + page) == []
+
+
 def test_too_many_failures_have_an_exit_code(home: Path, tandem: Tandem, tmp_path: Path) -> None:
     """A run that is stopped by its limit ends with 4, says what to do, and with --retry-failed ends the rest."""
     (tmp_path / "in").mkdir()
@@ -102,7 +116,7 @@ def test_too_many_failures_have_an_exit_code(home: Path, tandem: Tandem, tmp_pat
     stopped = tandem("batch", tmp_path / "in", "-o", tmp_path / "out", "--max-failures", "0", check=False)
     assert stopped.returncode == 4
     assert stopped.stderr.splitlines()[-1] == (
-        "Error: 1 images failed, over --max-failures 0; the rows say why: put it right and add --retry-failed, "
+        "Error: 1 image failed, over --max-failures 0; the rows say why: put it right and add --retry-failed, "
         "or resume with a higher limit"
     )
     again = tandem("batch", tmp_path / "in", "-o", tmp_path / "out", "--retry-failed", check=False)
@@ -113,7 +127,7 @@ def test_log_lines_are_json_without_a_terminal(home: Path, tandem: Tandem, few: 
     """Where standard error is no terminal, each line of it is a JSON object."""
     done = tandem("batch", few, "-o", tmp_path / "out")
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["message"] for line in lines][-1] == "planned 40 images in 1 chunks"
+    assert [line["message"] for line in lines][-1] == "planned 40 images in 1 chunk"
     assert {line["level"] for line in lines} == {"info"}
 
 
