@@ -134,9 +134,11 @@ def push(reference: str, target: str) -> None:
     from registry.transfer import push as push_model  # noqa: PLC0415  # HTTP and TLS, which few commands need
 
     pushed = push_model(reference, target, LocalRegistry.default())
+    files = f"{counted(len(pushed.sent), 'file')} sent, {decimal(sum(pushed.sent))}"
     mounted = f", {pushed.mounted} taken over from another repository" if pushed.mounted else ""
+    referrers = f", {counted(pushed.referrers, 'referrer')} added" if pushed.referrers else ""
     click.echo(f"{pushed.reference} is {pushed.digest}")
-    click.echo(f"{len(pushed.sent)} files sent, {decimal(sum(pushed.sent))}{mounted}", err=True)
+    click.echo(f"{files}{mounted}{referrers}", err=True)
 
 
 @models.command(
