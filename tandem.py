@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import sys
+from pkgutil import resolve_name
 from typing import Any
 
 import click
@@ -37,11 +37,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Return the command `name`, importing its module."""
-        if name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
+        command: click.Command | None = resolve_name(COMMANDS[name][0]) if name in COMMANDS else None
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -13,6 +13,7 @@ from batch.options import cluster_options, failure_options, input_options, outpu
 from batch.output import Columns, Format
 from batch.shards import Shard, shard_of_job
 from classifier.errors import TooManyFailures
+from classifier.wording import counted
 from registry.options import engine_options, model_option
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -
     from classifier.selftest import describe  # noqa: PLC0415
 
     errors = f" ({describe_counts(record.errors)})" if record.errors else ""
-    counts = f"{record.images:,} images: {record.ok:,} ok, {record.failed:,} failed{errors}"
+    counts = f"{counted(record.images, 'image')}: {record.ok:,} ok, {record.failed:,} failed{errors}"
     rate = ""
     if attempt is not None:
         # A run that was resumed has had other images made before.

@@ -133,19 +133,20 @@ class RunFolder:
         Raises:
             OutputError: the parts can't be read, or there is a file among them that is none of this run.
         """
-        with writing(self.commits):
+        with reading(self.commits):
             lines = self.commits.read_bytes()
-            whole = lines.rfind(b"\n") + 1
-            if whole < len(lines):
+        whole = lines.rfind(b"\n") + 1
+        if whole < len(lines):
+            with writing(self.commits):
                 os.truncate(self.commits, whole)
+        with reading(self.parts):
             foreign = [part.name for part in self.parts.iterdir() if part.name not in parts]
         if foreign:
             raise OutputError(
                 f"'{self.parts / min(foreign)}' is no part of this run; move it away, or name another --output"
             )
         last = self._last_commits(lines[:whole])
-        with writing(self.parts):
-            return {chunk: commit for chunk, commit in last.items() if self._is_whole(commit)}
+        return {chunk: commit for chunk, commit in last.items() if self._is_whole(commit)}
 
     def entered(self) -> dict[int, Commit]:
         """Return the chunks that were committed, whatever has become of their parts; nothing is written.
@@ -153,10 +154,8 @@ class RunFolder:
         Raises:
             OutputError: the commits can't be read.
         """
-        try:
+        with reading(self.commits):
             lines = self.commits.read_bytes()
-        except OSError as error:
-            raise OutputError(f"'{self.commits}' can't be read ({error.strerror}); put that right") from error
         return self._last_commits(lines[: lines.rfind(b"\n") + 1])
 
     def _last_commits(self, lines: bytes) -> dict[int, Commit]:
@@ -170,11 +169,13 @@ class RunFolder:
 
     def _is_whole(self, commit: Commit) -> bool:
         """Return whether the part is what was committed, to the byte."""
-        try:
-            with (self.parts / commit.part).open("rb") as part:
-                return hashlib.file_digest(part, "sha256").hexdigest() == commit.sha256
-        except FileNotFoundError:
-            return False
+        path = self.parts / commit.part
+        with reading(path):
+            try:
+                with path.open("rb") as part:
+                    return hashlib.file_digest(part, "sha256").hexdigest() == commit.sha256
+            except FileNotFoundError:
+                return False
 
     def commit(self, chunk: int, name: str, part: Part) -> Commit:
         """Write the part of a chunk, whole or not at all, and return its commit."""
@@ -194,16 +195,20 @@ class RunFolder:
         return commit
 
     def read_part(self, commit: Commit) -> bytes:
-        """Return a part that is committed.
+        """Return a part, if it is what was committed.
 
         Raises:
-            OutputError: it can't be read, or is not what was written.
+            OutputError: it is not.
         """
         path = self.parts / commit.part
-        with writing(path):
-            data = path.read_bytes()
+        again = "the same command makes it again"
+        with reading(path):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError as error:
+                raise OutputError(f"the part '{path}' is missing; {again}") from error
         if hashlib.sha256(data).hexdigest() != commit.sha256:
-            raise OutputError(f"'{path}' is not what the run wrote; remove it, and the same command makes it again")
+            raise OutputError(f"the part '{path}' is not what the run wrote; remove it, and {again}")
         return data
 
     def enter(self, commit: Commit) -> None:
@@ -252,8 +257,19 @@ class RunFolder:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an error of the file system while `path` is read into one sentence with its remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"'{path}' can't be read ({error.strerror}); put that right, and give the same command again"
+        ) from error
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the file system into one sentence with its remedy."""
+    """Turn an error of the file system while `path` is written into one sentence with its remedy."""
     try:
         yield
     except OSError as error:

@@ -6,7 +6,9 @@ that command, so a folder of that name is written `./merge`.
 
 from __future__ import annotations
 
-import importlib
+import os
+from difflib import get_close_matches
+from pkgutil import resolve_name
 from typing import Any
 
 import click
@@ -35,17 +37,20 @@ class BatchGroup(click.Group):
             return super().make_context(info_name, args, parent, **extra)
         return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse a mistyped command: it would be taken for an INPUT that is missing."""
+        if args and not ctx.resilient_parsing and not os.path.exists(args[0]):  # noqa: PTH110 # Path's can raise
+            for near in get_close_matches(args[0], COMMANDS, n=1):
+                ctx.fail(f"'{args[0]}' is neither a file nor a folder; did you mean '{ctx.command_path} {near}'?")
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which they are used."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Return the command `name`, importing its module."""
-        if name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
+        command: click.Command | None = resolve_name(COMMANDS[name][0]) if name in COMMANDS else None
         return command
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from classifier.errors import TooManyFailures
+from classifier.wording import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +27,9 @@ class FailureLimits:
             TooManyFailures: more than may.
         """
         if self.failures is not None and failed > self.failures:
-            self._stop(f"{failed:,} images failed, over --max-failures {self.failures:,}")
+            self._stop(f"{counted(failed, 'image')} failed, over --max-failures {self.failures:,}")
         if self.rate is not None and failed > self.rate * images:
-            self._stop(f"{failed:,} of {images:,} images failed, over --max-failure-rate {self.rate:g}")
+            self._stop(f"{failed:,} of {counted(images, 'image')} failed, over --max-failure-rate {self.rate:g}")
 
     def _stop(self, fact: str) -> None:
         raise TooManyFailures(

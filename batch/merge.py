@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch.commit import open_run_folder, writing
+from batch.commit import open_run_folder, reading, writing
 from batch.plan import digest_of
 from batch.record import RunRecord, read_attempts
 from batch.results import find_shards, require_one_count
@@ -59,7 +59,7 @@ def _find_shards(output: Path) -> list[RunFolder]:
     if missing := [number for number in range(1, count + 1) if Shard(number=number, count=count) not in found]:
         listed = ", ".join(f"{number}/{count}" for number in missing[:10])
         raise OutputError(
-            f"{len(missing):,} of the {count:,} shards are not in '{output}' ({listed}{', …' * (len(missing) > 10)}); "
+            f"'{output}' lacks {len(missing):,} of the {count:,} shards ({listed}{', …' * (len(missing) > 10)}); "
             "run them with --shard"
         )
     return [found[Shard(number=number, count=count)] for number in range(1, count + 1)]
@@ -83,7 +83,7 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
                 f"the shard '{folder.path}' is not of the same run as '{shards[0].path}': {'; '.join(differences)}; "
                 "run it again from the start, on the same images"
             )
-        with writing(folder.plan):
+        with reading(folder.plan):
             digest = digest_of(folder.plan)
         of_shard = folder.committed({run.part(chunk) for chunk in run.chunks})
         lost = [run.part(chunk) for chunk in run.chunks if chunk not in of_shard]

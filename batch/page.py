@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from batch.status_cli import duration
 from batch.survey import SCORE_BINS
 from classifier.selftest import describe
+from classifier.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,7 +95,8 @@ def render_page(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
     )
-    environment.filters |= {"number": lambda n: f"{n:,}", "percent": _percent, "size": _size, "duration": duration}
+    numbers = {"number": lambda n: f"{n:,}", "counted": counted, "percent": _percent, "size": _size}
+    environment.filters |= {**numbers, "duration": duration}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     record = results.record()
     return template.render(

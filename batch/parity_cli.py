@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from classifier.wording import counted
 from registry.options import engine_options
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def summarise(report: ParityReport) -> list[str]:
         report.model,
         f"  bulk     {describe(report.bulk_engine)}",
         f"  service  {describe(report.service_engine)}, {report.service}",
-        f"{report.images:,} images on both roads: {equal}, same top label {share:.2%}",
+        f"{counted(report.images, 'image')} on both roads: {equal}, same top label {share:.2%}",
     ]
     if report.refused:
         lines.append(f"{report.refused:,} refused by both for the same reason")
@@ -115,7 +116,7 @@ def summarise(report: ParityReport) -> list[str]:
         if report.must_be_bit_equal
         else f"{_what_differs(report)} differ, so a score may differ by {report.tolerance:.3g}"
     )
-    verdict = "in parity" if report.in_parity else f"NOT in parity on {report.disagreements:,} images"
+    verdict = "in parity" if report.in_parity else f"NOT in parity on {counted(report.disagreements, 'image')}"
     return [*lines, f"{verdict} ({rule})"]
 
 

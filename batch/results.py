@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -67,25 +66,6 @@ class FolderResults:
                 return None
             fact = "is not the list that the run began with"
         return f"the plan '{plan}' {fact}; restore it, or run into another --output"
-
-    def read_part(self, commit: Commit) -> bytes:
-        """Return a part, if it is what was committed.
-
-        Raises:
-            OutputError: it is not.
-        """
-        path = self.folder.parts / commit.part
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise OutputError(f"the part '{path}' is missing; the same command makes it again") from error
-        except OSError as error:
-            raise OutputError(f"the part '{path}' can't be read ({error.strerror}); put that right") from error
-        if hashlib.sha256(data).hexdigest() != commit.sha256:
-            raise OutputError(
-                f"the part '{path}' is not what the run wrote; remove it, and the same command makes it again"
-            )
-        return data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batch.commit import Commit, RunFolder, check_output, open_run_folder, writing
+from batch.commit import Commit, RunFolder, check_output, open_run_folder, reading, writing
 from batch.contained import IMAGE_TIMEOUT_S
 from batch.fingerprint import Fingerprint
 from batch.interrupts import Interrupted, Interrupts
@@ -25,6 +25,7 @@ from batch.record import Attempt, RunRecord, read_attempts
 from batch.remote import is_url
 from classifier.errors import NoEmbeddings, OutputError
 from classifier.types import to_json
+from classifier.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,7 +110,7 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
             return RunRecord.of(run, commits.values(), attempts)
         folder.reopen()
         if commits:
-            log.info("resuming: %s of %s chunks are committed", f"{len(commits):,}", f"{len(run.chunks):,}")
+            log.info("resuming: %s of %s committed", f"{len(commits):,}", counted(len(run.chunks), "chunk"))
         return _Attempt(job, runner, folder, run, commits).classify(attempts, interrupts)
 
 
@@ -120,7 +121,7 @@ def _begin(job: BatchJob, runner: Runner, folder: RunFolder) -> Fingerprint:
     if not plan.images:
         require_images(job.inputs, job.selection)
     run = _fingerprint(job, runner, plan)
-    log.info("planned %s images in %s chunks", f"{run.images:,}", f"{len(run.chunks):,}")
+    log.info("planned %s in %s", counted(run.images, "image"), counted(len(run.chunks), "chunk"))
     folder.begin(run)
     return run
 
@@ -130,7 +131,7 @@ def _resume(job: BatchJob, runner: Runner, folder: RunFolder, begun: Fingerprint
 
     The plan that was made stays: files that came later are not part of this run.
     """
-    with writing(folder.plan):
+    with reading(folder.plan):
         digest = digest_of(folder.plan)
     plan = replace(
         begun.plan,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from classifier.wording import counted
+
 if TYPE_CHECKING:
     from batch.status import FolderStatus, Status
 
@@ -60,7 +62,8 @@ def describe_status(status: Status) -> list[str]:
         return [f"planning: the images are being listed, by {status.holder or 'a process'}"]
     share = f" ({status.images / status.total:.1%})" if status.images < status.total else ""
     errors = f" ({describe_counts(status.errors)})" if status.errors else ""
-    lines = [f"{status.state}: {status.images:,} of {status.total:,} images{share}, {status.failed:,} failed{errors}"]
+    done = f"{status.images:,} of {counted(status.total, 'image')}{share}"
+    lines = [f"{status.state}: {done}, {status.failed:,} failed{errors}"]
     lines += [f"  {line}" for line in _facts(status)]
     lines.append(f"  {status.run.model} on {describe(status.run.engine)}")
     if accuracy := status.accuracy:
@@ -80,13 +83,13 @@ def _facts(status: Status) -> list[str]:
         facts.append(f"{status.images_per_s:,.0f} images/s")
     if status.left_s is not None:
         facts.append(f"{duration(status.left_s)} left")
-    facts.append(f"{status.attempts:,} attempt{'s' * (status.attempts != 1)}")
+    facts.append(counted(status.attempts, "attempt"))
     lines = [", ".join(facts)]
     if status.state == "running" and status.holder:
         lines.append(str(status.holder))
     if status.state in {"interrupted", "killed"}:
         unbegun = [each.name for each in status.shards if each.state == "not begun"]
-        lines.append(f"{len(unbegun):,} shards have not begun" if unbegun else "the same command resumes it")
+        lines.append(f"not begun: {counted(len(unbegun), 'shard')}" if unbegun else "the same command resumes it")
     if status.state == "killed" and is_elsewhere(status.holder):
         lines.append(f"unless {status.holder} still runs, whose lock may not be seen from this machine")
     if status.state == "done" and status.shards:

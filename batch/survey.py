@@ -12,6 +12,7 @@ from batch.outcomes import read_outcomes
 from batch.output import read_rows
 from batch.plan import inputs_of, planned_images
 from classifier.errors import OutputError
+from classifier.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -142,9 +143,9 @@ def survey(results: Results, advance: Advance) -> Survey:
 
 def _outcomes(results: FolderResults, commit: Commit) -> list[Outcome]:
     try:
-        outcomes = read_outcomes(results.read_part(commit), results.run.format)
+        outcomes = read_outcomes(results.folder.read_part(commit), results.run.format)
         if len(outcomes) != results.run.plan.rows(commit.chunk):
-            raise ValueError(f"it has {len(outcomes):,} rows")
+            raise ValueError(f"it has {counted(len(outcomes), 'row')}")
     except ValueError as error:
         raise OutputError(
             f"the part '{results.folder.parts / commit.part}' can't be used ({error}); 'tandem batch verify' says more"
@@ -154,14 +155,14 @@ def _outcomes(results: FolderResults, commit: Commit) -> list[Outcome]:
 
 def top_scores(results: Results, images: Iterable[SeenImage]) -> dict[int, tuple[Score, ...]]:
     """Return the best labels of some images by their positions."""
-    placed = {commit.chunk: (folder, commit) for folder, commit in results.parts()}
+    placed = {commit.chunk: (each, commit) for each, commit in results.parts()}
     size = results.run.plan.chunk_size
     wanted: dict[int, list[int]] = defaultdict(list)
     for image in images:
         wanted[image.position // size].append(image.position % size)
     found: dict[int, tuple[Score, ...]] = {}
     for chunk, rows in wanted.items():
-        folder, commit = placed[chunk]
-        of_chunk = read_rows(folder.read_part(commit), results.run.format)
+        each, commit = placed[chunk]
+        of_chunk = read_rows(each.folder.read_part(commit), results.run.format)
         found |= {chunk * size + row: of_chunk[row].top_k or () for row in rows}
     return found

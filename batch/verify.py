@@ -19,6 +19,7 @@ from batch.reading import decode_threads, map_ahead, read_file, with_data
 from batch.record import RunRecord
 from batch.remote import is_url
 from classifier.errors import DataError, ImageError, OutputError
+from classifier.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,9 +75,8 @@ def _check_folder(results: FolderResults) -> Iterator[str]:
     expected = {run.part(chunk) for chunk in run.chunks}
     if absent := len(expected) - len(results.commits):
         why = "has lost" if folder.succeeded else f"was {results.state} before it made"
-        yield (
-            f"the run in '{folder.path}' {why} {absent:,} of its {len(expected):,} parts; the same command makes them"
-        )
+        parts = f"{absent:,} of its {counted(len(expected), 'part')}"
+        yield f"the run in '{folder.path}' {why} {parts}; the same command makes what is missing"
     elif not folder.succeeded:
         yield f"the run in '{folder.path}' has all its parts and no _SUCCESS; the same command writes it"
     try:
@@ -86,10 +86,10 @@ def _check_folder(results: FolderResults) -> Iterator[str]:
         return
     for name in sorted(names - expected):
         yield f"'{folder.parts / name}' is no part of this run; move it away"
-    counted = RunRecord.of(run, results.commits.values(), results.record.attempts if results.record else ())
+    committed = RunRecord.of(run, results.commits.values(), results.record.attempts if results.record else ())
     if results.record is None:
         yield f"'{folder.record}' is missing or can't be read; the same command writes it again"
-    elif folder.succeeded and replace(results.record, state=counted.state) != counted:
+    elif folder.succeeded and replace(results.record, state=committed.state) != committed:
         yield f"'{folder.record}' counts other rows than were committed; the same command writes it again"
 
 
@@ -98,7 +98,7 @@ def _check_part(results: FolderResults, commit: Commit, files: Sequence[ImageFil
     run, path = results.run, results.folder.parts / commit.part
     again = "remove it, and the same command makes it again"
     try:
-        outcomes = read_outcomes(results.read_part(commit), run.format)
+        outcomes = read_outcomes(results.folder.read_part(commit), run.format)
     except OutputError as error:
         yield str(error)
         return
@@ -107,7 +107,7 @@ def _check_part(results: FolderResults, commit: Commit, files: Sequence[ImageFil
         return
     rows = run.plan.rows(commit.chunk)
     if len(outcomes) != rows:
-        yield f"the part '{path}' has {len(outcomes):,} rows, and its chunk {rows:,} images; {again}"
+        yield f"the part '{path}' has {counted(len(outcomes), 'row')}, and its chunk {counted(rows, 'image')}; {again}"
     if files is not None and (fact := _first_other(outcomes, files)):
         yield f"the part '{path}' {fact}; {again}"
     if (row := next((row for row, each in enumerate(outcomes) if not _is_of(each, results)), None)) is not None:
@@ -116,8 +116,8 @@ def _check_part(results: FolderResults, commit: Commit, files: Sequence[ImageFil
     in_class_folders, correct = commit.in_class_folders, commit.correct
     if files is not None:
         in_class_folders, correct = _in_class_folders(outcomes, files, results)
-    counted = replace(commit, rows=len(outcomes), errors=errors, in_class_folders=in_class_folders, correct=correct)
-    if counted != commit:
+    recounted = replace(commit, rows=len(outcomes), errors=errors, in_class_folders=in_class_folders, correct=correct)
+    if recounted != commit:
         yield f"the commit of the part '{path}' counts other rows than it has; {again}"
 
 
@@ -187,8 +187,8 @@ def _images(results: Results) -> Iterator[tuple[ImageFile, Outcome]]:
     plan = results.run.plan
     inputs = tuple(_here(each) for each in inputs_of(plan))
     files = planned_images(results.folders[0].folder.plan, inputs, chunk_size=plan.chunk_size, chunks=_chunks(results))
-    for folder, commit in results.parts():
-        outcomes = read_outcomes(folder.read_part(commit), results.run.format)
+    for each, commit in results.parts():
+        outcomes = read_outcomes(each.folder.read_part(commit), results.run.format)
         yield from zip(islice(files, plan.rows(commit.chunk)), outcomes, strict=True)
 
 

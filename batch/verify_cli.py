@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from classifier.wording import counted
+
 NOT_SOUND = 7
 """Exit code where an output was looked at, and is not what a run that is done leaves."""
 
@@ -49,8 +51,9 @@ def verify(ctx: click.Context, /, *, output: Path, with_inputs: bool) -> None:
                     click.echo(problem)
     if problems:
         more = f"; the first {MAX_LISTED:,} are listed" if problems > MAX_LISTED else ""
-        click.echo(f"NOT sound: {problems:,} problem{'s' * (problems != 1)}{more}")
+        click.echo(f"NOT sound: {counted(problems, 'problem')}{more}")
         ctx.exit(NOT_SOUND)
     parts = sum(len(each.commits) for each in results.folders)
     inputs = ", each image still the one that was classified" if with_inputs else ""
-    click.echo(f"sound: {record.images:,} images, one row each, in {parts:,} parts with their checksums{inputs}")
+    images = counted(record.images, "image")
+    click.echo(f"sound: {images}, one row each, in {counted(parts, 'part')}, all checksums right{inputs}")

@@ -16,6 +16,7 @@ from classifier.engines.selection import choose, describe_refused, describe_way
 from classifier.engines.sessions import CUDA, GPU_WHEEL, installed_wheels, load_runtime, probe
 from classifier.errors import EngineError, EngineUnavailable, TandemError
 from classifier.extras import install_extra
+from classifier.wording import counted
 from registry.local import LocalRegistry
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def check_cpu() -> Finding:
     }
     features = ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in has.items())
     speed = f"{processor.instruction_set} ({features})"
-    fact = f"{speed}, {cpus} of {os.cpu_count()} CPUs: engines run {cpus} threads unless told"
+    fact = (
+        f"{speed}, {cpus} of {counted(os.cpu_count() or 1, 'CPU')}: engines run {counted(cpus, 'thread')} unless told"
+    )
     held = cpu_of_onednn().instruction_set
     if held == processor.instruction_set:
         return Finding(subject="cpu", status="ok", fact=fact)

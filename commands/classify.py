@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from classifier.errors import ImageError, UnreadableImage
+from classifier.wording import counted
 from registry.options import engine_options, model_option
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def classify(images: tuple[Path, ...], model: str | None, top_k: int, as_json: b
         failed += isinstance(answer, ImageError)
         click.echo(as_line(opened, path, answer) if as_json else as_text(path, answer))
     if failed:
-        click.echo(f"{failed} of {len(images)} images could not be classified", err=True)
+        click.echo(f"{failed} of {counted(len(images), 'image')} could not be classified", err=True)
         sys.exit(EXIT_FAILED_IMAGES)
 
 

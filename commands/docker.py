@@ -86,13 +86,15 @@ def push_image(image: str) -> str:
     return f"{repository}@{digest}"
 
 
-def run_showing(command: list[str], problem: str, *, cwd: Path | None = None) -> None:
-    """Run a command whose output is progress for the user.
+def run_showing(
+    command: list[str], problem: str, *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> None:
+    """Run a command whose output is progress for the user, in this process's environment if none is given.
 
     Raises:
         ContainerError: it failed; the sentence begins with `problem`, and the reason stands above it.
     """
-    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    environment = {**(environment or os.environ), "DOCKER_BUILDKIT": "1"}
     if subprocess.run(command, stdout=_STDERR, cwd=cwd, env=environment, check=False).returncode != 0:
         raise ContainerError(f"{problem}, for the reason above: put that right, and run the command again")
 

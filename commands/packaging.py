@@ -139,22 +139,27 @@ def _build_service(artifact: Artifact, image: str, root: Path, labels: dict[str,
     # BentoML's own command line gives click one option twice, which says so on every call.
     bentoml = [sys.executable, "-W", "ignore::UserWarning:click.core", "-m", "bentoml"]
     _log.info("building the Bento of %s", artifact.identity)
-    # The identity, not the reference: an alias that moves meanwhile gives no other model.
-    environment = {**os.environ, "TANDEM_MODEL": artifact.identity}
-    built = subprocess.run(
-        [*bentoml, "build", "--output", "tag", *(f"--label={name}={value}" for name, value in labels.items())],
-        cwd=root, env=environment, stdout=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
-    tag = built.stdout.strip().rpartition("__tag__:")[2]
-    if built.returncode != 0 or not tag:
-        raise ContainerError(
-            "the Bento can't be built, for the reason above: put that right, and run the command again"
+    with tempfile.TemporaryDirectory() as home:
+        # The identity, not the reference: an alias that moves meanwhile gives no other model. In a store of its own:
+        # the Bento and its copy of the model were asked for only as an image.
+        environment = {**os.environ, "TANDEM_MODEL": artifact.identity, "BENTOML_HOME": home}
+        built = subprocess.run(
+            [*bentoml, "build", "--output", "tag", *(f"--label={name}={value}" for name, value in labels.items())],
+            cwd=root, env=environment, stdout=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+        tag = built.stdout.strip().rpartition("__tag__:")[2]
+        if built.returncode != 0 or not tag:
+            raise ContainerError(
+                "the Bento can't be built, for the reason above: put that right, and run the command again"
+            )
+        _log.info("building %s from the Bento %s", image, tag)
+        options = [f"--opt=label={name}={value}" for name, value in labels.items()]
+        run_showing(
+            [*bentoml, "containerize", tag, "--image-tag", image, *options],
+            f"the image {image} can't be built",
+            cwd=root,
+            environment=environment,
         )
-    _log.info("building %s from the Bento %s", image, tag)
-    options = [f"--opt=label={name}={value}" for name, value in labels.items()]
-    run_showing(
-        [*bentoml, "containerize", tag, "--image-tag", image, *options], f"the image {image} can't be built", cwd=root
-    )
 
 
 def _build_batch(artifact: Artifact, image: str, root: Path, labels: dict[str, str], device: str) -> None:

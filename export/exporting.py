@@ -180,8 +180,8 @@ def _check_all_there(run: Run, samples: Sequence[tuple[Path, int]]) -> None:
         raise DataError(f"the run {run.path} lists no validation images: train again")
     if missing := [path for path, _ in samples if not path.is_file()]:
         raise DataError(
-            f"{len(missing):,} of the {len(samples):,} images that validated the run {run.path} are gone, the first "
-            f"{missing[0]}: restore the data set, or train again"
+            f"{len(missing):,} of the {len(samples):,} images that validated the run {run.path} can't be found, the "
+            f"first {missing[0]}: restore the data set, or train again"
         )
 
 

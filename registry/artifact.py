@@ -145,7 +145,7 @@ class Artifact:
     def damaged(self, fact: str) -> DamagedArtifact:
         """Return the error that says so, with the way to a whole model."""
         remedy = (
-            f"fetch it again with 'tandem models pull {self.reference}'"
+            f"fetch it with 'tandem models pull {self.reference}', or where it came like this, export and push it again"
             if self.is_copy
             else f"export it again, or remove it with 'tandem models rm {self.reference} --force' and copy it in again"
         )

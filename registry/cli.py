@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from classifier.artifact import CARD
 from classifier.errors import DamagedArtifact, UntrustedArtifact
 from classifier.types import to_json
+from classifier.wording import counted
 from registry.collection import collect, find_garbage
 from registry.companions import read_referrers, signatures_in
 from registry.local import LocalRegistry
@@ -133,9 +134,11 @@ def push(reference: str, target: str) -> None:
     from registry.transfer import push as push_model  # noqa: PLC0415  # HTTP and TLS, which few commands need
 
     pushed = push_model(reference, target, LocalRegistry.default())
+    files = f"{counted(len(pushed.sent), 'file')} sent, {decimal(sum(pushed.sent))}"
     mounted = f", {pushed.mounted} taken over from another repository" if pushed.mounted else ""
+    referrers = f", {counted(pushed.referrers, 'referrer')} added" if pushed.referrers else ""
     click.echo(f"{pushed.reference} is {pushed.digest}")
-    click.echo(f"{len(pushed.sent)} files sent, {decimal(sum(pushed.sent))}{mounted}", err=True)
+    click.echo(f"{files}{mounted}{referrers}", err=True)
 
 
 @models.command(
@@ -185,7 +188,7 @@ def verify(references: Sequence[str], every: bool, key: Path | None) -> None:
             click.echo(f"  {problem}")
         damaged += bool(problems)
     if damaged:
-        raise DamagedArtifact(f"{damaged} of {len(artifacts)} models can't be used, for the reasons above")
+        raise DamagedArtifact(f"{damaged} of {counted(len(artifacts), 'model')} can't be used, for the reasons above")
 
 
 def _signature_problems(artifact: Artifact, key: Path) -> list[str]:
@@ -226,10 +229,8 @@ def gc(yes: bool) -> None:
     garbage = collect(layout) if yes else find_garbage(layout)
     for path in (*garbage.blobs, *garbage.partials):
         click.echo(path)
-    count = len(garbage.blobs) + len(garbage.partials)
-    click.echo(
-        f"{count} files, {decimal(garbage.size_bytes)}, {'deleted' if yes else 'to delete with --yes'}", err=True
-    )
+    files = counted(len(garbage.blobs) + len(garbage.partials), "file")
+    click.echo(f"{files}, {decimal(garbage.size_bytes)}, {'deleted' if yes else 'to delete with --yes'}", err=True)
 
 
 def _list_repository(repository: str, registry: LocalRegistry) -> Sequence[Artifact]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifier.errors import RegistryError, UntrustedArtifact
 from classifier.extras import install_extra
+from registry.references import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,9 +69,11 @@ def check_signature(reference: str, manifest: bytes, signatures: Iterable[bytes]
     """
     signatures = list(signatures)
     if not signatures:
+        # What is remote is signed where it is, and a copy of it has no signature yet.
+        then = "" if Reference.parse(reference).host is None else ", then pull it"
         raise UntrustedArtifact(
             f"'{reference}' is not signed, as TANDEM_TRUSTED_KEY or --key asks: sign it with 'tandem models sign "
-            f"{reference} --key PRIVATE_KEY', or fetch its signature with 'tandem models pull'"
+            f"{reference} --key PRIVATE_KEY'{then}"
         )
     if not any(_is_signed(manifest, signature, key) for signature in signatures):
         raise UntrustedArtifact(

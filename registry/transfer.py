@@ -41,12 +41,14 @@ class Pushed:
         reference: the name that the model now has there.
         sent: the blobs whose bytes were sent, by their size; empty where the registry had them all.
         mounted: how many the registry took over from another of its repositories.
+        referrers: how many signatures and other referrers the registry didn't have.
     """
 
     reference: Reference
     digest: str
     sent: tuple[int, ...] = ()
     mounted: int = 0
+    referrers: int = 0
 
 
 def push(reference: str, target: str, registry: LocalRegistry) -> Pushed:
@@ -72,8 +74,8 @@ def push(reference: str, target: str, registry: LocalRegistry) -> Pushed:
     there = remote.repository.find_manifest(tag)
     referrers = read_referrers(artifact.digest, registry.layout)
     if there is not None and there[0].digest == artifact.digest:
-        send_referrers(referrers, artifact.digest, remote.repository)
-        return Pushed(reference=pushed, digest=artifact.digest)
+        added = send_referrers(referrers, artifact.digest, remote.repository)
+        return Pushed(reference=pushed, digest=artifact.digest, referrers=added)
     if there is not None and version_of(tag) is not None:
         raise RegistryError(
             f"'{pushed}' is {there[0].digest}, not {artifact.digest}, and versions never change: push to "
@@ -83,8 +85,8 @@ def push(reference: str, target: str, registry: LocalRegistry) -> Pushed:
     manifest = artifact.layout.read_blob(artifact.descriptor)
     # The manifest last: a registry that names a model has all of it.
     remote.repository.put_manifest(tag, manifest, MANIFEST_TYPE)
-    send_referrers(referrers, artifact.digest, remote.repository)
-    return Pushed(reference=pushed, digest=artifact.digest, sent=sent, mounted=mounted)
+    added = send_referrers(referrers, artifact.digest, remote.repository)
+    return Pushed(reference=pushed, digest=artifact.digest, sent=sent, mounted=mounted, referrers=added)
 
 
 def pull(reference: Reference, registry: LocalRegistry, *, check: bool = True) -> Artifact:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from classifier.engines.hardware import cpu_limit
 from classifier.errors import DataError, ImageError
 from classifier.images import decode_image, read_image
+from classifier.wording import counted
 from training.augment import RandomCrop, training_preprocessing
 from training.folders import name_some
 
@@ -164,9 +165,8 @@ def read_images(
 
 
 def _bad_images(bad: Sequence[BadImage]) -> DataError:
-    count = "1 image" if len(bad) == 1 else f"{len(bad):,} images"
     named = name_some(f"{path} ({error})" for path, error in bad)
-    return DataError(f"{count} can't be read: {named}; repair or remove what can't be read")
+    return DataError(f"{counted(len(bad), 'image')} can't be read: {named}; repair or remove what can't be read")
 
 
 def draw_batches(images: int, *, batch_size: int, generator: torch.Generator) -> list[Draw]:

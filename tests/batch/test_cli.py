@@ -262,7 +262,7 @@ def test_a_signal_ends_a_run_cleanly(
     committed = (out / ".batch" / "commits.jsonl").read_text().splitlines()
     assert record["images"] == 100 * len(committed) == 100 * len(read_parts(out)) < 4000
     resumed = tandem("batch", many, "-o", out, "--chunk-size", "100", env=home)
-    assert f"resuming: {len(committed)} of 40 chunks are committed" in resumed.stderr
+    assert f"resuming: {len(committed)} of 40 chunks committed" in resumed.stderr
     tandem("batch", many, "-o", tmp_path / "undisturbed", "--chunk-size", "100", env=home)
     assert read_parts(out) == read_parts(tmp_path / "undisturbed")
 

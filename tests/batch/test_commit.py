@@ -125,6 +125,16 @@ def test_a_damaged_fingerprint_is_named(tmp_path: Path, run: Run) -> None:
         run(tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", [".batch/plan", ".batch/commits.jsonl", "parts/part-00000.parquet"])
+def test_what_cannot_be_read_is_named(tmp_path: Path, run: Run, name: str) -> None:
+    """Where resuming fails to read a file, that file is named, and what failed was reading it."""
+    run(tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    (tmp_path / "out" / name).mkdir()
+    with pytest.raises(OutputError, match=rf"{name}' can't be read \(Is a directory\); put that right, and give the"):
+        run(tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["mine.parquet", "part-00005.parquet", "part-00000.csv"])
 def test_a_foreign_part_is_refused(tmp_path: Path, run: Run, name: str) -> None:
     """A file among the parts that this run did not write would be read as rows: it is refused, whatever its name."""

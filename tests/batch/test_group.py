@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,21 @@ def test_a_folder_named_like_a_command(tandem: Tandem, home: Path, few: Path, tm
         assert "\n  Example:" in help_text
         done = tandem("batch", f"./{name}", "-o", f"out-{name}", cwd=tmp_path)
         assert done.stdout.startswith("40 images: 40 ok")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("stats", "status"), ("verfy", "verify"), ("reports", "report")])
+def test_a_mistyped_command(tandem: Tandem, tmp_path: Path, typed: str, meant: str) -> None:
+    """What is no file and looks like a command is asked about; a folder of that name is an INPUT like any other."""
+    asked = tandem("batch", typed, "out", cwd=tmp_path, check=False)
+    assert asked.returncode == 2
+    assert asked.stderr.splitlines()[-1] == (
+        f"Error: '{typed}' is neither a file nor a folder; did you mean 'tandem batch {meant}'?"
+    )
+    (tmp_path / typed).mkdir()
+    taken = tandem("batch", typed, "-o", "out", cwd=tmp_path, check=False)
+    assert f"no image in '{typed}'" in taken.stderr
+    for other in ("photos", "s3://bucket/status"):
+        assert "did you mean" not in tandem("batch", other, "out", cwd=tmp_path, check=False).stderr
 
 
 def test_the_help_lists_the_commands(tandem: Tandem) -> None:
@@ -80,6 +97,18 @@ def test_a_list_is_resumed_where_it_was_begun(home: Path, tandem: Tandem, few: P
     assert read_parts(tmp_path / "out") == before
 
 
+def test_one_image(home: Path, tandem: Tandem, few: Path, tmp_path: Path) -> None:
+    """Of one image, and of the one part that it is in, each command speaks in the singular."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(min(few.rglob("*.png")), tmp_path / "in")
+    runs = [tandem("batch", tmp_path / "in", "-o", tmp_path / "out")]
+    runs += [tandem("batch", command, tmp_path / "out") for command in ("status", "verify", "report")]
+    said = "".join(done.stdout + done.stderr for done in runs)
+    assert said.count("1 image") >= 4
+    page = re.sub("<[^>]*>", "", (tmp_path / "out" / "report.html").read_text())
+    assert re.findall(r"\b1 [a-z]+s\b(?!/s)", said + page) == []
+
+
 def test_too_many_failures_have_an_exit_code(home: Path, tandem: Tandem, tmp_path: Path) -> None:
     """A run that is stopped by its limit ends with 4, says what to do, and with --retry-failed ends the rest."""
     (tmp_path / "in").mkdir()
@@ -87,7 +116,7 @@ def test_too_many_failures_have_an_exit_code(home: Path, tandem: Tandem, tmp_pat
     stopped = tandem("batch", tmp_path / "in", "-o", tmp_path / "out", "--max-failures", "0", check=False)
     assert stopped.returncode == 4
     assert stopped.stderr.splitlines()[-1] == (
-        "Error: 1 images failed, over --max-failures 0; the rows say why: put it right and add --retry-failed, "
+        "Error: 1 image failed, over --max-failures 0; the rows say why: put it right and add --retry-failed, "
         "or resume with a higher limit"
     )
     again = tandem("batch", tmp_path / "in", "-o", tmp_path / "out", "--retry-failed", check=False)
@@ -98,7 +127,7 @@ def test_log_lines_are_json_without_a_terminal(home: Path, tandem: Tandem, few: 
     """Where standard error is no terminal, each line of it is a JSON object."""
     done = tandem("batch", few, "-o", tmp_path / "out")
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["message"] for line in lines][-1] == "planned 40 images in 1 chunks"
+    assert [line["message"] for line in lines][-1] == "planned 40 images in 1 chunk"
     assert {line["level"] for line in lines} == {"info"}
 
 

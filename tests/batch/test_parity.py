@@ -201,7 +201,7 @@ def test_a_tampered_score_is_found(parity: Callable[..., Any], few: Path, servic
     seventh = sorted(str(path.relative_to(few)) for path in few.rglob("*.png"))[6]
     assert f"differs: {seventh}: a score differs by " in done.stdout
     assert "39 bit-equal" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("NOT in parity on 1 images (same engine")
+    assert done.stdout.splitlines()[-1].startswith("NOT in parity on 1 image (same engine")
 
 
 def compare(model: Model, url: str, *inputs: Path, limit: int | None = None) -> Any:

@@ -136,7 +136,7 @@ def test_shards_each_and_together(tandem: Tandem, run: Run, tmp_path: Path) -> N
     assert (some["images"], some["total"]) == (27, 40)
     lines = tandem("batch", "status", out, check=False).stdout.splitlines()
     assert lines[0] == "interrupted: 27 of 40 images (67.5%), 0 failed"
-    assert "  1 shards have not begun" in lines
+    assert "  not begun: 1 shard" in lines
     assert lines[-2].split()[:4] == ["2-of-3", "not", "begun", "0"]
     assert status(tandem, out / "shard-3-of-3", 0)["images"] == 9
     run(out / "shard-2-of-3", shard=Shard(number=2, count=3))

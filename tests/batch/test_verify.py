@@ -110,6 +110,9 @@ PART, PLAN = "parts/part-00001.parquet", ".batch/plan"
 TAMPERED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a flipped byte": (lambda out: flip(out / PART), ["part-00001.parquet' is not what the run wrote"]),
     "a lost part": (lambda out: (out / PART).unlink(), ["part-00001.parquet' is missing"]),
+    "a part that can't be read": (
+        lambda out: ((out / PART).unlink(), (out / PART).mkdir()), ["part-00001.parquet' can't be read"]
+    ),
     "one part more": (lambda out: shutil.copy(out / PART, out / "parts" / "more"), ["more' is no part"]),
     "a row twice": (
         lambda out: rewrite(out, lambda rows: [*rows[:1], *rows]),

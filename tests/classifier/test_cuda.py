@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -134,9 +135,37 @@ def test_the_size_with_the_most_images_per_second(
             raise OutOfDeviceMemory(f"a batch of {size} images does not fit")
         return Sized(size)
 
-    monkeypatch.setattr(cuda, "_images_per_s", lambda opened: rates[opened.size])
+    monkeypatch.setattr(cuda, "_timed", lambda opened: (opened, rates[opened.size]))
     assert open_fastest(open_with).size == best  # type: ignore[arg-type]
     assert sizes == tried
+
+
+@pytest.mark.parametrize(
+    ("rates", "held"),
+    [({16: 100, 32: 200, 64: 200}, [set(), {16}, {32}]), ({8: 10}, [set(), set()])],
+    ids=["slower", "memory ends while it is timed"],
+)
+def test_what_is_not_taken_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, rates: dict[int, float], held: list[set[int]]
+) -> None:
+    """When a size is opened, the GPU holds the best so far and no other; in the end the best alone."""
+    alive: WeakSet[Sized] = WeakSet()
+    seen = []
+
+    def open_with(size: int) -> Sized:
+        seen.append({each.size for each in alive})
+        alive.add(opened := Sized(size))
+        return opened
+
+    def time_it(opened: Sized) -> tuple[Sized, float]:
+        if opened.size not in rates:
+            raise OutOfDeviceMemory(f"a batch of {opened.size} images does not fit")
+        return opened, rates[opened.size]
+
+    monkeypatch.setattr(cuda, "_timed", time_it)
+    best = open_fastest(open_with)  # type: ignore[arg-type]
+    assert seen == held
+    assert list(alive) == [best]
 
 
 def test_no_size_fits() -> None:

@@ -122,12 +122,31 @@ def test_a_signature_that_came_later_is_pushed_alone(
     artifact = registry.add("digits", make_files()).artifact
     push("digits:1", target, registry)
     tandem("models", "sign", "digits:1", "--key", make_keys(tmp_path, "ours")[0])
-    push("digits:1", target, registry)
+    assert tandem("models", "push", "digits:1", target).stderr == "0 files sent, 0 bytes, 1 referrer added\n"
     repository = RemoteModels(Reference.parse(target)).repository
     assert len(fetch_referrers(artifact.digest, repository)) == 1
     proxy.requests.clear()
-    push("digits:1", target, registry)
+    assert tandem("models", "push", "digits:1", target).stderr == "0 files sent, 0 bytes\n"
     assert proxy.sent("PUT") == []
+
+
+@needs_registry
+def test_the_remedy_for_an_unsigned_model_helps(
+    registry: LocalRegistry, signed: Path, remote: str, tandem: Tandem, tmp_path: Path
+) -> None:
+    """Signing it and then pulling it, as the refusal says, is all that it takes: by pull itself, and of a copy."""
+    reference = str(push("digits:2", remote, registry).reference)
+    elsewhere = {"TANDEM_HOME": str(tmp_path / "elsewhere")}
+    trusting = {**elsewhere, "TANDEM_TRUSTED_KEY": str(signed)}
+    pulling, verifying = ("models", "pull", reference), ("models", "verify", reference)
+    refused = [tandem(*pulling, env=trusting, check=False).stderr]
+    tandem(*pulling, env=elsewhere)
+    refused.append(tandem(*verifying, env=trusting, check=False).stdout)
+    remedy = f": sign it with 'tandem models sign {reference} --key PRIVATE_KEY', then pull it\n"
+    assert [text[-len(remedy) :] for text in refused] == [remedy] * 2
+    tandem("models", "sign", reference, "--key", signed.with_suffix(".pem"), env=elsewhere)
+    for command in (pulling, verifying):
+        tandem(*command, env=trusting)
 
 
 @needs_registry

@@ -154,6 +154,7 @@ class TestBaked:
         wanted, sources = team.image("service"), commit()
         done = tandem("package", team.reference, "--push", wanted, env=team.environment, timeout=1200)
         assert done.stdout.startswith(f"{wanted} holds {team.identity}, revision ")
+        assert not (team.home / "bentoml").exists()  # the Bento was only a means
         pulled = pull_alone(wanted, done.stdout)
         assert_labelled(pulled, team.identity, sources)
         with running(pulled) as url:
