@@ -101,23 +101,23 @@ def measure(artifact: Artifact, precision: Precision, images_nhwc: NDArray[np.ui
     """Return the figures of resnet50 in one precision."""
     graph, crop_size = artifact.read(GRAPHS[precision]), artifact.config.preprocessing.crop_size
     engine = OnnxRuntimeEngine(graph, device="cuda", precision=precision, tuning="throughput")
-    other = OnnxRuntimeEngine(graph, device="cuda", precision=precision, batch_size=engine.busy_size)
+    size = engine.info.batch_size
+    assert size is not None
+    other = OnnxRuntimeEngine(graph, device="cuda", precision=precision, batch_size=size)
     scores = engine.run(images_nhwc)
     count = len(images_nhwc)
     moved = [np.roll(engine.run(np.roll(images_nhwc, by, axis=0)), -by, axis=0) for by in (1, 7, count // 2)]
     alone = np.concatenate([engine.run(image[np.newaxis]) for image in images_nhwc])
     cpu = OnnxRuntimeEngine(artifact.read(MODEL)).run(images_nhwc)
-    noise = np.random.default_rng(0).integers(
-        0, 256, (BATCHES * engine.busy_size, crop_size, crop_size, 3), dtype=np.uint8
-    )
-    resident = resident_run(graph, size=engine.busy_size, crop_size=crop_size)
+    noise = np.random.default_rng(0).integers(0, 256, (BATCHES * size, crop_size, crop_size, 3), dtype=np.uint8)
+    resident = resident_run(graph, size=size, crop_size=crop_size)
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(repetitions):
         rates[0].append(images_per_s(lambda: engine.run(noise), len(noise)))
-        rates[1].append(images_per_s(resident, engine.busy_size))
+        rates[1].append(images_per_s(resident, size))
     return Figures(
         what=describe(engine.info),
-        batch_size=engine.busy_size,
+        batch_size=size,
         unlike_again=max(unlike(scores, again.run(images_nhwc)) for again in (engine, other)),
         unlike_elsewhere=max(unlike(scores, each) for each in (*moved, alone)),
         distance=float(np.abs(scores - cpu).max()),

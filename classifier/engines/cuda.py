@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import statistics
 import time
+from dataclasses import dataclass
+from queue import SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from classifier.engines.gpu_memory import page_lock
 from classifier.engines.graphs import EMBEDDINGS, OUTPUT
 from classifier.engines.sessions import running
 from classifier.errors import OutOfDeviceMemory
+from classifier.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,13 +32,33 @@ SMALLEST, LARGEST = 16, 1024
 """Sizes between which the fastest is looked for, unless memory ends below."""
 WORTHWHILE = 1.1
 """How many times the images per second a doubled size must give to be taken: each costs memory, and a wait."""
+UNDER_WAY = 2
+"""Batches that have buffers: one is run, the next is on its way to the device."""
 _TIMED_RUNS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Buffers:
+    """What one batch needs on its way.
+
+    Attributes:
+        host: page-locked images, from which the device is filled.
+        images: the same on the device.
+        rows: each output, on the device.
+        bindings: of the session to these, by the outputs that are asked for.
+    """
+
+    host: NDArray[np.uint8]
+    images: Any
+    rows: Mapping[str, Any]
+    bindings: Mapping[Outputs, Any]
 
 
 class FixedBatch:
     """Runs batches of one size, to which smaller ones are padded, in buffers that are made once.
 
-    The images go from page-locked memory straight to the device; the session reads and writes there.
+    The images go from page-locked memory straight to the device; the session reads and writes there. Of batches that
+    several threads give, one is carried there while another is run.
 
     Attributes:
         shape: of the images of every execution, `[N, H, W, 3]`.
@@ -66,24 +89,29 @@ class FixedBatch:
         self.shape = (size, crop_size, crop_size, 3)
         self._session = session
         self._device = ":".join(map(str, device))
-        self._lock = Lock()
+        self._running = Lock()
+        self._idle: SimpleQueue[_Buffers] = SimpleQueue()
         with running(self._what, device=self._device):
-            self._images = runtime.OrtValue.ortvalue_from_shape_and_type(self.shape, np.uint8, *device)
-            self._rows = {
-                name: runtime.OrtValue.ortvalue_from_shape_and_type((size, width), np.float32, *device)
-                for name, width in widths.items()
-            }
-            asked = [(OUTPUT,), (OUTPUT, EMBEDDINGS)] if EMBEDDINGS in widths else [(OUTPUT,)]
-            self._bindings: dict[Outputs, Any] = {outputs: self._bind(input, outputs) for outputs in asked}
-        self._host = page_lock(np.zeros(self.shape, dtype=np.uint8), index=device[1])
-        self.run(self._host)
+            for _ in range(UNDER_WAY):
+                self._idle.put(self._make_buffers(runtime, input=input, widths=widths, device=device))
+        self.run(np.zeros(self.shape, dtype=np.uint8))
 
-    def _bind(self, input: str, outputs: Outputs) -> Any:
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input(input, self._images)
-        for name in outputs:
-            binding.bind_ortvalue_output(name, self._rows[name])
-        return binding
+    def _make_buffers(
+        self, runtime: ModuleType, *, input: str, widths: Mapping[str, int], device: tuple[str, int]
+    ) -> _Buffers:
+        images = runtime.OrtValue.ortvalue_from_shape_and_type(self.shape, np.uint8, *device)
+        rows = {
+            name: runtime.OrtValue.ortvalue_from_shape_and_type((self.size, width), np.float32, *device)
+            for name, width in widths.items()
+        }
+        bindings = {}
+        for outputs in [(OUTPUT,), (OUTPUT, EMBEDDINGS)] if EMBEDDINGS in widths else [(OUTPUT,)]:
+            bindings[outputs] = binding = self._session.io_binding()
+            binding.bind_ortvalue_input(input, images)
+            for name in outputs:
+                binding.bind_ortvalue_output(name, rows[name])
+        host = page_lock(np.zeros(self.shape, dtype=np.uint8), index=device[1])
+        return _Buffers(host=host, images=images, rows=rows, bindings=bindings)
 
     def run(self, images_nhwc: NDArray[np.uint8], outputs: Outputs = (OUTPUT,)) -> list[NDArray[np.float32]]:
         """Return these outputs of at most `size` images.
@@ -93,12 +121,18 @@ class FixedBatch:
             EngineError: the device failed.
         """
         count = len(images_nhwc)
-        with self._lock, running(self._what, device=self._device):
-            self._host[:count] = images_nhwc
-            self._host[count:] = 0
-            self._images.update_inplace(self._host)
-            self._session.run_with_iobinding(self._bindings[outputs])
-            return [self._rows[name].numpy()[:count].copy() for name in outputs]
+        buffers = self._idle.get()
+        try:
+            with running(self._what, device=self._device):
+                buffers.host[:count] = images_nhwc
+                buffers.host[count:] = 0
+                buffers.images.update_inplace(buffers.host)
+                # Two at once would take twice the memory, and either fills the device.
+                with self._running:
+                    self._session.run_with_iobinding(buffers.bindings[outputs])
+                return [buffers.rows[name].numpy()[:count].copy() for name in outputs]
+        finally:
+            self._idle.put(buffers)
 
     @property
     def size(self) -> int:
@@ -107,7 +141,7 @@ class FixedBatch:
 
     @property
     def _what(self) -> str:
-        return f"a batch of {self.size} images"
+        return f"a batch of {counted(self.size, 'image')}"
 
 
 def open_fastest(open_with: Callable[[int], FixedBatch]) -> FixedBatch:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from classifier.artifact import MODEL
-from classifier.engines.cuda import FixedBatch, open_fastest
+from classifier.engines.cuda import UNDER_WAY, FixedBatch, open_fastest
 from classifier.engines.graphs import EMBEDDINGS, OUTPUT, check_embeds, check_images, check_numbers, not_a_classifier
 from classifier.engines.hardware import cpu
 from classifier.engines.sessions import check_cuda, load_runtime, open_on_cpu, open_on_cuda, run_session, runtime_errors
@@ -17,7 +19,7 @@ from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable, O
 from classifier.types import EngineInfo, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -40,7 +42,7 @@ class OnnxRuntimeEngine:
         crop_size: the height and width that the graph takes.
         classes: how many scores it gives for each image.
         embedding_size: how many numbers an embedding has; None where it gives none.
-        busy_size: how many images are run at once.
+        busy_size: how many images are under way at once.
     """
 
     def __init__(
@@ -82,15 +84,20 @@ class OnnxRuntimeEngine:
         self.crop_size = signature.crop_size
         self.classes, self.embedding_size = signature.widths[OUTPUT], signature.widths.get(EMBEDDINGS)
         self._widths = signature.widths
+        self._map: Callable[..., Iterable[list[NDArray[np.float32]]]]
         self._execute: Callable[[NDArray[np.uint8], Outputs], list[NDArray[np.float32]]]
         if kind == "cpu":
             instruction_set, fixed_size = cpu().instruction_set, None
-            self.busy_size = batch_size or EXECUTION_SIZE
+            self._execution_size = self.busy_size = batch_size or EXECUTION_SIZE
+            self._map = map
             self._execute = partial(_run_on_cpu, session, signature.input)
         else:
             instruction_set = check_cuda(runtime, index).kind
             fixed = _open_on_cuda(runtime, graph, signature, index=index, size=batch_size, tuning=tuning, file=file)
-            self.busy_size = fixed_size = fixed.size
+            self._execution_size = fixed_size = fixed.size
+            self.busy_size = UNDER_WAY * fixed.size
+            # Starts its threads when they are needed.
+            self._map = ThreadPoolExecutor(UNDER_WAY, thread_name_prefix=device).map
             self._execute = fixed.run
         self.info = EngineInfo(
             name=NAME,
@@ -127,10 +134,12 @@ class OnnxRuntimeEngine:
     def _run(self, images_nhwc: NDArray[np.uint8], outputs: Outputs) -> list[NDArray[np.float32]]:
         check_images(images_nhwc, size=self.crop_size)
         rows = [np.empty((len(images_nhwc), self._widths[name]), dtype=np.float32) for name in outputs]
-        for start in range(0, len(images_nhwc), self.busy_size):
-            batch = images_nhwc[start : start + self.busy_size]
-            for of_all, of_batch in zip(rows, self._execute(batch, outputs), strict=True):
-                of_all[start : start + len(batch)] = of_batch
+        size = self._execution_size
+        starts = range(0, len(images_nhwc), size)
+        batches = (images_nhwc[start : start + size] for start in starts)
+        for start, batch in zip(starts, self._map(self._execute, batches, repeat(outputs)), strict=True):
+            for of_all, of_batch in zip(rows, batch, strict=True):
+                of_all[start : start + len(of_batch)] = of_batch
         return rows
 
 

@@ -24,6 +24,7 @@ from classifier.engines.graphs import (
 from classifier.engines.hardware import cpu_of_onednn
 from classifier.errors import EngineError
 from classifier.types import EngineInfo, Precision
+from classifier.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +150,7 @@ class OpenVinoEngine:
             return [request.get_tensor(name).data.copy() for name in outputs]
         except ERRORS as error:
             if is_memory(error):
-                raise no_room(f"a batch of {len(images_nhwc)} images", "cpu") from error
+                raise no_room(f"a batch of {counted(len(images_nhwc), 'image')}", "cpu") from error
             raise EngineError(f"openvino failed ({gist(error)}); choose engine onnxruntime") from error
         finally:
             self._requests.put(request)

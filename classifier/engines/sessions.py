@@ -17,6 +17,7 @@ from classifier.engines.graphs import PROBE, is_memory, no_room
 from classifier.engines.hardware import Gpu, cpu_limit, nvidia_driver
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable
 from classifier.extras import install_extra
+from classifier.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,8 +178,8 @@ def check_cuda(runtime: ModuleType, index: int) -> Gpu:
         )
     if index >= len(driver.gpus):
         raise EngineUnavailable(
-            f"{asked}: the NVIDIA driver shows {len(driver.gpus)} GPUs to this process; choose another index, or check "
-            "CUDA_VISIBLE_DEVICES and the container's --gpus"
+            f"{asked}: the NVIDIA driver shows {counted(len(driver.gpus), 'GPU')} to this process; choose another index, "
+            "or check CUDA_VISIBLE_DEVICES and the container's --gpus"
         )
     return driver.gpus[index]
 
@@ -201,7 +202,7 @@ def run_session(session: Any, outputs: list[str], inputs: dict[str, Any], *, dev
         OutOfDeviceMemory: the device does not hold what the run needs.
         EngineError: the device failed.
     """
-    with running(f"a batch of {len(next(iter(inputs.values())))} images", device=device):
+    with running(f"a batch of {counted(len(next(iter(inputs.values()))), 'image')}", device=device):
         values: list[Any] = session.run(outputs, inputs)
     return values
 

@@ -369,7 +369,7 @@ print(engine.run(images[:1]).shape)
 """
     )
     assert done.stdout.splitlines() == [
-        "a batch of 100000 images does not fit into the free memory of cpu; free some, or choose a smaller batch size",
+        "a batch of 100,000 images does not fit into the free memory of cpu; free some, or choose a smaller batch size",
         "(1, 10)",
     ], done.stderr
 
