@@ -4,7 +4,8 @@
 
 Everything goes through Tandem: models are trained and exported by its commands, and run by its engines. Speed and the
 first answer are those of resnet50 at 224 pixels on 2 threads, on weights that know nothing: that changes no speed.
-Ways of running take turns in each repetition, and medians are compared. Accuracy is measured on Fashion-MNIST's 10,000
+Ways of running take turns in each round, each is compared with the base in the same round, and the medians of that
+count: a machine whose other tenants come and go slows down all of a round. Accuracy is measured on Fashion-MNIST's 10,000
 test images, 28 × 28, which neither training nor export has seen. The models stay in the work folder for the next time.
 """
 
@@ -173,24 +174,30 @@ def compare_speed(work: Path, repetitions: int) -> tuple[dict[str, Timing], dict
     artifact = make_resnet50(work)
     ways = choose(artifact.config, device="cpu").ways
     timings = time_ways(artifact, ways, repetitions)
-    medians = {
-        name: {what: statistics.median(values) for what, values in asdict(timing).items()}
-        for name, timing in timings.items()
-    }
-    base = medians[BASE]
+    measured = {name: asdict(timing) for name, timing in timings.items()}
+    base = measured[BASE]
+
+    def ratio(name: str, what: str) -> float | None:
+        if name not in measured:
+            return None
+        return statistics.median(one / other for one, other in zip(measured[name][what], base[what], strict=True))
+
     print(
         f"\nresnet50 at {artifact.config.preprocessing.crop_size} px on untrained weights, {THREADS} threads, medians "
-        f"of {repetitions}; × is against {BASE}"
+        f"of {repetitions}; × is against {BASE} in the same round"
     )
     rows = [
-        (name, *(f"{each[what]:.{digits}f}  {each[what] / base[what]:.2f}×" for what, digits in DIGITS.items()))
-        for name, each in medians.items()
+        (
+            name,
+            *(
+                f"{statistics.median(each[what]):.{digits}f}  {ratio(name, what):.2f}×"
+                for what, digits in DIGITS.items()
+            ),
+        )
+        for name, each in measured.items()
     ]
     print("\n".join(table_lines(("", *(HEADINGS[what] for what in DIGITS)), rows)))
     print_not_allowed(artifact)
-
-    def ratio(name: str, what: str) -> float | None:
-        return medians[name][what] / base[what] if name in medians else None
 
     bars = {f"{name}: speed against fp32": at_least(ratio(name, "one_batch"), bar) for name, bar in SPEED_BARS.items()}
     bars |= {f"{name}: wait for the first answer against fp32": at_most(ratio(name, "opened_s"), 1) for name in CACHED}

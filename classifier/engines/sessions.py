@@ -178,8 +178,8 @@ def check_cuda(runtime: ModuleType, index: int) -> Gpu:
         )
     if index >= len(driver.gpus):
         raise EngineUnavailable(
-            f"{asked}: the NVIDIA driver shows {counted(len(driver.gpus), 'GPU')} to this process; choose another index, "
-            "or check CUDA_VISIBLE_DEVICES and the container's --gpus"
+            f"{asked}: the NVIDIA driver shows {counted(len(driver.gpus), 'GPU')} to this process; choose another "
+            "index, or check CUDA_VISIBLE_DEVICES and the container's --gpus"
         )
     return driver.gpus[index]
 

@@ -174,7 +174,7 @@ def test_no_size_fits() -> None:
     def open_with(size: int) -> FixedBatch:
         raise OutOfDeviceMemory(f"a batch of {size} images does not fit into the free memory of cuda:0; free some")
 
-    with pytest.raises(OutOfDeviceMemory, match="a batch of 1 image does not fit"):
+    with pytest.raises(OutOfDeviceMemory, match="a batch of 1 images does not fit"):
         open_fastest(open_with)
 
 
