@@ -5,8 +5,9 @@
 Everything goes through Tandem: models are trained and exported by its commands, and run by its engines. Speed and the
 first answer are those of resnet50 at 224 pixels on 2 threads, on weights that know nothing: that changes no speed.
 Ways of running take turns in each round, each is compared with the base in the same round, and the medians of that
-count: a machine whose other tenants come and go slows down all of a round. Accuracy is measured on Fashion-MNIST's 10,000
-test images, 28 × 28, which neither training nor export has seen. The models stay in the work folder for the next time.
+count: a machine whose other tenants come and go slows down all of a round. Accuracy is measured on Fashion-MNIST's
+10,000 test images, 28 × 28, which neither training nor export has seen. The models stay in the work folder for the next
+time.
 """
 
 from __future__ import annotations
