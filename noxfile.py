@@ -51,13 +51,7 @@ def tests(session: nox.Session) -> None:
     """Run the test suite, but for what needs Docker, a GPU or many minutes."""
     install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3]", *group("tests"))
     # Two processes, however many cores: several tests start servers and train on threads of their own.
-    pytest = ("pytest", "-n", "2", "--dist", "worksteal")
-    if session.posargs:
-        session.run(*pytest, *session.posargs)
-        return
-    # Training in processes of its own, as users have it: it forks, and the engines' threads do not survive that.
-    session.run(*pytest, "--ignore", "tests/training")
-    session.run(*pytest, "tests/training")
+    session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session

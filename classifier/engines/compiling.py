@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+import threading
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +41,8 @@ _EXECUTED: dict[Precision, tuple[frozenset[str], frozenset[str]]] = {
 }
 _PRODUCTS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 
+_LOCK = threading.Lock()
+
 
 def load_openvino() -> ModuleType:
     """Return the module `openvino`.
@@ -53,6 +57,22 @@ def load_openvino() -> ModuleType:
         raise EngineUnavailable(f"engine 'openvino' can't be loaded ({error}); {install_extra('openvino')}") from error
     runtime: ModuleType = openvino
     return runtime
+
+
+def _core() -> Any:
+    """Return OpenVINO's core: one for the whole process, as its makers advise, held until that ends.
+
+    A core's CPU plugin gives the thread that loads it a stack for signal handlers, and unmaps it when core and models
+    are gone: also one that the thread still has, where another thread releases them, or comes back to, where two cores
+    went in the order in which they came. Python's handlers run on that stack, so the next Ctrl-C would crash.
+    """
+    with _LOCK:  # The cache alone would let two threads make one each.
+        return _only_core()
+
+
+@cache
+def _only_core() -> Any:
+    return load_openvino().Core()
 
 
 @contextmanager
@@ -81,7 +101,7 @@ def probe() -> None:
     """
     runtime = load_openvino()
     try:
-        core = runtime.Core()
+        core = _core()
         request = core.compile_model(core.read_model(PROBE), "CPU", {}).create_infer_request()
         request.infer([np.full((1, 1, 1, 1), 2, dtype=np.float32)])
     except ERRORS as error:
@@ -125,7 +145,7 @@ def open_compiled(
     contents = None if entry is None else read_entry(entry)
     compiled = None if contents is None else _load(runtime, contents, properties)
     if compiled is None:
-        compiled = _compile(runtime, read(), properties, file=file)
+        compiled = _compile(read(), properties, file=file)
         if entry is not None:
             _keep(entry, compiled)
     _check_executed(compiled, precision, file=file)
@@ -142,14 +162,14 @@ def _load(runtime: ModuleType, contents: memoryview, properties: dict[str, objec
     """Return the model that an earlier process compiled, which uses `contents` in place; None where it can't load."""
     try:
         exported = runtime.Tensor(np.frombuffer(contents, dtype=np.uint8), shared_memory=True)
-        return runtime.Core().import_model(exported, "CPU", properties)
+        return _core().import_model(exported, "CPU", properties)
     except ERRORS as error:
         log.debug("What was compiled before can't be loaded, and is compiled anew: %s", gist(error))
         return None
 
 
-def _compile(runtime: ModuleType, graph: bytes, properties: dict[str, object], *, file: str) -> Any:
-    core = runtime.Core()
+def _compile(graph: bytes, properties: dict[str, object], *, file: str) -> Any:
+    core = _core()
     try:
         return core.compile_model(core.read_model(graph), "CPU", properties)
     except ERRORS as error:

@@ -217,6 +217,33 @@ def test_a_model_that_can_not_be_exported_runs_all_the_same(
     assert not (home / "cache").exists()
 
 
+RELEASED = """
+import signal, sys, threading
+from pathlib import Path
+from classifier.engines.openvino import OpenVinoEngine
+engines = [OpenVinoEngine(Path(sys.argv[1]).read_bytes()) for _ in range(2)]
+if sys.argv[2] == "in order":
+    while engines:
+        del engines[0]
+else:
+    releasing = threading.Thread(target=engines.clear)
+    releasing.start()
+    releasing.join()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("how", ["in order", "by a thread"])
+def test_ctrl_c_after_engines_are_gone(digits_files: Mapping[str, bytes], tmp_path: Path, how: str) -> None:
+    """It is a KeyboardInterrupt, not a segmentation fault in a signal stack that OpenVINO took along."""
+    (tmp_path / MODEL).write_bytes(digits_files[MODEL])
+    done = run_python(RELEASED, str(tmp_path / MODEL), how, TANDEM_HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
 # On another CPU: `ONEDNN_MAX_CPU_ISA` is read once in a process, so each has one of its own.
 
 SCORES_OF = """
