@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import mmap
 import os
 import tempfile
 from pathlib import Path
@@ -49,11 +50,13 @@ def read_entry(path: Path) -> memoryview | None:
             if hasattr(os, "geteuid") and os.fstat(file.fileno()).st_uid != os.geteuid():
                 log.debug("%s belongs to another user, and is not used", path)
                 return None
-            # One buffer that can be written: OpenVINO takes no other without a copy.
-            data = memoryview(bytearray(os.fstat(file.fileno()).st_size))
-            data = data[: file.readinto(data)]
+            # Mapped, so that it is not copied, and processes share it; such that it could be written, since OpenVINO
+            # copies what could not be. What is in an entry does not change: another takes its place.
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     except OSError as error:
         log.debug("No compiled model at %s: %s", path, error.strerror)
+        return None
+    except ValueError:  # how an empty file says that it can't be mapped
         return None
     contents, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if hashlib.sha256(contents).digest() != digest:
