@@ -145,7 +145,7 @@ def _measure(
     measured = {}
     for way, engine in engines.items():
         try:
-            measured[way] = yardstick.measure(way, engine)
+            measured[way] = yardstick.measure(way, engine, artifact.read(way.graph))
         except EngineError as error:
             logger.warning("%s stays unmeasured: %s", describe_way(way), error)
     return measured

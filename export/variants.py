@@ -109,7 +109,7 @@ def _quantise_within(limit: float, quantiser: Quantiser, yardstick: Yardstick) -
         way = replace(ways_of(MODEL_INT8)[0], needs=needs)
         note = f"{len(float_layers)} of {len(quantiser.layers)} layers in fp32" if float_layers else ""
         try:
-            measurement = yardstick.measure(way, open_way(way, yardstick.config, graph))
+            measurement = yardstick.measure(way, open_way(way, yardstick.config, graph), graph)
         except EngineUnavailable as error:
             logger.debug("int8, weights of 8 bits, is not tried: %s", error)
             continue

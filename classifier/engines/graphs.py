@@ -69,7 +69,10 @@ def not_a_classifier(file: str, *, inputs: object, outputs: object) -> DamagedAr
 def is_memory(error: Exception) -> bool:
     """Return whether an engine failed because memory is full. None of them has a type for that."""
     message = str(error).lower()
-    signs = ("failed to allocate", "smaller than requested bytes", "out of memory", "alloc_failed", "bad_alloc")
+    signs = (
+        *("failed to allocate", "smaller than requested bytes", "resource allocation failed"),
+        *("out of memory", "alloc_failed", "bad_alloc"),
+    )
     return isinstance(error, MemoryError) or any(sign in message for sign in signs)
 
 

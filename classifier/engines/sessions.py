@@ -37,6 +37,7 @@ _CUDA_OPTIONS = {
 }
 _LIBRARIES_BYTES = 2**30
 """More than cuDNN and cuBLAS take for themselves: what fails in them with less free failed for that."""
+_LIBRARY_FAILURE = re.compile(r"\b(CUDNN|CUBLAS) failure")
 _CUDA_FAILURE = re.compile(r"\b[A-Z]+ failure \d+: [^;]*[^; ]")
 _FATAL = 4  # Of ONNX Runtime's log levels. What it would print below that is raised as an exception as well.
 
@@ -257,7 +258,7 @@ def first_line(error: Exception) -> str:
 
 def _is_memory(error: Exception, device: str) -> bool:
     """Return whether memory is full: cuDNN and cuBLAS, where there is none left for them, only say that they failed."""
-    if is_memory(error) or "_STATUS_" not in str(error) or not device.startswith("cuda:"):
+    if is_memory(error) or not device.startswith("cuda:") or not _LIBRARY_FAILURE.search(str(error)):
         return is_memory(error)
     free = free_memory(int(device.partition(":")[2]))
     return free is not None and free < _LIBRARIES_BYTES

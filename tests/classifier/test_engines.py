@@ -398,6 +398,7 @@ def test_memory_messages_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         "CUDA failure 2: out of memory ; GPU=0",
         "CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED",
         "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+        "CUBLAS failure 3: the resource allocation failed ; GPU=0",
     ):
         assert isinstance(error_of(message), OutOfDeviceMemory)
     started = (

@@ -8,7 +8,7 @@ import pytest
 
 from classifier.engines.selection import AUTO_ORDER
 from classifier.errors import EngineError, EngineUnavailable
-from classifier.types import EngineInfo, ModelConfig, Preprocessing, from_json, to_json
+from classifier.types import AllowedPrecision, EngineInfo, ModelConfig, Preprocessing, from_json, to_json
 from export import precisions
 from export.evaluation import Measurement, Metrics, PrecisionEvaluation
 from export.graph import export_graph
@@ -134,7 +134,7 @@ def test_bf16_is_another_arithmetic(yardstick: tuple[Yardstick, bytes]) -> None:
         engine = open_way(BF16, CONFIG, graph)
     except EngineUnavailable as error:
         pytest.skip(str(error))
-    assert stick.measure(BF16, engine).max_difference > 1e-5
+    assert stick.measure(BF16, engine, graph).max_difference > 1e-5
 
 
 def test_what_this_machine_can_not_run_is_not_measured(yardstick: tuple[Yardstick, bytes]) -> None:
@@ -162,22 +162,41 @@ def test_scores_that_are_no_numbers_are_an_error_of_the_engine(yardstick: tuple[
     """NaN compares with nothing: its largest difference would be none."""
     engine: Engine = Overflowing()
     with pytest.raises(EngineError, match="fp16 with onnxruntime on cuda gives scores that are no finite numbers"):
-        yardstick[0].measure(FP16, engine)
+        yardstick[0].measure(FP16, engine, b"")
 
 
 class Neighbourly(Overflowing):
-    """An engine in which the number of images decides how sums are rounded, as in some kernels of ONNX Runtime."""
+    """An engine whose sums of one image are rounded otherwise alone, as kernels of two libraries were seen to do it."""
+
+    def __init__(self, touchy: np.ndarray) -> None:
+        self.touchy = touchy.tobytes()
 
     def run(self, images_nhwc: np.ndarray) -> np.ndarray:
-        return np.full((len(images_nhwc), 3), 0.25 if len(images_nhwc) > 1 else 0.25 + 2**-24, np.float32)
+        scores = np.full((len(images_nhwc), 3), 0.25, np.float32)
+        if images_nhwc.tobytes() == self.touchy:
+            scores += np.float32(2**-24)
+        return scores
 
 
+@pytest.mark.parametrize(("way", "threads"), [(FP16, []), (BF16, [1])])
 def test_scores_that_depend_on_the_images_beside_are_not_allowed(
-    yardstick: tuple[Yardstick, bytes], monkeypatch: pytest.MonkeyPatch
+    yardstick: tuple[Yardstick, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    way: AllowedPrecision,
+    threads: list[int],
 ) -> None:
-    """The model does without that way of running it, and says why."""
+    """Be it one image of all, the model does without that way, and says why. On a CPU it is tried on one thread."""
     stick, graph = yardstick
-    monkeypatch.setattr(precisions, "open_way", lambda *_: Neighbourly())
-    refused = try_way(FP16, graph, stick, limit=1)
+    *_, (_, images_nhwc) = stick.images.batches()
+    tried: list[int] = []
+
+    def open_engine(*_: object, threads: int | None = None) -> Neighbourly:
+        tried.extend([threads] if threads else [])
+        return Neighbourly(images_nhwc[-1])
+
+    monkeypatch.setattr(precisions, "open_way", open_engine)
+    refused = try_way(way, graph, stick, limit=1)
     assert not refused.allowed
-    assert refused.reason.startswith("fp16 with onnxruntime on cuda gives an image other scores alone than beside ")
+    assert tried == threads
+    count = len(stick.images)
+    assert f" gives 1 of {count} images other scores alone, on one thread, than beside others;" in refused.reason
