@@ -6,6 +6,7 @@ import hashlib
 import logging
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -139,15 +140,19 @@ def open_compiled(
         # Would quantise what the graph does not: its accuracy was not measured.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
-    name = f"{digest}/{file}" if digest else hashlib.sha256(read()).hexdigest()
-    key = ("openvino", runtime.__version__, cpu_of_onednn().instruction_set, _FLOATS[precision], name)
-    entry = entry_path(*key)
-    contents = None if entry is None else read_entry(entry)
-    compiled = None if contents is None else _load(runtime, contents, properties)
-    if compiled is None:
-        compiled = _compile(read(), properties, file=file)
-        if entry is not None:
-            _keep(entry, compiled)
+    with ThreadPoolExecutor(1) as pool:
+        # While it is read, and its digest checked, what was compiled before is loaded. Damage is found in either.
+        graph = pool.submit(read)
+        name = f"{digest}/{file}" if digest else hashlib.sha256(graph.result()).hexdigest()
+        key = ("openvino", runtime.__version__, cpu_of_onednn().instruction_set, _FLOATS[precision], name)
+        entry = entry_path(*key)
+        contents = None if entry is None else read_entry(entry)
+        compiled = None if contents is None else _load(runtime, contents, properties)
+        if compiled is None:
+            compiled = _compile(graph.result(), properties, file=file)
+            if entry is not None:
+                _keep(entry, compiled)
+        graph.result()
     _check_executed(compiled, precision, file=file)
     return compiled, contents
 

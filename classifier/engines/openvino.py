@@ -65,7 +65,7 @@ class OpenVinoEngine:
 
         Args:
             graph: an ONNX file: uint8 `[N, H, W, 3]` in, float32 `[N, classes]` out, named `probabilities`; or what
-                reads it, which with a `digest` happens only where no earlier process has compiled it.
+                reads it, while what an earlier process compiled is loaded.
             precision: of convolutions and matrix products. `int8` wants a quantised graph.
             threads: of the CPU; None takes as many as this process may keep busy.
             batch_size: images per execution, at most.

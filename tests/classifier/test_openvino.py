@@ -162,13 +162,25 @@ def test_a_second_engine_loads_what_the_first_compiled(
 
 
 def test_an_artifacts_graph_is_kept_by_its_digest(
-    digits_files: Mapping[str, bytes], images: NDArray[np.uint8], home: Path
+    digits_files: Mapping[str, bytes], images: NDArray[np.uint8], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The digest of the artifact names what was compiled, so no large graph is read again; its file does, too."""
+    """The digest of the artifact names what was compiled, so no large graph is digested again; its file does, too."""
     scores = OpenVinoEngine(lambda: digits_files[MODEL], file=MODEL, digest="sha256:1").run(images)
     OpenVinoEngine(digits_files[MODEL_INT8], precision="int8", file=MODEL_INT8, digest="sha256:1")
-    again = OpenVinoEngine(lambda: pytest.fail("it was read again"), file=MODEL, digest="sha256:1")
+    monkeypatch.setattr(compiling, "_compile", lambda *args, **options: pytest.fail("it was compiled again"))
+    again = OpenVinoEngine(lambda: digits_files[MODEL], file=MODEL, digest="sha256:1")
     assert again.run(images).tobytes() == scores.tobytes()
+
+
+def test_a_damaged_graph_is_found_though_it_was_compiled_before(digits_files: Mapping[str, bytes], home: Path) -> None:
+    """What is in the registry is checked each time, whether it is needed or not."""
+
+    def read() -> bytes:
+        raise DamagedArtifact("model.onnx is damaged")
+
+    OpenVinoEngine(digits_files[MODEL], file=MODEL, digest="sha256:1")
+    with pytest.raises(DamagedArtifact, match="is damaged"):
+        OpenVinoEngine(read, file=MODEL, digest="sha256:1")
 
 
 def test_another_graph_precision_version_or_cpu_is_another_entry(
