@@ -160,11 +160,9 @@ def _judge_again(
 ) -> PrecisionEvaluation:
     way = each.way()
     measurement = measured.get(way, each.measurement)
-    if way.graph in artifact.files:
-        return judge(way, measurement, limit=limit, note=each.note)
-    if measurement is None:
+    if measurement is None:  # What failed where it was exported keeps its reason.
         return each
     again = judge(way, measurement, limit=limit, note=each.note)
-    if again.allowed:
+    if again.allowed and way.graph not in artifact.files:
         return replace(again, allowed=False, reason=f"the model has no {way.graph}: export it again with this limit")
     return again

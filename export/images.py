@@ -57,12 +57,21 @@ class LabelledImages:
                 if index < len(self._decoded):
                     images_nhwc = self._decoded[index]
                 else:
-                    images_nhwc = np.stack(list(pool.map(self._pixels, files)))
+                    images_nhwc = np.stack(list(pool.map(self._decode, files)))
                     if self._in_memory:
                         self._decoded.append(images_nhwc)
                 yield files, images_nhwc
 
-    def _pixels(self, path: Path) -> NDArray[np.uint8]:
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Return the pixels of one image, uint8 `[H, W, 3]`.
+
+        Raises:
+            DataError: it is gone or can't be read.
+        """
+        batch, place = divmod(index, BATCH_SIZE)
+        return self._decoded[batch][place] if batch < len(self._decoded) else self._decode(self.files[index])
+
+    def _decode(self, path: Path) -> NDArray[np.uint8]:
         try:
             return decode_image(read_image(path), self._preprocessing).pixels
         except ImageError as error:

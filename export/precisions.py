@@ -17,7 +17,7 @@ from export.evaluation import PrecisionEvaluation, compare
 from training.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -77,22 +77,26 @@ class Yardstick:
         scores = run_engine(engine, self.images, title=describe_way(way))
         if not np.isfinite(scores).all():
             raise EngineError(f"{describe_way(way)} gives scores that are no finite numbers; choose another precision")
+        # A GPU takes no number of threads.
         single = engine if way.device == "cuda" else open_way(way, self.config, graph, threads=1)
-        checked = min(len(scores), RUN_ALONE)
-        if unlike := self._unlike_alone(single, scores[:checked], title=f"{describe_way(way)}, one at a time"):
+        alone = "alone" if single is engine else "alone, on one thread,"
+        # Of all labels, by which the images are in order.
+        count = min(len(scores), RUN_ALONE)
+        chosen = [index * len(scores) // count for index in range(count)]
+        if unlike := self._unlike_alone(single, scores, chosen, title=f"{describe_way(way)}, one at a time"):
             raise EngineError(
-                f"{describe_way(way)} gives {unlike} of {counted(checked, 'image')} other scores alone, on one thread, "
-                "than beside others; choose another precision"
+                f"{describe_way(way)} gives {unlike} of {counted(count, 'image')} other scores {alone} than beside "
+                "others; choose another precision"
             )
         return self.compare(scores, engine)
 
-    def _unlike_alone(self, engine: Engine, scores: NDArray[np.float32], *, title: str) -> int:
-        """Return how many of the first images get another bit than `scores` has when each is run by itself."""
-        one_by_one = (image[np.newaxis] for _, images_nhwc in self.images.batches() for image in images_nhwc)
+    def _unlike_alone(self, engine: Engine, scores: NDArray[np.float32], chosen: Sequence[int], *, title: str) -> int:
+        """Return how many of the chosen images get another bit than `scores` has when each is run by itself."""
         unlike = 0
-        with progress_bar(title, len(scores)) as advance:
-            for image_nhwc, beside in zip(one_by_one, scores, strict=False):
-                unlike += engine.run(image_nhwc).tobytes() != beside.tobytes()
+        with progress_bar(title, len(chosen)) as advance:
+            for index in chosen:
+                alone = engine.run(self.images.pixels(index)[np.newaxis])
+                unlike += alone.tobytes() != scores[index].tobytes()
                 advance()
         return unlike
 

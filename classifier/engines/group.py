@@ -34,7 +34,8 @@ class EngineGroup:
         self.info = replace(first.info, device=f"{kind}:{indices}")
         self.crop_size, self.classes, self.embedding_size = first.crop_size, first.classes, first.embedding_size
         self.busy_size = sum(engine.busy_size for engine in engines)
-        self._part_size = first.busy_size
+        self._count, self._each_busy_size = len(engines), first.busy_size
+        self._batch_size = first.info.batch_size or first.busy_size
         self._idle: SimpleQueue[Engine] = SimpleQueue()
         for engine in engines:
             self._idle.put(engine)
@@ -72,5 +73,8 @@ class EngineGroup:
                 self._idle.put(engine)
 
         # At least one part, so that an engine looks at the shape of no images, too.
-        starts = range(0, max(len(images_nhwc), 1), self._part_size)
-        return list(self._pool.map(run_part, (images_nhwc[start : start + self._part_size] for start in starts)))
+        total = max(len(images_nhwc), 1)
+        # What keeps an engine busy, or fewer whole batches, where the images would else leave another engine idle.
+        size = min(self._each_busy_size, -(-total // (self._count * self._batch_size)) * self._batch_size)
+        starts = range(0, total, size)
+        return list(self._pool.map(run_part, (images_nhwc[start : start + size] for start in starts)))

@@ -123,13 +123,16 @@ def test_a_service_in_parity(parity: Callable[..., Any], test_folder: Path, serv
 
 @pytest.mark.parametrize("way", ["fp32 onnxruntime", "int8 onnxruntime", "fp32 openvino", "bf16 openvino"])
 def test_parity_in_every_way(
-    parity: Callable[..., Any], digits_home: Path, few: Path, tmp_path: Path, way: str
+    parity: Callable[..., Any], model: Model, digits_home: Path, few: Path, tmp_path: Path, way: str
 ) -> None:
     """Whichever engine and precision both roads are told to take, each score has the same bits; `auto` is above."""
     precision, engine = way.split()
     pytest.importorskip(engine)
     if precision == "bf16" and "bf16" not in cpu().features:
         pytest.skip("the CPU has no bf16 instructions")
+    if way not in {f"{each.precision} {each.engine}" for each in model.config.allowed if each.device == "cpu"}:
+        assert precision == "bf16"  # the one that may be found, on some CPUs, to depend on the batch
+        pytest.skip("the model does not allow it")
     with serving(digits_home, tmp_path, TANDEM_ENGINE=engine, TANDEM_PRECISION=precision) as url:
         report = tmp_path / "report.json"
         done = parity(few, "--service", url, "--engine", engine, "--precision", precision, "--report", report)

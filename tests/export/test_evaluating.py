@@ -112,6 +112,25 @@ def test_the_same_evidence_makes_no_other_version(registry: LocalRegistry, evalu
     assert [each.version for each in registry.models()] == [1, 2, 3]
 
 
+def test_what_failed_where_it_was_exported_keeps_its_reason(
+    registry: LocalRegistry, evaluate: Callable[..., Result]
+) -> None:
+    """Evidence from a machine that lacks what it takes does not turn a way that failed into one that nobody tried."""
+    artifact, reason = registry.resolve("digits:1"), "fp16 with onnxruntime on cuda gives 1 of 256 images other scores"
+    evaluation = evaluation_of(artifact)
+    rows = tuple(
+        dataclasses.replace(each, reason=reason, measurement=None) if each.device == "cuda" else each
+        for each in evaluation.precisions
+        if each.device != "cuda" or each.precision == "fp16"
+    )
+    failed = to_json(dataclasses.replace(evaluation, precisions=rows))
+    registry.add("digits", {**{file: artifact.read(file) for file in artifact.files}, EVALUATION: failed})
+    result = evaluate("digits:2", "--max-accuracy-drop", "0.01")
+    assert result.exit_code == 0, result.output
+    (row,) = [each for each in evaluation_of(registry.resolve("digits")).precisions if each.device == "cuda"]
+    assert (row.allowed, row.reason) == (False, reason)
+
+
 def test_another_limit_is_judged_by_the_evidence_that_there_is(
     registry: LocalRegistry, evaluate: Callable[..., Result]
 ) -> None:

@@ -33,6 +33,8 @@ def test_images_come_in_order_with_their_labels_each_time(
         pixels = np.concatenate([images_nhwc for _, images_nhwc in all_images])
         for (file, _), got in zip(samples, pixels, strict=True):
             np.testing.assert_array_equal(got, decode_image(file.read_bytes(), PREPROCESSING).pixels)
+    for index in (0, BATCH_SIZE, len(samples) - 1):
+        np.testing.assert_array_equal(images.pixels(index), pixels[index])
 
 
 def test_what_fits_in_memory_is_decoded_once(samples: list[tuple[Path, int]], tmp_path: Path) -> None:

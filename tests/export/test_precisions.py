@@ -13,7 +13,17 @@ from export import precisions
 from export.evaluation import Measurement, Metrics, PrecisionEvaluation
 from export.graph import export_graph
 from export.images import LabelledImages
-from export.precisions import TOLERANCE_FLOORS, WAYS, Yardstick, judge, not_made, open_way, tolerances, try_way
+from export.precisions import (
+    TOLERANCE_FLOORS,
+    WAYS,
+    Yardstick,
+    judge,
+    not_made,
+    open_way,
+    run_engine,
+    tolerances,
+    try_way,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,7 +144,7 @@ def test_bf16_is_another_arithmetic(yardstick: tuple[Yardstick, bytes]) -> None:
         engine = open_way(BF16, CONFIG, graph)
     except EngineUnavailable as error:
         pytest.skip(str(error))
-    assert stick.measure(BF16, engine, graph).max_difference > 1e-5
+    assert stick.compare(run_engine(engine, stick.images, title="bf16"), engine).max_difference > 1e-5
 
 
 def test_what_this_machine_can_not_run_is_not_measured(yardstick: tuple[Yardstick, bytes]) -> None:
@@ -178,12 +188,15 @@ class Neighbourly(Overflowing):
         return scores
 
 
-@pytest.mark.parametrize(("way", "threads"), [(FP16, []), (BF16, [1])])
+@pytest.mark.parametrize(
+    ("way", "threads", "alone"), [(FP16, [], "alone than"), (BF16, [1], "alone, on one thread, than")]
+)
 def test_scores_that_depend_on_the_images_beside_are_not_allowed(
     yardstick: tuple[Yardstick, bytes],
     monkeypatch: pytest.MonkeyPatch,
     way: AllowedPrecision,
     threads: list[int],
+    alone: str,
 ) -> None:
     """Be it one image of all, the model does without that way, and says why. On a CPU it is tried on one thread."""
     stick, graph = yardstick
@@ -199,4 +212,22 @@ def test_scores_that_depend_on_the_images_beside_are_not_allowed(
     assert not refused.allowed
     assert tried == threads
     count = len(stick.images)
-    assert f" gives 1 of {count} images other scores alone, on one thread, than beside others;" in refused.reason
+    assert f" gives 1 of {count} images other scores {alone} beside others;" in refused.reason
+
+
+def test_images_of_all_labels_are_tried_alone(
+    yardstick: tuple[Yardstick, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation images come label by label: the first of them would show nothing of the other labels."""
+    stick, graph = yardstick
+    monkeypatch.setattr(precisions, "RUN_ALONE", 9)
+    alone: list[bytes] = []
+
+    class Recording(Overflowing):
+        def run(self, images_nhwc: np.ndarray) -> np.ndarray:
+            alone.extend(image.tobytes() for image in images_nhwc if len(images_nhwc) == 1)
+            return np.full((len(images_nhwc), 3), 0.25, np.float32)
+
+    stick.measure(FP16, Recording(), graph)
+    places = {stick.images.pixels(index).tobytes(): index for index in range(len(stick.images))}
+    assert [places[image] for image in alone] == [0, 4, 8, 13, 17, 22, 26, 31, 35]
