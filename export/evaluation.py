@@ -62,6 +62,8 @@ class Measurement:
         fp32_acc1: the same images' acc1 in fp32: by torch, or in `tandem evaluate` by ONNX Runtime on the CPU.
         agreement: part of the images that get the same best label as in fp32.
         max_difference: the largest distance of a probability from that of fp32, rounded up to two digits.
+        run_alone: how many of the images were run by themselves, too, on a CPU on one thread.
+        unlike_alone: how many of these got another bit then.
         engine_version: of what ran.
         instruction_set: of the CPU or GPU that ran it, as in `EngineInfo`.
     """
@@ -72,6 +74,8 @@ class Measurement:
     metrics: Metrics
     agreement: float
     max_difference: float
+    run_alone: int = 0
+    unlike_alone: int = 0
     engine_version: str
     instruction_set: str
 

@@ -72,23 +72,18 @@ class Yardstick:
 
         Raises:
             DataError: an image is gone or can't be read.
-            EngineError: the engine failed, or its scores are no numbers, or depend on the images beside or the threads.
+            EngineError: the engine failed, or its scores are no numbers.
         """
         scores = run_engine(engine, self.images, title=describe_way(way))
         if not np.isfinite(scores).all():
             raise EngineError(f"{describe_way(way)} gives scores that are no finite numbers; choose another precision")
         # A GPU takes no number of threads.
         single = engine if way.device == "cuda" else open_way(way, self.config, graph, threads=1)
-        alone = "alone" if single is engine else "alone, on one thread,"
         # Of all labels, by which the images are in order.
         count = min(len(scores), RUN_ALONE)
         chosen = [index * len(scores) // count for index in range(count)]
-        if unlike := self._unlike_alone(single, scores, chosen, title=f"{describe_way(way)}, one at a time"):
-            raise EngineError(
-                f"{describe_way(way)} gives {unlike} of {counted(count, 'image')} other scores {alone} than beside "
-                "others; choose another precision"
-            )
-        return self.compare(scores, engine)
+        unlike = self._unlike_alone(single, scores, chosen, title=f"{describe_way(way)}, one at a time")
+        return replace(self.compare(scores, engine), run_alone=count, unlike_alone=unlike)
 
     def _unlike_alone(self, engine: Engine, scores: NDArray[np.float32], chosen: Sequence[int], *, title: str) -> int:
         """Return how many of the chosen images get another bit than `scores` has when each is run by itself."""
@@ -165,6 +160,11 @@ def judge(
     if measurement is None:
         if way.precision != "fp32" or way.engine != WAYS[0].engine:
             reason = f"not measured yet: 'tandem evaluate' does it on a machine with {_wanted(way)}"
+    elif measurement.unlike_alone and way != WAYS[0]:
+        reason = (
+            f"{measurement.unlike_alone} of {counted(measurement.run_alone, 'image')} got other scores alone "
+            "than beside others"
+        )
     elif measurement.acc1_drop > limit and way != WAYS[0]:
         reason = f"acc1 is {100 * measurement.acc1_drop:.2f} points lower, {100 * limit:g} are allowed"
     return PrecisionEvaluation(

@@ -116,6 +116,9 @@ def _quantise_within(limit: float, quantiser: Quantiser, yardstick: Yardstick) -
         except EngineError as error:
             logger.info("Not kept: %s", error)
             continue
+        if measurement.unlike_alone:
+            logger.info("Not kept: %s", judge(way, measurement, limit=limit).reason)
+            continue
         logger.info(
             "int8, weights of %d bits%s: acc1 %.2f %%, %+.2f points",
             8 if needs else 7, note and f", {note}", 100 * measurement.metrics.acc1, -100 * measurement.acc1_drop,

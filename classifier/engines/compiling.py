@@ -149,7 +149,7 @@ def open_compiled(
         contents = None if entry is None else read_entry(entry)
         compiled = None if contents is None else _load(runtime, contents, properties)
         if compiled is None:
-            compiled = _compile(graph.result(), properties, file=file)
+            contents, compiled = None, _compile(graph.result(), properties, file=file)
             if entry is not None:
                 _keep(entry, compiled)
         graph.result()

@@ -137,7 +137,8 @@ class OnnxRuntimeEngine:
         size = self._execution_size
         starts = range(0, len(images_nhwc), size)
         batches = (images_nhwc[start : start + size] for start in starts)
-        for start, batch in zip(starts, self._map(self._execute, batches, repeat(outputs)), strict=True):
+        run_all = self._map if len(starts) > 1 else map
+        for start, batch in zip(starts, run_all(self._execute, batches, repeat(outputs)), strict=True):
             for of_all, of_batch in zip(rows, batch, strict=True):
                 of_all[start : start + len(of_batch)] = of_batch
         return rows

@@ -257,9 +257,11 @@ def first_line(error: Exception) -> str:
 
 
 def _is_memory(error: Exception, device: str) -> bool:
-    """Return whether memory is full: cuDNN and cuBLAS, where there is none left for them, only say that they failed."""
-    if is_memory(error) or not device.startswith("cuda:") or not _LIBRARY_FAILURE.search(str(error)):
-        return is_memory(error)
+    """Return whether memory is full: a guess where cuDNN and cuBLAS found too little, who only say that they failed."""
+    if is_memory(error):
+        return True
+    if not device.startswith("cuda:") or not _LIBRARY_FAILURE.search(str(error)):
+        return False
     free = free_memory(int(device.partition(":")[2]))
     return free is not None and free < _LIBRARIES_BYTES
 
