@@ -95,12 +95,30 @@ class Row:
     precision: str
 
 
-def make_row(image: ScoredImage, model: Model, *, top_k: int) -> Row:
-    """Return the row of an image."""
-    loaded, info = image.loaded, model.engine.info
+def make_rows(images: Sequence[ScoredImage], model: Model, *, top_k: int) -> list[Row]:
+    """Return the rows of images."""
+    scores = [image.scores for image in images if image.scores is not None]
+    best = iter(_best(np.stack(scores), model, top_k) if scores else ())
+    info = model.engine.info
+    of_run = {
+        "model": model.identity,
+        "engine": f"{info.name} {info.version}",
+        "device": info.device,
+        "precision": info.precision,
+    }
+    return [_make_row(image, None if image.scores is None else next(best), of_run) for image in images]
+
+
+def _best(scores: NDArray[np.float32], model: Model, k: int) -> Iterator[tuple[Score, ...]]:
+    labels, best = model.config.labels, model.best(scores, k)
+    for indices, of_row in zip(best.tolist(), np.take_along_axis(scores, best, axis=1).tolist(), strict=True):
+        yield tuple(Score(label=labels[index], score=score) for index, score in zip(indices, of_row, strict=True))
+
+
+def _make_row(image: ScoredImage, best: tuple[Score, ...] | None, of_run: dict[str, Any]) -> Row:
+    loaded = image.loaded
     failed = loaded.image if isinstance(loaded.image, ImageError) else None
     decoded = None if isinstance(loaded.image, ImageError) else loaded.image
-    best = None if image.scores is None else model.top_k(image.scores, top_k)
     return Row(
         path=loaded.file.printable_path,
         input=loaded.file.printable_input,
@@ -112,13 +130,10 @@ def make_row(image: ScoredImage, model: Model, *, top_k: int) -> Row:
         sha256=loaded.sha256,
         label=best[0].label if best else None,
         score=best[0].score if best else None,
-        top_k=tuple(Score(label=p.label, score=p.score) for p in best) if best else None,
+        top_k=best,
         scores=image.scores,
         embedding=image.embedding,
-        model=model.identity,
-        engine=f"{info.name} {info.version}",
-        device=info.device,
-        precision=info.precision,
+        **of_run,
     )
 
 

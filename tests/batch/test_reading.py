@@ -10,12 +10,12 @@ import pytest
 
 from batch.inputs import find_inputs
 from batch.plan import ImageFile
-from batch.reading import LoadedImage, load_images, map_ahead
+from batch.reading import LoadedImage, load_image, load_images, map_ahead
 from classifier.errors import ImageError
 from classifier.images import DecodedImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from classifier.model import Model
@@ -67,9 +67,13 @@ def loaded(tmp_path: Path, model: Model, image: bytes) -> dict[str, LoadedImage]
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     [folder] = find_inputs([str(tmp_path)])
+
+    def load(files: Sequence[ImageFile]) -> list[LoadedImage]:
+        return [load_image(file, model.decode) for file in files]
+
     names = (*contents, "pipe.png", "folder.png", "gone.png")
     files = [ImageFile(input=folder, relative=name) for name in names]
-    return dict(zip(names, load_images(files, model.decode, threads=3, ahead=2), strict=True))
+    return dict(zip(names, load_images(files, load, threads=3, ahead=2), strict=True))
 
 
 def test_one_bad_image_spoils_no_other(loaded: dict[str, LoadedImage]) -> None:
