@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import msgspec
 import numpy as np
 
+from batch.tables import encode_table
 from classifier.errors import ImageError
 
 if TYPE_CHECKING:
@@ -228,29 +229,7 @@ def _floats(numbers: NDArray[np.float32]) -> list[float]:
 
 
 def _encode_parquet(rows: Sequence[Row], columns: tuple[str, ...]) -> bytes:
-    import pyarrow as pa  # noqa: PLC0415 # 0.2 s that CSV and JSON Lines need not wait for
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    types: dict[str, Any] = {
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "bytes": pa.int64(),
-        "score": pa.float32(),
-        "top_k": pa.list_(pa.struct({"label": pa.string(), "score": pa.float32()})),
-        "scores": pa.list_(pa.float32()),
-        # Parquet knows no lists of a fixed size: that would be in Arrow's own schema, and for its readers alone.
-        "embedding": pa.list_(pa.float32()),
-    }
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
-    values = {name: [getattr(row, name) for row in rows] for name in columns}
-    values["top_k"] = msgspec.to_builtins(values["top_k"])
-    table = pa.table(values, schema=schema)
-    file = io.BytesIO()
-    # One row group for a chunk. Without Arrow's own copy of the schema: all types are Parquet's.
-    with pq.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer:
-        writer.write_table(table, row_group_size=max(1, len(rows)))
-        writer.add_key_value_metadata({"tandem.schema_version": str(SCHEMA_VERSION)})
-    return file.getvalue()
+    return encode_table({name: [getattr(row, name) for row in rows] for name in columns}, version=SCHEMA_VERSION)
 
 
 _ENCODERS: dict[Format, Callable[[Sequence[Row], tuple[str, ...]], bytes]] = {
