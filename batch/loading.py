@@ -4,9 +4,9 @@ Threads alone end at two or three cores. The codecs release Python's lock, but a
 again in which only one thread of a process can run. Here a thread hands its process a few files at a time, and waits
 for the pixels without the lock.
 
-What the process does not give, the thread loads itself: an image that can't be read, or not be decoded along with
-others, and a few of those that ended the process. So there is one place that says what an error is. In a run's first
-images the threads do all of it: many a run is over before a process has started.
+What the process does not give, the thread loads itself: an image that can't be read or decoded, one that looks
+dangerous, and those that the process had in hand when it ended. So there is one place that says what an error is. A
+run's first images are loaded by the threads alone: many a run is over before a process has started.
 """
 
 from __future__ import annotations

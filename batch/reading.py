@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from classifier.images import DecodedImage
 
 GROUP = 8
-"""Files that a thread is handed at once: for each, handing over takes as long as it takes for one."""
+"""Files that a thread is handed at once. Handing over one takes as long."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -171,7 +171,7 @@ def map_ahead(function: Callable[[_T], _R], items: Iterable[_T], *, threads: int
 
 
 def in_background(items: Generator[_T], *, ahead: int) -> Generator[_T]:
-    """Yield the items, up to `ahead` of them made by a thread before they are asked for."""
+    """Yield the items, up to `ahead` of them made by a thread before they are asked for, and close `items`."""
     end = object()
     with closing(items), closing(map_ahead(lambda _: next(items, end), repeat(None), threads=1, ahead=ahead)) as made:
         for item in made:
