@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from classifier.model import Model
     from classifier.types import EngineInfo
 
-BATCHES_AHEAD = 8
-"""Batches whose rows wait while a part is written and synced, which takes about a tenth of a second."""
+ROWS_AHEAD = 512
+"""Rows that wait while a part is written and synced, which takes some hundredths of a second; at least a batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +157,10 @@ class LocalRunner:
         """Yield each chunk with its part, in their order."""
         preprocessing = self._model.config.preprocessing
         ahead = 2 * self.batch_size
-        # Whatever may be decoded when a chunk is not yet committed.
-        suspects = suspects and suspects + ahead + 2 * GROUP * self.threads + (BATCHES_AHEAD + 3) * self.batch_size
+        batches_ahead = max(1, ROWS_AHEAD // self.batch_size)
+        # All that may be decoded while a chunk is not yet committed: what the threads have, the engine, and the rows.
+        in_hand = 2 * GROUP * self.threads + 3 * self.batch_size
+        suspects = suspects and suspects + ahead + batches_ahead * self.batch_size + in_hand
         to_load: deque[Work] = deque()
         to_write: deque[Work] = deque()
 
@@ -168,13 +170,13 @@ class LocalRunner:
                 to_write.append(work)
                 yield from work.todo
 
-        # Three threads beside those that load: one feeds the engine, one makes rows, and the caller's makes parts and
-        # commits them. So neither loading nor the engine waits for a chunk's end.
+        # Three threads beside those that load: one runs the engine, one makes batches and rows, and the caller's makes
+        # parts and commits them. So neither loading nor the engine waits for the end of a batch or a chunk.
         with Decoder(preprocessing, timeout_s=timeout_s, suspects=suspects) as decode:
             load = partial(self._load, decode=decode)
             with (
                 closing(load_images(files(), load, threads=self.threads, ahead=ahead)) as loaded,
-                closing(in_background(self._rows(loaded, to_load, columns), ahead=BATCHES_AHEAD)) as rows,
+                closing(in_background(self._rows(loaded, to_load, columns), ahead=batches_ahead)) as rows,
             ):
                 made: list[Row] = []
                 for batch in rows:
