@@ -4,9 +4,9 @@ The engine answers at once, so that what is measured is everything else: on many
 run waits for. The loop by hand is a pool of threads that open, resize and crop with Pillow, numpy and a CSV file; it
 makes no digest, survives no `kill -9` and no hostile image. Both run in turn, on the same images and threads.
 
-CPU time of the run's own process bounds what many cores can do: what of it isn't a codec, one thread does at a time,
-since it needs Python's lock. On two cores, where that is little waited for, the loop by hand is the faster one, for all
-that it leaves out; so the bar is half of its rate.
+CPU time of the run's own process bounds what many cores can do with Tandem, whose codecs run in other processes: of
+what is left, Python's lock lets one thread do most at a time. The loop's own includes its codecs. On two cores, where
+the lock is little waited for, the loop is the faster one, for all that it leaves out; so the bar is half of its rate.
 """
 
 from __future__ import annotations
