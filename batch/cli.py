@@ -105,8 +105,8 @@ def batch(
                 # A run that is resumed keeps its size: another would give other bits.
                 size = batch_size or begun_batch_size(output)
                 opened = open_model(model, **engine, batch_size=size, tuning="throughput")
-                local = LocalRunner(opened, batch_size=batch_size, threads=decode_threads)
-                record = run_batch(job, local, interrupts)
+                with LocalRunner(opened, batch_size=batch_size, threads=decode_threads) as local:
+                    record = run_batch(job, local, interrupts)
             else:
                 from batch.ray_runner import Cluster, RayRunner  # noqa: PLC0415
 

@@ -16,14 +16,13 @@ import os
 import queue
 import resource
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, NoReturn, Self
 
 import msgspec
 import numpy as np
 
+from batch.processes import Process, pipes, receive, send
 from classifier.errors import ImageError, ImageTooLarge, NotAnImage, UnreadableImage
 from classifier.images import LIMITS, DecodedImage, Limits, decode_image
 from classifier.types import Preprocessing  # noqa: TC001 # msgspec reads the annotations
@@ -49,7 +48,6 @@ _ERRORS: dict[str, type[ImageError]] = {
     error.__name__: error for error in (ImageError, NotAnImage, ImageTooLarge, UnreadableImage)
 }
 _TOO_MUCH_MEMORY = "the image takes more memory to decode than it may: shrink it"
-_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +82,7 @@ class Decoder:
     def __init__(self, preprocessing: Preprocessing, *, timeout_s: float = IMAGE_TIMEOUT_S, suspects: int = 0) -> None:
         self._preprocessing = preprocessing
         self._timeout_s = timeout_s
-        self._suspects = suspects
+        self.suspects = suspects
         self._workers: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(AT_ONCE):
             self._workers.put(None)
@@ -105,15 +103,20 @@ class Decoder:
         Raises:
             ImageError: it can't be decoded, or not within the limits.
         """
-        if self._suspects > 0:
-            self._suspects -= 1  # threads may miscount by a few, which harms nothing
-            return self._decode_contained(data)
+        if self.suspects > 0:
+            self.suspects -= 1  # threads may miscount by a few, which harms nothing
+            return self.contained(data)
         try:
-            return decode_image(data, self._preprocessing, _inline_limits(data))
+            return decode_image(data, self._preprocessing, inline_limits(data))
         except ImageTooLarge:
-            return self._decode_contained(data)
+            return self.contained(data)
 
-    def _decode_contained(self, data: bytes) -> DecodedImage:
+    def contained(self, data: bytes) -> DecodedImage:
+        """Return the pixels of an encoded image that is decoded contained, whatever it looks like.
+
+        Raises:
+            ImageError: it can't be decoded, or not within the limits.
+        """
         if len(data) > LIMITS.max_bytes:
             return decode_image(data, self._preprocessing)  # the error
         request = _Request(data=data, preprocessing=self._preprocessing, timeout_s=self._timeout_s)
@@ -135,8 +138,8 @@ class Decoder:
         return DecodedImage(pixels=pixels, width=reply.width, height=reply.height, format=reply.format)
 
 
-def _inline_limits(data: bytes) -> Limits:
-    """Return up to where an image is decoded by a thread of the run."""
+def inline_limits(data: bytes) -> Limits:
+    """Return up to where an image is decoded along with others."""
     if data.startswith(b"RIFF"):
         return _INLINE_WEBP
     is_rle_bitmap = data.startswith(b"BM") and data[30:31] in {b"\1", b"\2"}
@@ -146,19 +149,11 @@ def _inline_limits(data: bytes) -> Limits:
     return _INLINE
 
 
-class _Worker:
+class _Worker(Process):
     """The process that forks for each image."""
 
     def __init__(self) -> None:
-        # -P: a folder `batch` where the command is called is not this package. A session of its own: Ctrl-C is not
-        # for it.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "batch.contained"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # a process with one thread can fork
-        )
+        super().__init__("batch.contained")
 
     def ask(self, request: _Request) -> _Reply:
         """Return the reply.
@@ -166,38 +161,15 @@ class _Worker:
         Raises:
             OSError, EOFError: the process has ended.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        _send(self._process.stdin, msgspec.msgpack.encode(request))
-        return msgspec.msgpack.decode(_receive(self._process.stdout), type=_Reply)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        with contextlib.suppress(OSError), self._process:  # closing a pipe writes what it holds
-            pass
-
-
-def _send(file: IO[bytes], message: bytes) -> None:
-    file.write(len(message).to_bytes(_LENGTH_BYTES, "little"))
-    file.write(message)
-    file.flush()
-
-
-def _receive(file: IO[bytes]) -> bytes:
-    header = file.read(_LENGTH_BYTES)
-    length = int.from_bytes(header, "little")
-    message = file.read(length)
-    if len(header) < _LENGTH_BYTES or len(message) < length:
-        raise EOFError
-    return message
+        self.send(msgspec.msgpack.encode(request))
+        return msgspec.msgpack.decode(self.receive(), type=_Reply)
 
 
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
     """Answer requests, each in a fork, until there are no more."""
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            message = _receive(requests)
+            message = receive(requests)
             reading, writing = os.pipe()
             child = os.fork()
             if child == 0:
@@ -208,7 +180,7 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
                 reply = pipe.read()
             _, status = os.waitpid(child, 0)
             code = os.waitstatus_to_exitcode(status)
-            _send(replies, reply if code == 0 else msgspec.msgpack.encode(_explain_death(message, code)))
+            send(replies, reply if code == 0 else msgspec.msgpack.encode(_explain_death(message, code)))
 
 
 def _answer(message: bytes, writing: int) -> NoReturn:
@@ -255,4 +227,4 @@ def _explain_death(message: bytes, code: int) -> _Reply:
 
 
 if __name__ == "__main__":
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    serve(*pipes())

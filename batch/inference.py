@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from batch.reading import map_ahead
 from classifier.errors import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,19 +34,32 @@ class ScoredImage:
     embedding: NDArray[np.float32] | None
 
 
-def score_images(
-    loaded: Iterable[LoadedImage], model: Model, *, batch_size: int, embeddings: bool = False
-) -> Iterator[list[ScoredImage]]:
-    """Yield the images with their scores, and their embeddings if asked for, in their order, `batch_size` at a time."""
-    images = iter(loaded)
-    while batch := list(islice(images, batch_size)):
-        pixels = [item.image.pixels for item in batch if not isinstance(item.image, ImageError)]
-        rows = iter(_run(model, np.stack(pixels), embeddings=embeddings) if pixels else ())
-        yield [
-            ScoredImage(loaded=item, scores=scores, embedding=embedding)
-            for item in batch
-            for scores, embedding in [(None, None) if isinstance(item.image, ImageError) else next(rows)]
-        ]
+def score_batches(
+    batches: Iterable[Sequence[LoadedImage]], model: Model, *, embeddings: bool = False
+) -> Generator[list[ScoredImage]]:
+    """Yield the images of each batch with their scores, and their embeddings if asked for, in their order.
+
+    The engine runs in a thread, so that a batch is ready for it while the caller works on the one before.
+    """
+    stacked = ((batch, _stack(batch)) for batch in batches)
+    return map_ahead(lambda each: _score(*each, model, embeddings=embeddings), stacked, threads=1, ahead=1)
+
+
+def _stack(batch: Sequence[LoadedImage]) -> NDArray[np.uint8] | None:
+    """Return the pixels of those that were loaded, uint8 `[N, H, W, 3]`; None where none was."""
+    pixels = [item.image.pixels for item in batch if not isinstance(item.image, ImageError)]
+    return np.stack(pixels) if pixels else None
+
+
+def _score(
+    batch: Sequence[LoadedImage], images_nhwc: NDArray[np.uint8] | None, model: Model, *, embeddings: bool
+) -> list[ScoredImage]:
+    rows = iter(() if images_nhwc is None else _run(model, images_nhwc, embeddings=embeddings))
+    return [
+        ScoredImage(loaded=item, scores=scores, embedding=embedding)
+        for item in batch
+        for scores, embedding in [(None, None) if isinstance(item.image, ImageError) else next(rows)]
+    ]
 
 
 def _run(
@@ -55,6 +69,13 @@ def _run(
     if embeddings:
         return zip(*model.scores_and_embeddings(images_nhwc), strict=True)
     return ((scores, None) for scores in model.scores(images_nhwc))
+
+
+def batched(images: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
+    """Yield the images, `size` at a time."""
+    iterator = iter(images)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def batch_size_of(model: Model, asked: int | None) -> int:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from batch.contained import IMAGE_TIMEOUT_S, Decoder
-from batch.inference import batch_size_of, score_images
-from batch.output import Columns, Row, make_row
+from batch.inference import batch_size_of, batched, score_batches
+from batch.loading import Loader
+from batch.output import Columns, Row, make_rows
 from batch.part import part_of
-from batch.reading import decode_threads, load_images
+from batch.reading import GROUP, decode_threads, in_background, load_images
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from batch.reading import LoadedImage
     from classifier.model import Model
     from classifier.types import EngineInfo
+
+ROWS_AHEAD = 512
+"""Rows that wait while a part is written and synced, which takes some hundredths of a second; at least a batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,11 @@ class Work:
     def todo(self) -> list[ImageFile]:
         """The images whose rows are to be made."""
         return [file for file, row in zip(self.files, self.kept, strict=True) if row is None]
+
+    @property
+    def missing(self) -> int:
+        """How many rows are to be made."""
+        return self.kept.count(None)
 
 
 class Runner(Protocol):
@@ -89,12 +99,31 @@ def _say_nothing(images: int) -> None:
 
 
 class LocalRunner:
-    """Runs a model that is open in this process."""
+    """Runs a model that is open in this process. Its processes that load images end with the block, or with this one.
 
-    def __init__(self, model: Model, *, batch_size: int | None = None, threads: int | None = None) -> None:
+    Args:
+        processes: that load images; one for each thread unless told.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        batch_size: int | None = None,
+        threads: int | None = None,
+        processes: int | None = None,
+    ) -> None:
         self._model = model
         self.batch_size = batch_size_of(model, batch_size)
         self.threads = decode_threads(threads)
+        # Kept from one call of `parts` to the next.
+        self._load = Loader(model.config.preprocessing, processes=self.threads if processes is None else processes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._load.close()
 
     @property
     def model(self) -> str:
@@ -126,32 +155,53 @@ class LocalRunner:
         advance: Advance = _say_nothing,
     ) -> Generator[tuple[Work, Part]]:
         """Yield each chunk with its part, in their order."""
-        waiting: deque[Work] = deque()
+        preprocessing = self._model.config.preprocessing
+        ahead = 2 * self.batch_size
+        batches_ahead = max(1, ROWS_AHEAD // self.batch_size)
+        # All that may be decoded while a chunk is not yet committed: what the threads have, the engine, and the rows.
+        in_hand = 2 * GROUP * self.threads + 3 * self.batch_size
+        suspects = suspects and suspects + ahead + batches_ahead * self.batch_size + in_hand
+        to_load: deque[Work] = deque()
+        to_write: deque[Work] = deque()
 
         def files() -> Iterator[ImageFile]:
             for work in works:
-                waiting.append(work)
+                to_load.append(work)
+                to_write.append(work)
                 yield from work.todo
 
-        preprocessing = self._model.config.preprocessing
-        ahead = 2 * self.batch_size + self.threads
-        with (
-            Decoder(preprocessing, timeout_s=timeout_s, suspects=suspects and suspects + ahead) as decode,
-            # One stream over all chunks, so that decoding goes on while a chunk is committed.
-            closing(load_images(files(), decode, threads=self.threads, ahead=ahead)) as loaded,
-        ):
-            while (first := next(loaded, None)) is not None:
-                work = waiting.popleft()
-                images = islice(chain((first,), loaded), len(work.todo))
-                yield work, self._make(work, images, columns, advance)
+        # Three threads beside those that load: one runs the engine, one makes batches and rows, and the caller's makes
+        # parts and commits them. So neither loading nor the engine waits for the end of a batch or a chunk.
+        with Decoder(preprocessing, timeout_s=timeout_s, suspects=suspects) as decode:
+            load = partial(self._load, decode=decode)
+            with (
+                closing(load_images(files(), load, threads=self.threads, ahead=ahead)) as loaded,
+                closing(in_background(self._rows(loaded, to_load, columns), ahead=batches_ahead)) as rows,
+            ):
+                made: list[Row] = []
+                for batch in rows:
+                    made += batch
+                    advance(len(batch))
+                    if len(made) == to_write[0].missing:
+                        work = to_write.popleft()
+                        yield work, self._part(work, made, columns)
+                        made = []
 
-    def _make(self, work: Work, images: Iterable[LoadedImage], columns: Columns, advance: Advance) -> Part:
-        made = []
-        # A batch never reaches into the next chunk: so the batches of a resumed run are those of an undisturbed one.
-        scored = score_images(images, self._model, batch_size=self.batch_size, embeddings=columns.embeddings)
-        for batch in scored:
-            made += [make_row(image, self._model, top_k=columns.top_k) for image in batch]
-            advance(len(batch))
+    def _rows(self, loaded: Iterator[LoadedImage], works: deque[Work], columns: Columns) -> Generator[list[Row]]:
+        batches = self._batches(loaded, works)
+        with closing(score_batches(batches, self._model, embeddings=columns.embeddings)) as scored:
+            for batch in scored:
+                yield make_rows(batch, self._model, top_k=columns.top_k)
+
+    def _batches(self, loaded: Iterator[LoadedImage], works: deque[Work]) -> Iterator[list[LoadedImage]]:
+        """Yield the images in batches, none of which reaches into the next chunk.
+
+        So the batches of a resumed run are those of an undisturbed one.
+        """
+        for first in loaded:
+            yield from batched(chain((first,), islice(loaded, works.popleft().missing - 1)), self.batch_size)
+
+    def _part(self, work: Work, made: Iterable[Row], columns: Columns) -> Part:
         new = iter(made)
         rows = [next(new) if row is None else row for row in work.kept]
         return part_of(rows, work.files, columns, labels=self._model.config.labels)

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import msgspec
 import numpy as np
 
+from batch.tables import encode_table
 from classifier.errors import ImageError
 
 if TYPE_CHECKING:
@@ -95,12 +96,30 @@ class Row:
     precision: str
 
 
-def make_row(image: ScoredImage, model: Model, *, top_k: int) -> Row:
-    """Return the row of an image."""
-    loaded, info = image.loaded, model.engine.info
+def make_rows(images: Sequence[ScoredImage], model: Model, *, top_k: int) -> list[Row]:
+    """Return the rows of images."""
+    scores = [image.scores for image in images if image.scores is not None]
+    best = iter(_best(np.stack(scores), model, top_k) if scores else ())
+    info = model.engine.info
+    of_run = {
+        "model": model.identity,
+        "engine": f"{info.name} {info.version}",
+        "device": info.device,
+        "precision": info.precision,
+    }
+    return [_make_row(image, None if image.scores is None else next(best), of_run) for image in images]
+
+
+def _best(scores: NDArray[np.float32], model: Model, k: int) -> Iterator[tuple[Score, ...]]:
+    labels, best = model.config.labels, model.best(scores, k)
+    for indices, of_row in zip(best.tolist(), np.take_along_axis(scores, best, axis=1).tolist(), strict=True):
+        yield tuple(Score(label=labels[index], score=score) for index, score in zip(indices, of_row, strict=True))
+
+
+def _make_row(image: ScoredImage, best: tuple[Score, ...] | None, of_run: dict[str, Any]) -> Row:
+    loaded = image.loaded
     failed = loaded.image if isinstance(loaded.image, ImageError) else None
     decoded = None if isinstance(loaded.image, ImageError) else loaded.image
-    best = None if image.scores is None else model.top_k(image.scores, top_k)
     return Row(
         path=loaded.file.printable_path,
         input=loaded.file.printable_input,
@@ -112,13 +131,10 @@ def make_row(image: ScoredImage, model: Model, *, top_k: int) -> Row:
         sha256=loaded.sha256,
         label=best[0].label if best else None,
         score=best[0].score if best else None,
-        top_k=tuple(Score(label=p.label, score=p.score) for p in best) if best else None,
+        top_k=best,
         scores=image.scores,
         embedding=image.embedding,
-        model=model.identity,
-        engine=f"{info.name} {info.version}",
-        device=info.device,
-        precision=info.precision,
+        **of_run,
     )
 
 
@@ -213,29 +229,7 @@ def _floats(numbers: NDArray[np.float32]) -> list[float]:
 
 
 def _encode_parquet(rows: Sequence[Row], columns: tuple[str, ...]) -> bytes:
-    import pyarrow as pa  # noqa: PLC0415 # 0.2 s that CSV and JSON Lines need not wait for
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    types: dict[str, Any] = {
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "bytes": pa.int64(),
-        "score": pa.float32(),
-        "top_k": pa.list_(pa.struct({"label": pa.string(), "score": pa.float32()})),
-        "scores": pa.list_(pa.float32()),
-        # Parquet knows no lists of a fixed size: that would be in Arrow's own schema, and for its readers alone.
-        "embedding": pa.list_(pa.float32()),
-    }
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
-    values = {name: [getattr(row, name) for row in rows] for name in columns}
-    values["top_k"] = msgspec.to_builtins(values["top_k"])
-    table = pa.table(values, schema=schema)
-    file = io.BytesIO()
-    # One row group for a chunk. Without Arrow's own copy of the schema: all types are Parquet's.
-    with pq.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer:
-        writer.write_table(table, row_group_size=max(1, len(rows)))
-        writer.add_key_value_metadata({"tandem.schema_version": str(SCHEMA_VERSION)})
-    return file.getvalue()
+    return encode_table({name: [getattr(row, name) for row in rows] for name in columns}, version=SCHEMA_VERSION)
 
 
 _ENCODERS: dict[Format, Callable[[Sequence[Row], tuple[str, ...]], bytes]] = {

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batch.client import Answer, Refusal
-from batch.inference import batch_size_of, score_images
+from batch.inference import batch_size_of, batched, score_batches
 from batch.plan import listed_images
-from batch.reading import decode_threads, load_images, map_ahead, read_file, with_data
+from batch.reading import decode_threads, load_image, load_images, map_ahead, read_file, with_data
 from classifier.errors import DataError, ImageError, ServiceError
 from classifier.selftest import describe
 from classifier.types import EngineInfo  # noqa: TC001 # msgspec reads the annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from batch.inference import ScoredImage
     from batch.inputs import Input
     from batch.plan import ImageFile
+    from batch.reading import LoadedImage
     from classifier.model import Model
 
 MAX_LISTED = 20
@@ -152,14 +153,17 @@ def _both_roads(
         answer = client.classify(data, top_k=len(model.config.labels))
         return answer if isinstance(answer, Refusal) else _scores(answer, model, client, served)
 
+    def load(files: Sequence[ImageFile]) -> list[LoadedImage]:
+        return [load_image(file, model.decode) for file in files]
+
     to_send, to_load = tee(islice(with_data(listed_images(inputs)), limit))
     batch_size, threads = batch_size_of(model, None), decode_threads(None)
     with (
         closing(map_ahead(ask, to_send, threads=concurrency, ahead=2 * batch_size + concurrency)) as answers,
-        closing(load_images(to_load, model.decode, threads=threads, ahead=2 * batch_size + threads)) as loaded,
+        closing(load_images(to_load, load, threads=threads, ahead=2 * batch_size)) as loaded,
+        closing(score_batches(batched(loaded, batch_size), model)) as scored,
     ):
-        scored = chain.from_iterable(score_images(loaded, model, batch_size=batch_size))
-        yield from zip(scored, answers, strict=True)
+        yield from zip(chain.from_iterable(scored), answers, strict=True)
 
 
 def _scores(answer: Answer, model: Model, client: ServiceClient, served: ServedModel) -> NDArray[np.float32]:

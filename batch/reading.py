@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from batch.containers import is_sequential, read_in_order, read_span
 from batch.remote import is_url, read_url
@@ -17,11 +18,14 @@ from classifier.errors import ImageError, ImageTooLarge, UnreadableImage
 from classifier.images import LIMITS, read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from batch.inputs import Input
     from batch.plan import ImageFile
     from classifier.images import DecodedImage
+
+GROUP = 8
+"""Files that a thread is handed at once. Handing over one takes as long."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -115,14 +119,36 @@ def with_data(files: Iterable[ImageFile]) -> Iterator[ImageFile]:
 
 
 def load_images(
-    files: Iterable[ImageFile], decode: Callable[[bytes], DecodedImage], *, threads: int, ahead: int
+    files: Iterable[ImageFile],
+    load: Callable[[Sequence[ImageFile]], list[LoadedImage]],
+    *,
+    threads: int,
+    ahead: int,
 ) -> Generator[LoadedImage]:
-    """Yield the images of `files` in their order, up to `ahead` of them loaded before they are asked for.
+    """Yield the images of `files` in their order, as `load` gives them for several files.
+
+    Up to `ahead` images are loaded before they are asked for, and one group more for each thread.
 
     Raises:
         DataError: what holds the images can't be read, or has gone.
     """
-    return map_ahead(partial(load_image, decode=decode), with_data(files), threads=threads, ahead=ahead)
+    groups = map_ahead(load, _groups(with_data(files)), threads=threads, ahead=-(-ahead // GROUP) + threads)
+    with closing(groups):
+        for group in groups:
+            yield from group
+
+
+def _groups(files: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
+    """Yield the files in groups: what is handed to a thread at once."""
+    group: list[ImageFile] = []
+    for file in files:
+        group.append(file)
+        # What has its bytes with it goes alone: they may be many.
+        if len(group) == GROUP or file.data is not None:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def map_ahead(function: Callable[[_T], _R], items: Iterable[_T], *, threads: int, ahead: int) -> Generator[_R]:
@@ -142,6 +168,16 @@ def map_ahead(function: Callable[[_T], _R], items: Iterable[_T], *, threads: int
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_background(items: Generator[_T], *, ahead: int) -> Generator[_T]:
+    """Yield the items, up to `ahead` of them made by a thread before they are asked for, and close `items`."""
+    end = object()
+    with closing(items), closing(map_ahead(lambda _: next(items, end), repeat(None), threads=1, ahead=ahead)) as made:
+        for item in made:
+            if item is end:
+                return
+            yield cast("_T", item)
 
 
 def decode_threads(asked: int | None) -> int:

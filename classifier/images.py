@@ -250,7 +250,10 @@ def read_image(path: Path, limits: Limits = LIMITS) -> bytes:
             if status.st_size > limits.max_bytes:
                 raise ImageTooLarge(_too_many_bytes(name, status.st_size, limits))
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                data = file.read(limits.max_bytes + 1)
+                # Room for all that it may be would be taken and given back each time.
+                data = file.read(status.st_size + 1)
+                if len(data) > status.st_size:  # it has grown since
+                    data += file.read(limits.max_bytes + 1 - len(data))
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -121,13 +121,17 @@ class Model:
 
         All labels where `k` is larger than their number.
         """
+        [best] = self.best(scores_row[np.newaxis], k)
+        return tuple(
+            Prediction(label=self.config.labels[index], index=index, score=float(scores_row[index]))
+            for index in best.tolist()
+        )
+
+    def best(self, scores: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+        """Return the labels' indices as `top_k` has them, for each row of scores `[N, classes]`."""
         if k < 1:
             raise ValueError(f"top-k wants k >= 1, got {k}")
-        best = np.argsort(-scores_row, kind="stable")[:k]
-        return tuple(
-            Prediction(label=self.config.labels[index], index=int(index), score=float(scores_row[index]))
-            for index in best
-        )
+        return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
     def classify(self, images: Sequence[bytes], k: int = 5) -> list[tuple[Prediction, ...] | ImageError]:
         """Return the top-k predictions for each encoded image, or its error: one bad image spoils no other."""

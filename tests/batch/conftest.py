@@ -71,7 +71,7 @@ def run(model: Model, few: Path) -> Run:
     def run_here(output: Path, *inputs: Path, **options: Any) -> RunRecord:
         of_columns, of_runner = (
             {name: options.pop(name) for name in names & options.keys()}
-            for names in ({"format", "top_k", "all_scores", "embeddings"}, {"batch_size", "threads"})
+            for names in ({"format", "top_k", "all_scores", "embeddings"}, {"batch_size", "threads", "processes"})
         )
         job = BatchJob(
             inputs=find_inputs([str(each) for each in inputs or (few,)]),
@@ -79,8 +79,8 @@ def run(model: Model, few: Path) -> Run:
             columns=Columns(**of_columns),
             chunk_size=9,
         )
-        runner = LocalRunner(options.pop("model", model), **of_runner)
-        return run_batch(replace(job, **options), runner, Interrupts())
+        with LocalRunner(options.pop("model", model), **of_runner) as runner:
+            return run_batch(replace(job, **options), runner, Interrupts())
 
     return run_here
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,12 +100,13 @@ def test_an_input_that_goes_away_stops_the_run(tmp_path: Path, run: Run, images:
     (tmp_path / "out" / "parts" / "part-00002.parquet").unlink()
     from batch import reading
 
-    real, calls = reading.read_image, []
+    real, calls, once = reading.read_image, [], threading.Lock()
 
     def go_away(path: Path) -> bytes:
-        if not calls:
-            images.rename(tmp_path / "elsewhere")
-        calls.append(path)
+        with once:  # several threads read
+            if not calls:
+                images.rename(tmp_path / "elsewhere")
+            calls.append(path)
         return real(path)
 
     with pytest.MonkeyPatch.context() as patch:

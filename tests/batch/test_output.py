@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from batch import output
 from batch.outcomes import read_outcomes
 from batch.output import FORMATS, Format, Row, Score, encode_rows, read_rows
+from batch.tables import encode_table
+from classifier.errors import OutputError
 from tests.batch.conftest import read_parts
 from tests.conftest import ROOT
 
@@ -181,6 +183,24 @@ def test_reading_a_part_starts_no_thread(run: Run, tmp_path: Path) -> None:
     """
     command = [sys.executable, "-c", program, tmp_path / "out" / "parts" / "part-00000.parquet"]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == ["9", "9", "0"]
+
+
+def test_writing_parquet_imports_no_pandas() -> None:
+    """A run does not stop for the import of pandas, where it is installed: a second or more."""
+    program = """if True:
+        import sys
+        from batch.tables import encode_table
+        encode_table({"path": ["a", None], "width": [1, None], "scores": [[0.5], None]}, version=1)
+        print("pandas" in sys.modules)
+    """
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout == "False\n"
+
+
+def test_a_part_of_too_many_values_is_refused() -> None:
+    """What Parquet's writer can't hold in one part is an error that says what to do, and not another part."""
+    with pytest.raises(OutputError, match="smaller --chunk-size"):
+        encode_table({"scores": [np.zeros(2**20, dtype=np.float32)] * 2**11}, version=1)
 
 
 @given(SCORE)

@@ -10,12 +10,12 @@ import pytest
 
 from batch.inputs import find_inputs
 from batch.plan import ImageFile
-from batch.reading import LoadedImage, load_images, map_ahead
+from batch.reading import LoadedImage, in_background, load_image, load_images, map_ahead
 from classifier.errors import ImageError
 from classifier.images import DecodedImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from classifier.model import Model
@@ -58,6 +58,40 @@ def test_closing_ends_the_threads() -> None:
     assert threading.active_count() == before
 
 
+def test_in_the_background_items_are_made_ahead_and_no_further() -> None:
+    """Items come in their order, a few of them made before they are asked for; closing ends what makes them."""
+    made: list[int] = []
+    ended = threading.Event()
+
+    def items() -> Generator[int]:
+        try:
+            for number in range(1000):
+                made.append(number)
+                yield number
+        finally:
+            ended.set()
+
+    results = in_background(items(), ahead=5)
+    assert [next(results) for _ in range(50)] == list(range(50))
+    assert len(made) <= 50 + 5
+    results.close()
+    assert ended.is_set()
+    assert list(in_background(items(), ahead=5)) == list(range(1000))
+
+
+def test_what_fails_in_the_background_fails_where_it_is_asked_for() -> None:
+    """An error comes out after the items before it."""
+
+    def items() -> Generator[int]:
+        yield 1
+        raise ImageError("no more")
+
+    results = in_background(items(), ahead=5)
+    assert next(results) == 1
+    with pytest.raises(ImageError, match="no more"):
+        next(results)
+
+
 @pytest.fixture
 def loaded(tmp_path: Path, model: Model, image: bytes) -> dict[str, LoadedImage]:
     """Return what became of a sound image, and of files that were not what the plan saw."""
@@ -67,9 +101,13 @@ def loaded(tmp_path: Path, model: Model, image: bytes) -> dict[str, LoadedImage]
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     [folder] = find_inputs([str(tmp_path)])
+
+    def load(files: Sequence[ImageFile]) -> list[LoadedImage]:
+        return [load_image(file, model.decode) for file in files]
+
     names = (*contents, "pipe.png", "folder.png", "gone.png")
     files = [ImageFile(input=folder, relative=name) for name in names]
-    return dict(zip(names, load_images(files, model.decode, threads=3, ahead=2), strict=True))
+    return dict(zip(names, load_images(files, load, threads=3, ahead=2), strict=True))
 
 
 def test_one_bad_image_spoils_no_other(loaded: dict[str, LoadedImage]) -> None:
