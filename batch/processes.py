@@ -58,7 +58,8 @@ class Process:
         Raises:
             OSError, EOFError: the process has ended.
         """
-        if self._replies.readinto(array.data.cast("B")) < array.nbytes:
+        # A view with nothing in it can't be cast.
+        if array.size and self._replies.readinto(array.data.cast("B")) < array.nbytes:
             raise EOFError
 
     def has_said_something(self) -> bool:

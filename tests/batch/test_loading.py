@@ -97,6 +97,14 @@ def test_a_process_loads_what_a_thread_does(files: list[ImageFile], loader: Load
     assert by_process == {"BMP.jpg", "JPEG.jpg", "PNG.jpg", "WebP.jpg", os.fsdecode(b"\xff.png")}
 
 
+def test_a_process_may_have_none_to_give(files: list[ImageFile], loader: Loader, decode: Decoder) -> None:
+    """Files of which each one is left to the threads, as in a folder of large photographs, are rows as others are."""
+    left = [file for file in files if file.relative in {"cut.png", "empty.png", "large.jpg", "gone.png", "text.jpg"}]
+    assert len(left) == 5
+    assert seen(loader(left, decode)) == seen(Loader(PREPROCESSING, processes=0)(left, decode))
+    assert loader._workers.queue[-1] is not None, "the process goes on"
+
+
 def test_what_ends_a_process_ends_no_run(files: list[ImageFile], loader: Loader, decode: Decoder) -> None:
     """The images of a process that was killed are loaded all the same, contained; then there is another process."""
     expected = seen(loader(files, decode))
