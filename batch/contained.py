@@ -16,6 +16,7 @@ import os
 import queue
 import resource
 import signal
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, NoReturn, Self
 
@@ -83,6 +84,7 @@ class Decoder:
         self._preprocessing = preprocessing
         self._timeout_s = timeout_s
         self.suspects = suspects
+        self._is_stopped = False
         self._workers: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(AT_ONCE):
             self._workers.put(None)
@@ -96,6 +98,19 @@ class Decoder:
         for _ in range(AT_ONCE):
             if worker := self._workers.get():
                 worker.close()
+
+    def stop(self) -> None:
+        """Let no further image be loaded: nobody wants those that a run which ends has ahead of it."""
+        self._is_stopped = True
+
+    def check_goes_on(self) -> None:
+        """Check that there was no `stop`.
+
+        Raises:
+            CancelledError: there was.
+        """
+        if self._is_stopped:
+            raise CancelledError
 
     def __call__(self, data: bytes) -> DecodedImage:
         """Return the pixels of an encoded image.
@@ -122,6 +137,7 @@ class Decoder:
         request = _Request(data=data, preprocessing=self._preprocessing, timeout_s=self._timeout_s)
         worker = self._workers.get()
         try:
+            self.check_goes_on()  # the wait for a worker may have been long
             worker = worker or _Worker()
             reply = worker.ask(request)
         except (OSError, EOFError) as error:

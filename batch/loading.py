@@ -82,11 +82,12 @@ class Loader:
 
         Raises:
             DataError: what holds them can't be read, or has gone.
+            CancelledError: `decode` was stopped.
         """
         # What killed a run before is looked for by decoding each image contained.
         if not self._can_start or self._left_to_threads > 0 or decode.suspects > 0:
             self._left_to_threads -= len(files)  # threads may miscount by a few, which harms nothing
-            return [load_image(file, decode) for file in files]
+            return _load_here(files, decode)
         worker = self._workers.get()
         try:
             worker = worker or _Worker(self._preprocessing)
@@ -98,10 +99,20 @@ class Loader:
             if worker:
                 worker.close()
             worker = None
-            return [load_image(file, decode.contained) for file in files]
+            return _load_here(files, decode, contained=True)
         finally:
             self._workers.put(worker)
-        return [image or load_image(file, decode) for file, image in zip(files, found, strict=True)]
+        left = iter(_load_here([file for file, image in zip(files, found, strict=True) if image is None], decode))
+        return [image or next(left) for image in found]
+
+
+def _load_here(files: Sequence[ImageFile], decode: Decoder, *, contained: bool = False) -> list[LoadedImage]:
+    """Return the images of these files, loaded by this thread."""
+    images = []
+    for file in files:
+        decode.check_goes_on()
+        images.append(load_image(file, decode.contained if contained else decode))
+    return images
 
 
 class _Worker(Process):

@@ -64,7 +64,9 @@ class Process:
 
     def has_said_something(self) -> bool:
         """Return whether `receive` has something to read, if only that the process has ended."""
-        return bool(select.select([self._replies], [], [], 0)[0])
+        replies = select.poll()  # not `select`, which takes no descriptor above 1,023
+        replies.register(self._replies, select.POLLIN)
+        return bool(replies.poll(0))
 
     def close(self) -> None:
         """End the process."""

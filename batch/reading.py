@@ -151,11 +151,21 @@ def _groups(files: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
         yield group
 
 
-def map_ahead(function: Callable[[_T], _R], items: Iterable[_T], *, threads: int, ahead: int) -> Generator[_R]:
+def map_ahead(
+    function: Callable[[_T], _R],
+    items: Iterable[_T],
+    *,
+    threads: int,
+    ahead: int,
+    stop: Callable[[], None] = lambda: None,
+) -> Generator[_R]:
     """Yield what `function` returns for each item, in their order, up to `ahead` of them before they are asked for.
 
     Threads, because the codecs, the resize, SHA-256 and the network release the GIL. The bound is what keeps the memory
     from growing where the results are taken more slowly than they are made.
+
+    Args:
+        stop: called at the end, before calls of `function` that are under way are waited for, so that it can end them.
     """
     waiting: deque[Future[_R]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
@@ -167,13 +177,19 @@ def map_ahead(function: Callable[[_T], _R], items: Iterable[_T], *, threads: int
         while waiting:
             yield waiting.popleft().result()
     finally:
+        stop()
         pool.shutdown(cancel_futures=True)
 
 
-def in_background(items: Generator[_T], *, ahead: int) -> Generator[_T]:
-    """Yield the items, up to `ahead` of them made by a thread before they are asked for, and close `items`."""
+def in_background(items: Generator[_T], *, ahead: int, stop: Callable[[], None] = lambda: None) -> Generator[_T]:
+    """Yield the items, up to `ahead` of them made by a thread before they are asked for, and close `items`.
+
+    Args:
+        stop: called at the end, before the item that is being made is waited for, which can take minutes.
+    """
     end = object()
-    with closing(items), closing(map_ahead(lambda _: next(items, end), repeat(None), threads=1, ahead=ahead)) as made:
+    made = map_ahead(lambda _: next(items, end), repeat(None), threads=1, ahead=ahead, stop=stop)
+    with closing(items), closing(made):
         for item in made:
             if item is end:
                 return

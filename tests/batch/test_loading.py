@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,17 @@ def test_without_room_for_processes_the_threads_load(
         assert not loader._can_start
         assert seen(loader(files, decode)) == expected
         loader.close()
+
+
+def test_a_run_that_ends_loads_no_more(files: list[ImageFile], loader: Loader, decode: Decoder) -> None:
+    """Once it was stopped, neither a process's leavings nor what is contained are loaded, nor is anything by threads."""
+    threads = Loader(PREPROCESSING, processes=0)
+    decode.stop()
+    for load in (loader, threads):
+        with pytest.raises(CancelledError):
+            load(files, decode)
+    with pytest.raises(CancelledError):
+        decode.contained(b"")
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv"])

@@ -79,6 +79,21 @@ def test_in_the_background_items_are_made_ahead_and_no_further() -> None:
     assert list(in_background(items(), ahead=5)) == list(range(1000))
 
 
+def test_what_is_being_made_can_be_stopped() -> None:
+    """Closing does not wait for an item that takes long, if that can be told to end."""
+    stopped = threading.Event()
+
+    def items() -> Generator[bool]:
+        yield True
+        yield stopped.wait(60)
+
+    started = time.monotonic()
+    results = in_background(items(), ahead=1, stop=stopped.set)
+    assert next(results)
+    results.close()
+    assert time.monotonic() - started < 30
+
+
 def test_what_fails_in_the_background_fails_where_it_is_asked_for() -> None:
     """An error comes out after the items before it."""
 
