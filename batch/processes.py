@@ -22,15 +22,21 @@ class Process:
     """A module of this package, run by a process of its own."""
 
     def __init__(self, module: str, *arguments: str) -> None:
-        # -P: a folder `batch` where the command is called is not this package. A session of its own: Ctrl-C is not
-        # for it.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # a process with one thread can fork
-        )
+        # It ends when its pipe does. A SIGTERM to all processes of a container or a service is for the run alone, which
+        # may have images in here that it wants to finish; so it is blocked from the process's first instant on.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            # -P: a folder `batch` where the command is called is not this package. A session of its own: Ctrl-C is not
+            # for it.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # a process with one thread can fork
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests = self._process.stdin
@@ -77,9 +83,6 @@ class Process:
 
 def pipes() -> tuple[IO[bytes], IO[bytes]]:
     """Return where a process of this package gets its messages, and where it sends its own."""
-    # It ends when its pipe does. A signal to all processes of a container or a service is for the run alone, which may
-    # have images in here that it wants to finish.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return sys.stdin.buffer, sys.stdout.buffer
 
 
