@@ -25,6 +25,7 @@ import numpy as np
 from batch.contained import inline_limits
 from batch.processes import Process, pipes, receive, send
 from batch.reading import LoadedImage, load_image, read_file
+from batch.remote import is_url
 from classifier.errors import DataError, ImageError
 from classifier.images import DecodedImage, decode_image
 from classifier.types import Preprocessing, from_json
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 IMAGES_BEFORE_PROCESSES = 200
 """About what two threads load while a process starts."""
 
+MAX_BYTES_SENT_BACK = 16 * 2**20
+"""Of an image behind a URL that the process can't give. The thread fetches a larger one again: these add up."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded:
@@ -52,7 +56,8 @@ class _Loaded:
     format: str
 
 
-_Reply = list[_Loaded | None]
+_Reply = list[_Loaded | bytes | None]
+"""What became of each file: its image, its bytes where they came from far, or nothing."""
 
 
 class Loader:
@@ -102,8 +107,10 @@ class Loader:
             return _load_here(files, decode, contained=True)
         finally:
             self._workers.put(worker)
-        left = iter(_load_here([file for file, image in zip(files, found, strict=True) if image is None], decode))
-        return [image or next(left) for image in found]
+        given = list(zip(files, found, strict=True))
+        left = [replace(file, data=image or file.data) for file, image in given if not isinstance(image, LoadedImage)]
+        here = iter(_load_here(left, decode))
+        return [image if isinstance(image, LoadedImage) else next(here) for image in found]
 
 
 def _load_here(files: Sequence[ImageFile], decode: Decoder, *, contained: bool = False) -> list[LoadedImage]:
@@ -134,18 +141,22 @@ class _Worker(Process):
             self.has_started = True
         return self.has_started
 
-    def load(self, files: Sequence[ImageFile]) -> list[LoadedImage | None]:
-        """Return the images of these files; None for what is left to the caller.
+    def load(self, files: Sequence[ImageFile]) -> list[LoadedImage | bytes | None]:
+        """Return the images of these files; bytes, or None, for what is left to the caller.
 
         Raises:
             OSError, EOFError: the process has ended.
         """
         self.send(pickle.dumps(files))
         reply = msgspec.msgpack.decode(self.receive(), type=_Reply)
-        pixels = np.empty((len(reply) - reply.count(None), self._crop_size, self._crop_size, 3), dtype=np.uint8)
+        loaded = sum(isinstance(each, _Loaded) for each in reply)
+        pixels = np.empty((loaded, self._crop_size, self._crop_size, 3), dtype=np.uint8)
         self.receive_into(pixels)
         rows = iter(pixels)
-        return [_to_loaded(file, each, rows) if each else None for file, each in zip(files, reply, strict=True)]
+        return [
+            _to_loaded(file, each, rows) if isinstance(each, _Loaded) else each
+            for file, each in zip(files, reply, strict=True)
+        ]
 
 
 def _to_loaded(file: ImageFile, found: _Loaded, pixels: Iterator[NDArray[np.uint8]]) -> LoadedImage:
@@ -159,20 +170,25 @@ def serve(preprocessing: Preprocessing, requests: IO[bytes], replies: IO[bytes])
         send(replies, b"")
         while True:
             loaded = [_load(file, preprocessing) for file in pickle.loads(receive(requests))]  # noqa: S301 # the run's own
-            reply: _Reply = [each and each[0] for each in loaded]
+            reply: _Reply = [each[0] if isinstance(each, tuple) else each for each in loaded]
             send(replies, msgspec.msgpack.encode(reply))
             for each in loaded:
-                if each:
+                if isinstance(each, tuple):
                     replies.write(each[1].data)
             replies.flush()
 
 
-def _load(file: ImageFile, preprocessing: Preprocessing) -> tuple[_Loaded, NDArray[np.uint8]] | None:
+def _load(file: ImageFile, preprocessing: Preprocessing) -> tuple[_Loaded, NDArray[np.uint8]] | bytes | None:
     try:
         data = read_file(file)
-        image = decode_image(data, preprocessing, inline_limits(data))
     except (ImageError, DataError):
         return None
+    try:
+        image = decode_image(data, preprocessing, inline_limits(data))
+    except ImageError:
+        # A disk is asked twice for nothing, a store for money and time.
+        is_far = file.data is None and is_url(file.location)
+        return data if is_far and len(data) <= MAX_BYTES_SENT_BACK else None
     sha256 = hashlib.sha256(data).hexdigest()
     found = _Loaded(bytes=len(data), sha256=sha256, width=image.width, height=image.height, format=image.format)
     return found, image.pixels

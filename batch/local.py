@@ -176,7 +176,9 @@ class LocalRunner:
             load = partial(self._load, decode=decode)
             with (
                 closing(load_images(files(), load, threads=self.threads, ahead=ahead)) as loaded,
-                closing(in_background(self._rows(loaded, to_load, columns), ahead=batches_ahead, stop=decode.stop)) as rows,
+                closing(
+                    in_background(self._rows(loaded, to_load, columns), ahead=batches_ahead, stop=decode.stop)
+                ) as rows,
             ):
                 made: list[Row] = []
                 for batch in rows:

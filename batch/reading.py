@@ -162,10 +162,8 @@ def map_ahead(
     """Yield what `function` returns for each item, in their order, up to `ahead` of them before they are asked for.
 
     Threads, because the codecs, the resize, SHA-256 and the network release the GIL. The bound is what keeps the memory
-    from growing where the results are taken more slowly than they are made.
-
-    Args:
-        stop: called at the end, before calls of `function` that are under way are waited for, so that it can end them.
+    from growing where the results are taken more slowly than they are made. At the end `stop` is called before what is
+    under way is waited for, so that it can end that.
     """
     waiting: deque[Future[_R]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
@@ -184,8 +182,7 @@ def map_ahead(
 def in_background(items: Generator[_T], *, ahead: int, stop: Callable[[], None] = lambda: None) -> Generator[_T]:
     """Yield the items, up to `ahead` of them made by a thread before they are asked for, and close `items`.
 
-    Args:
-        stop: called at the end, before the item that is being made is waited for, which can take minutes.
+    At the end `stop` is called before the item that is being made is waited for, which can take minutes.
     """
     end = object()
     made = map_ahead(lambda _: next(items, end), repeat(None), threads=1, ahead=ahead, stop=stop)

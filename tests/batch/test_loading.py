@@ -9,6 +9,8 @@ import sys
 import time
 from concurrent.futures import CancelledError
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -26,7 +28,6 @@ from tests.batch.test_contained import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from batch.plan import ImageFile
     from batch.reading import LoadedImage
@@ -106,6 +107,16 @@ def test_a_process_may_have_none_to_give(files: list[ImageFile], loader: Loader,
     assert loader._workers.queue[-1] is not None, "the process goes on"
 
 
+def test_what_lies_behind_a_url_is_fetched_once(files: list[ImageFile], loader: Loader, decode: Decoder) -> None:
+    """An image that a process can't decode comes back with its bytes, where fetching it again would cost a transfer."""
+    large = next(file for file in files if file.relative == "large.jpg")
+    far = replace(large, input=replace(large.input, location=f"file://{large.input.location}"))
+    worker = loader._workers.queue[-1]
+    assert worker is not None
+    assert worker.load([far]) == [Path(large.location).read_bytes()]
+    assert seen(loader([far], decode)) == seen(Loader(PREPROCESSING, processes=0)([far], decode))
+
+
 def test_what_ends_a_process_ends_no_run(files: list[ImageFile], loader: Loader, decode: Decoder) -> None:
     """The images of a process that was killed are loaded all the same, contained; then there is another process."""
     expected = seen(loader(files, decode))
@@ -135,7 +146,7 @@ def test_without_room_for_processes_the_threads_load(
 
 
 def test_a_run_that_ends_loads_no_more(files: list[ImageFile], loader: Loader, decode: Decoder) -> None:
-    """Once it was stopped, neither a process's leavings nor what is contained are loaded, nor is anything by threads."""
+    """Once it was stopped, neither a process's leavings nor what is contained are loaded, nor anything else."""
     threads = Loader(PREPROCESSING, processes=0)
     decode.stop()
     for load in (loader, threads):
