@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LENGTH_BYTES = 8
+_LONGEST = 2**32
+"""No message is as long: it is what something else printed."""
 
 
 class Process:
@@ -83,7 +85,9 @@ class Process:
 
 def pipes() -> tuple[IO[bytes], IO[bytes]]:
     """Return where a process of this package gets its messages, and where it sends its own."""
-    return sys.stdin.buffer, sys.stdout.buffer
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a codec's library prints is no message
+    return sys.stdin.buffer, replies
 
 
 def send(file: IO[bytes], message: bytes) -> None:
@@ -97,11 +101,13 @@ def receive(file: IO[bytes]) -> bytes:
     """Read a message.
 
     Raises:
-        EOFError: the other side has ended.
+        EOFError: the other side has ended, or what came is no message.
     """
     header = file.read(_LENGTH_BYTES)
     length = int.from_bytes(header, "little")
+    if len(header) < _LENGTH_BYTES or length > _LONGEST:
+        raise EOFError
     message = file.read(length)
-    if len(header) < _LENGTH_BYTES or len(message) < length:
+    if len(message) < length:
         raise EOFError
     return message

@@ -128,12 +128,15 @@ def test_what_ends_a_process_ends_no_run(files: list[ImageFile], loader: Loader,
 
 
 def test_without_room_for_processes_the_threads_load(
-    files: list[ImageFile], decode: Decoder, monkeypatch: pytest.MonkeyPatch
+    files: list[ImageFile], decode: Decoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Where no process can be started, or none lasts to its first image, threads load; it is not tried again."""
+    """Where no process can be started, none lasts to its first image, or one prints, threads load, from then on."""
     expected = seen(Loader(PREPROCESSING, processes=0)(files, decode))
     monkeypatch.setattr(loading, "IMAGES_BEFORE_PROCESSES", 0)
-    for executable in ("/nonexistent/python", "/bin/false"):
+    talkative = tmp_path / "python"
+    talkative.write_text(f'#!/bin/sh\necho good morning to you all\nexec {sys.executable} "$@"\n')
+    talkative.chmod(0o755)
+    for executable in ("/nonexistent/python", "/bin/false", str(talkative)):
         loader = Loader(PREPROCESSING, processes=1)
         with monkeypatch.context() as patched:
             patched.setattr(sys, "executable", executable)
