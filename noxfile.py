@@ -34,7 +34,7 @@ IMAGE_SOURCES = {
 """What each file of `requirements/` locks."""
 
 TORCHLESS_TESTS = [
-    *(f"tests/{package}" for package in ("classifier", "registry", "service", "batch", "commands", "system")),
+    *(f"tests/{package}" for package in ("classifier", "registry", "service", "batch", "parity", "commands", "system")),
     "tests/test_tandem.py",
 ]
 
@@ -127,7 +127,7 @@ def gpu(session: nox.Session) -> None:
     """Run the tests that need an NVIDIA GPU, then measure it: `-- [--json FILE]` are options of benchmarks/cuda.py."""
     # A session of its own, because the wheels of onnxruntime for CPU and GPU exclude each other.
     install(session, "-e", ".[gpu,train,service,batch]", *group("tests"))
-    session.run("pytest", "tests/classifier", "tests/batch", "-m", "gpu")
+    session.run("pytest", "tests/classifier", "tests/parity", "-m", "gpu")
     work = session.cache_dir.resolve() / "gpu"
     session.run("python", "-m", "benchmarks.cuda", "--work", str(work), *session.posargs)
 
@@ -137,7 +137,10 @@ def torture(session: nox.Session) -> None:
     """Kill, starve and poison bulk runs at full size, and lose a node of a real Ray cluster; about an hour."""
     install(session, "-e", ".[cpu,batch,s3,ray]", *group("tests"))
     environment = {"TANDEM_TEST_HOME": str(digits_home(session)), "TANDEM_TEST_TORTURE": "1"}
-    files = [f"tests/batch/test_{name}.py" for name in ("torture", "commit", "ray_runner", "remote")]
+    files = [
+        f"tests/batch/{name}.py"
+        for name in ("run/test_torture", "run/test_folder", "run/test_ray_runner", "inputs/test_urls")
+    ]
     session.run("pytest", "-m", "", "-s", *(session.posargs or files), env=environment)
 
 

@@ -15,16 +15,16 @@ from classifier.extras import install_extra
 
 # command → (where it is, what `tandem --help` says of it)
 COMMANDS = {
-    "train": ("training.cli:train", "Train an image classifier on folders of images."),
-    "export": ("export.cli:export", "Export a trained run as a model artifact into the registry."),
-    "evaluate": ("export.evaluate_cli:evaluate", "Measure a model in precisions that its export could not run."),
-    "models": ("registry.cli:models", "List, show, tag, push, pull, sign, verify and remove models."),
+    "train": ("commands.train:train", "Train an image classifier on folders of images."),
+    "export": ("commands.export:export", "Export a trained run as a model artifact into the registry."),
+    "evaluate": ("commands.evaluate:evaluate", "Measure a model in precisions that its export could not run."),
+    "models": ("commands.models.group:models", "List, show, tag, push, pull, sign, verify and remove models."),
     "classify": ("commands.classify:classify", "Classify a few images and print the top labels."),
-    "batch": ("batch.cli:batch", "Classify every image of a folder into Parquet, CSV or JSON Lines."),
-    "parity": ("batch.parity_cli:parity", "Prove that a service and a bulk run give the same scores."),
-    "package": ("commands.package:package", "Build, label and push an image that holds one model."),
+    "batch": ("commands.batch.run:batch", "Classify every image of a folder into Parquet, CSV or JSON Lines."),
+    "parity": ("commands.parity:parity", "Prove that a service and a bulk run give the same scores."),
+    "package": ("commands.package.command:package", "Build, label and push an image that holds one model."),
     "selftest": ("commands.selftest:selftest", "Replay a model's golden set on this machine."),
-    "doctor": ("commands.doctor:doctor", "Say what this machine can run, and what to do about the rest."),
+    "doctor": ("commands.doctor.command:doctor", "Say what this machine can run, and what to do about the rest."),
 }
 
 
@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
 EXTRAS = {"train": "train", "export": "train", "batch": "batch", "parity": "batch", "package": "service"}
 """What brings the packages of a command, beside an engine."""
 
-_OWN = ("tandem", "classifier", "registry", "training", "export", "service", "batch", "commands")
+_OWN = ("tandem", "classifier", "registry", "training", "export", "service", "batch", "parity", "commands")
 """One of these that can't be found is a defect of ours."""
 
 # An epilog, as in every command: in a docstring, click's \b wants to be the character itself, not a backslash and a b.

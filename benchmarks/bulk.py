@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from batch.inputs import find_inputs
-from batch.interrupts import Interrupts
-from batch.local import LocalRunner
-from batch.reading import decode_threads
-from batch.runner import BatchJob, run_batch
+from batch.inputs.named import find_inputs
+from batch.pipeline.reading import decode_threads
+from batch.run.interrupts import Interrupts
+from batch.run.local import LocalRunner
+from batch.run.runner import BatchJob, run_batch
 from benchmarks.figures import at_least, at_most, finish
-from classifier.engines.hardware import cpu_limit
+from classifier.hardware import cpu_limit
 from classifier.model import Model
 from classifier.selftest import GoldenSet
 from classifier.types import AllowedPrecision, EngineInfo, ModelConfig, Preprocessing

@@ -26,8 +26,8 @@ import numpy as np
 
 from benchmarks.figures import Bar, at_least, at_most, finish
 from benchmarks.models import make_model, make_resnet50, open_work
-from classifier.engines.hardware import cpu_of_onednn
 from classifier.engines.selection import choose, describe_way, open_engine
+from classifier.hardware import cpu_of_onednn
 from classifier.selftest import describe
 from export.evaluating import open_images
 from export.precisions import run_engine

@@ -12,7 +12,7 @@ import msgspec
 
 from classifier.errors import ImageError, UnreadableImage
 from classifier.wording import counted
-from registry.options import engine_options, model_option
+from commands.options import engine_options, model_option
 
 if TYPE_CHECKING:
     from classifier.model import Model

@@ -9,13 +9,13 @@ import click
 
 from classifier.errors import EngineError, SelfTestFailed
 from classifier.types import to_json
-from registry.options import engine_options
+from commands.options import engine_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from classifier.selftest import SelfTestReport
-    from registry.artifact import Artifact
+    from registry.oci.artifact import Artifact
 
 _EXAMPLE = """\b
 Example:

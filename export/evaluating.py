@@ -19,7 +19,7 @@ from export.entry import check_writable, self_test_files
 from export.evaluation import Evaluation
 from export.images import LabelledImages
 from export.precisions import WAYS, Yardstick, judge, open_way, run_engine, tolerances
-from registry.references import Reference
+from registry.oci.references import Reference
 from training.folders import name_some, scan_classes
 
 if TYPE_CHECKING:

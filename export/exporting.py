@@ -25,7 +25,7 @@ from export.precisions import MAX_ACCURACY_DROP, PRECISIONS, WAYS, Yardstick, to
 from export.scoring import score_images
 from export.variants import make_fp16, make_int8, measure_fp32_graph
 from registry import Added, LocalRegistry, Reference
-from registry.references import check_alias
+from registry.oci.references import check_alias
 from training.files import METRICS
 from training.metrics import EpochMetrics, best_epoch
 from training.progress import progress_bar

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier.engines.hardware import cpu_limit
 from classifier.errors import DataError, ImageError
+from classifier.hardware import cpu_limit
 from classifier.images import decode_image, read_image
 
 if TYPE_CHECKING:

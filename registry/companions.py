@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 from classifier.errors import DamagedArtifact
 from classifier.types import from_json
-from registry.manifest import MANIFEST_TYPE, Manifest
-from registry.references import is_digest
-from registry.referrers import MAX_FILE_BYTES, add_referrers, entry_of, referrers_of
+from registry.oci.manifest import MANIFEST_TYPE, Manifest
+from registry.oci.references import is_digest
+from registry.oci.referrers import MAX_FILE_BYTES, add_referrers, entry_of, referrers_of
+from registry.remote.transient import DamagedInTransit
 from registry.signing import SIGNATURE_TYPE, check_signature, trusted_key
-from registry.transient import DamagedInTransit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from registry.artifact import Artifact
-    from registry.layout import Layout
-    from registry.manifest import Descriptor
-    from registry.remote import RemoteRepository
+    from registry.oci.artifact import Artifact
+    from registry.oci.layout import Layout
+    from registry.oci.manifest import Descriptor
+    from registry.remote.repository import RemoteRepository
 
 _log = logging.getLogger(__name__)
 

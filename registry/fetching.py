@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from registry.companions import read_referrers, require_trust
-from registry.references import Reference
+from registry.oci.references import Reference
 from registry.signing import trusted_key
 
 if TYPE_CHECKING:
-    from registry.artifact import Artifact
     from registry.local import LocalRegistry
+    from registry.oci.artifact import Artifact
 
 
 def fetch_model(reference: str | None, registry: LocalRegistry, *, trust: bool = True) -> Artifact:

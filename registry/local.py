@@ -10,20 +10,20 @@ from msgspec.structs import replace
 from classifier.errors import DamagedArtifact, InvalidReference, ModelNotFound, RegistryError
 from classifier.home import tandem_home
 from classifier.types import from_json
-from registry.collection import reachable
 from registry.companions import read_referrers, store_referrers
-from registry.index import artifacts, next_version, with_tag, without_tags
-from registry.layout import Layout
-from registry.lookup import SEE_LIST, find_artifact, may_be_model, only_name
-from registry.manifest import Descriptor, Index, Manifest, pack
-from registry.references import Reference, check_alias, version_of
-from registry.referrers import referrers_of
+from registry.oci.garbage import reachable
+from registry.oci.index import artifacts, next_version, with_tag, without_tags
+from registry.oci.layout import Layout
+from registry.oci.manifest import Descriptor, Index, Manifest, pack
+from registry.oci.references import Reference, check_alias, version_of
+from registry.oci.referrers import referrers_of
+from registry.resolving import SEE_LIST, find_artifact, may_be_model, only_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from registry.artifact import Artifact
+    from registry.oci.artifact import Artifact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifier.errors import RegistryError, UntrustedArtifact
 from classifier.extras import install_extra
-from registry.references import Reference
+from registry.oci.references import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

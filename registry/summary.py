@@ -14,7 +14,7 @@ from classifier.types import CpuFeature, DeviceKind, ModelConfig, Precision, fro
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from registry.artifact import Artifact
+    from registry.oci.artifact import Artifact
 
 
 SHOWN_LABELS = 10

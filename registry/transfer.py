@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING
 
 from classifier.errors import DamagedArtifact, InvalidReference, RegistryError, RegistryUnwritable
 from registry.companions import fetch_referrers, read_referrers, require_trust, send_referrers, store_referrers
-from registry.connection import CONNECTIONS
 from registry.fetching import fetch_model
-from registry.layout import Layout
-from registry.manifest import MANIFEST_TYPE
+from registry.oci.layout import Layout
+from registry.oci.manifest import MANIFEST_TYPE
+from registry.oci.references import Reference, version_of
+from registry.oci.sending import open_checked
 from registry.progress import show_transfer
-from registry.references import Reference, version_of
-from registry.remote_models import RemoteModels
-from registry.sending import open_checked
+from registry.remote.connection import CONNECTIONS
+from registry.remote.models import RemoteModels
 from registry.signing import trusted_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from registry.artifact import Artifact
     from registry.local import LocalRegistry
-    from registry.manifest import Descriptor
+    from registry.oci.artifact import Artifact
+    from registry.oci.manifest import Descriptor
+    from registry.oci.receiving import PartialBlob
     from registry.progress import Advance
-    from registry.receiving import PartialBlob
 
 _ADOPTIONS = 3
 """How often blobs that were removed behind our back are fetched again."""

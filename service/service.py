@@ -12,7 +12,7 @@ import anyio
 import bentoml
 from pydantic import Field
 
-from classifier.engines.hardware import cpu_limit
+from classifier.hardware import cpu_limit
 from classifier.selftest import describe
 from registry import LocalRegistry
 from service.answers import Classification, ModelDescription, SelfTest

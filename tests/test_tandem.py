@@ -15,7 +15,7 @@ import pytest
 from tandem import COMMANDS, main
 from tests.conftest import ROOT, Tandem
 
-PACKAGES = ["classifier", "registry", "training", "export", "service", "batch", "commands"]
+PACKAGES = ["classifier", "registry", "training", "export", "service", "batch", "parity", "commands"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

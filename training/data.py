@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from classifier.engines.hardware import cpu_limit
 from classifier.errors import DataError, ImageError
+from classifier.hardware import cpu_limit
 from classifier.images import decode_image, read_image
 from classifier.wording import counted
 from training.augment import RandomCrop, training_preprocessing

@@ -15,9 +15,9 @@ import numpy as np
 
 from classifier.engines.cache import entry_path, read_entry, write_entry
 from classifier.engines.graphs import PROBE, is_memory, no_room
-from classifier.engines.hardware import cpu_limit, cpu_of_onednn
 from classifier.errors import EngineUnavailable
 from classifier.extras import install_extra
+from classifier.hardware import cpu_limit, cpu_of_onednn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from classifier.engines.hardware import load_driver
+from classifier.hardware import load_driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,9 +13,9 @@ import numpy as np
 from classifier.artifact import MODEL
 from classifier.engines.cuda import UNDER_WAY, FixedBatch, open_fastest
 from classifier.engines.graphs import EMBEDDINGS, OUTPUT, check_embeds, check_images, check_numbers, not_a_classifier
-from classifier.engines.hardware import cpu
 from classifier.engines.sessions import check_cuda, load_runtime, open_on_cpu, open_on_cuda, run_session, runtime_errors
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable, OutOfDeviceMemory
+from classifier.hardware import cpu
 from classifier.types import EngineInfo, Precision
 
 if TYPE_CHECKING:

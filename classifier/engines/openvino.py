@@ -21,8 +21,8 @@ from classifier.engines.graphs import (
     no_room,
     not_a_classifier,
 )
-from classifier.engines.hardware import cpu_of_onednn
 from classifier.errors import EngineError
+from classifier.hardware import cpu_of_onednn
 from classifier.types import EngineInfo, Precision
 from classifier.wording import counted
 

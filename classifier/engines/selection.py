@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from classifier.artifact import CONFIG
 from classifier.engines import onnxruntime, openvino
 from classifier.engines.group import EngineGroup
-from classifier.engines.hardware import cpu, cpu_of_onednn, nvidia_driver
 from classifier.engines.onnxruntime import OnnxRuntimeEngine, parse_device
 from classifier.engines.openvino import OpenVinoEngine
 from classifier.engines.sessions import GPU_WHEEL, check_cuda, check_wheels, installed_wheels, load_runtime
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable
 from classifier.extras import install_extra
+from classifier.hardware import cpu, cpu_of_onednn, nvidia_driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,9 +14,9 @@ import numpy as np
 from classifier.artifact import MODEL
 from classifier.engines.gpu_memory import free_memory
 from classifier.engines.graphs import PROBE, is_memory, no_room
-from classifier.engines.hardware import Gpu, cpu_limit, nvidia_driver
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable
 from classifier.extras import install_extra
+from classifier.hardware import Gpu, cpu_limit, nvidia_driver
 from classifier.wording import counted
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from batch.inputs import find_inputs
-from batch.interrupts import Interrupts
-from batch.local import LocalRunner
-from batch.output import Columns
-from batch.record import RunRecord
-from batch.runner import BatchJob, run_batch
+from batch.inputs.named import find_inputs
+from batch.rows.formats import Columns
+from batch.run.interrupts import Interrupts
+from batch.run.local import LocalRunner
+from batch.run.record import RunRecord
+from batch.run.runner import BatchJob, run_batch
 from registry import LocalRegistry, open_model
 
 if TYPE_CHECKING:

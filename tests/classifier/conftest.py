@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from classifier.artifact import CONFIG, MODEL, MODEL_INT8
-from classifier.engines.hardware import cpu_of_onednn
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.engines.openvino import OpenVinoEngine
+from classifier.hardware import cpu_of_onednn
 from classifier.model import Model
 from classifier.types import ModelConfig, from_json
 from registry import LocalRegistry

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from classifier.engines.hardware import Cpu, cpu, cpu_limit, cpu_of_onednn
+from classifier.hardware import Cpu, cpu, cpu_limit, cpu_of_onednn
 
 ROOT = Path(__file__).resolve().parents[2]
 HASWELL = "fpu vme sse sse2 ssse3 fma sse4_1 sse4_2 avx f16c bmi1 avx2 bmi2"
@@ -191,7 +191,7 @@ def test_nvidia_driver(tmp_path: Path, gpus: int | None, seen: str) -> None:
             [compiler, "-shared", "-fPIC", f"-DGPUS={gpus}", "-o", library, tmp_path / "driver.c"], check=True
         )
     done = subprocess.run(
-        [sys.executable, "-c", "from classifier.engines.hardware import *; print(nvidia_driver())"],
+        [sys.executable, "-c", "from classifier.hardware import *; print(nvidia_driver())"],
         capture_output=True,
         text=True,
         cwd=ROOT,

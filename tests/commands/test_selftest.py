@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from classifier.artifact import CONFIG, GOLDEN, MODEL
-from classifier.engines.hardware import cpu
 from classifier.engines.sessions import installed_wheels
+from classifier.hardware import cpu
 from classifier.selftest import GoldenSet
 from classifier.types import AllowedPrecision, to_json
 from registry import LocalRegistry

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from classifier.artifact import MODEL_FP16, MODEL_INT8
-from classifier.engines.hardware import cpu
 from classifier.errors import ExportRefused
+from classifier.hardware import cpu
 from classifier.types import ModelConfig, Preprocessing
 from export.graph import export_graph
 from export.images import LabelledImages

@@ -9,7 +9,8 @@ import bcrypt
 import pytest
 import trustme
 
-from registry import LocalRegistry, retrying
+from registry import LocalRegistry
+from registry.remote import retrying
 from tests.registry.servers import PASSWORD, USER, Proxy, run_proxy, run_registry
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from classifier.errors import (
 )
 from classifier.types import to_json
 from registry import LocalRegistry
-from registry.manifest import Descriptor, Index, Manifest, describe
+from registry.oci.manifest import Descriptor, Index, Manifest, describe
 from tests.registry.artifacts import CONFIG_OF_DIGITS, make_files
 
 OTHER_DIGEST = "sha256:" + "0" * 64

@@ -19,8 +19,8 @@ from classifier.errors import (
     RegistryError,
 )
 from registry import LocalRegistry, Reference, fetch_model
-from registry.layout import Layout
-from registry.remote_models import RemoteModels
+from registry.oci.layout import Layout
+from registry.remote.models import RemoteModels
 from registry.transfer import pull, push
 from tests.conftest import ROOT
 from tests.registry.artifacts import make_files
@@ -282,7 +282,7 @@ def kill(event, args):
     if changes == int(sys.argv[3]) and event != "os.kill":
         os.kill(os.getpid(), signal.SIGKILL)
 from registry import Reference
-from registry.remote_models import RemoteModels
+from registry.remote.models import RemoteModels
 from registry.transfer import pull, push
 sys.addaudithook(kill)
 """

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from classifier.errors import RegistryError, UntrustedArtifact
 from registry import LocalRegistry, Reference, fetch_model
 from registry.companions import fetch_referrers, read_referrers
-from registry.remote_models import RemoteModels
+from registry.remote.models import RemoteModels
 from registry.signing import check_signature, sign_manifest
 from registry.transfer import pull, push
 from tests.registry.artifacts import make_files
@@ -68,8 +68,8 @@ def test_a_signature_of_another_model_does_not_count(registry: LocalRegistry, si
     """A signature that was moved to another model is none of it."""
     from classifier.types import from_json
     from registry.companions import Referrer, store_referrers
-    from registry.manifest import Manifest
-    from registry.referrers import pack_referrer
+    from registry.oci.manifest import Manifest
+    from registry.oci.referrers import pack_referrer
     from registry.signing import SIGNATURE, SIGNATURE_TYPE
 
     [ours] = read_referrers(registry.resolve("digits:1").digest, registry.layout)
@@ -207,7 +207,7 @@ def test_a_copied_model_keeps_its_signature(
 
 SIGN = """
 from registry.signing import SIGNATURE, SIGNATURE_TYPE
-from registry.trust_cli import _add, find_anywhere
+from commands.models.sign import _add, find_anywhere
 model, repository = find_anywhere(sys.argv[2])
 signature = Path(sys.argv[4]).read_bytes()
 sys.addaudithook(kill)

@@ -17,7 +17,7 @@ from typing import Any
 import onnxruntime  # noqa: F401 # before the forks
 import pyarrow.parquet  # noqa: F401
 
-import batch.runner  # noqa: F401
+import batch.run.runner  # noqa: F401
 import registry  # noqa: F401
 import tandem
 

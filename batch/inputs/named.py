@@ -1,0 +1,199 @@
+"""The inputs: what was named to be classified, before any image in it is looked for.
+
+| named | what it gives |
+|---|---|
+| a folder | its images, searched recursively |
+| a file | itself, whatever its name |
+| `….tar`, `.tar.gz`, `.tgz`, `.tar.bz2`, `.tar.xz` | the images in it: WebDataset shards are such files |
+| `….parquet` | a row each: its column holds encoded images, or their paths |
+| `--files-from FILE`, `-` | the paths listed there, a line each |
+
+Where a path stands, a URL that fsspec knows can stand too: `s3://bucket/photos`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from batch.inputs import urls
+from classifier.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Kind = Literal["folder", "file", "tar", "parquet", "list"]
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+PARQUET_SUFFIX = ".parquet"
+
+_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
+"""How `printable` writes a byte that is no UTF-8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """Something that holds images, as it was named.
+
+    Attributes:
+        given: what the rows say of it; of a file and a list, the folder that their paths are below.
+        location: where that is: an absolute path without symbolic links, or a URL.
+        file: what of it was named; None where all of it was. The image's name of a file, the list's path of a list.
+        column: of a Parquet file, the one that holds the images.
+        nul: whether the lines of a list end in NUL, not in a line end.
+        device: the file system that a local one lies on; None for a URL.
+    """
+
+    given: str
+    location: str
+    kind: Kind = "folder"
+    file: str | None = None
+    column: str | None = None
+    nul: bool = False
+    device: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The absolute path, or the URL, of what was named."""
+        if self.file is None or urls.is_url(self.file):
+            return self.file or self.location
+        return "-" if self.file == "-" else os.path.join(self.location, self.file)  # noqa: PTH118
+
+    def on_this_machine(self) -> Input:
+        """Return the input as this machine has it, where another one planned it.
+
+        Raises:
+            DataError: it is not here.
+        """
+        if self.device is None:
+            return self
+        try:
+            return replace(self, device=os.stat(self.location).st_dev)  # noqa: PTH116
+        except OSError as error:
+            raise DataError(
+                f"the input '{printable(self.location)}' can't be read on the node {platform.node()} "
+                f"({error.strerror}); make it readable under the same path on every node"
+            ) from error
+
+    def require(self) -> None:
+        """Check that it is still there: an image that is missing then is one that has gone, not a disk that has.
+
+        Raises:
+            DataError: what holds the images has gone, as where a disk or a share was unmounted.
+        """
+        if self.device is None:
+            return
+        try:
+            if os.stat(self.location).st_dev == self.device:  # noqa: PTH116
+                return
+            fact = "another file system is mounted there"
+        except OSError as error:
+            fact = str(error.strerror)
+        raise DataError(
+            f"the input '{printable(self.given)}' has gone while its images were read ({fact}); "
+            "bring it back, and the same command resumes the run"
+        )
+
+
+def printable(path: str) -> str:
+    r"""Return a path as UTF-8 text: each byte that is not UTF-8 stands as `\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def as_path(text: str) -> str:
+    """Return the path that `printable` made `text` of; of two that it can be, the one that is there."""
+    if Path(text).exists():
+        return text
+    return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), text.encode()))
+
+
+def find_inputs(
+    arguments: Sequence[str], *, files_from: str | None = None, nul: bool = False, column: str = "image"
+) -> tuple[Input, ...]:
+    """Return what was named.
+
+    Raises:
+        DataError: one is missing, is nothing that holds images, or lies within another, so that its images would be
+            planned twice.
+    """
+    inputs = [_find_url(each, column) if urls.is_url(each) else _find_path(each, column) for each in arguments]
+    _refuse_twice(inputs)
+    if files_from is not None:
+        inputs.append(_find_list(files_from, nul=nul))
+    return tuple(inputs)
+
+
+def _refuse_twice(inputs: Sequence[Input]) -> None:
+    seen: set[str] = set()
+    for path in (input.path for input in inputs):
+        if path in seen:
+            raise DataError(f"the input '{printable(path)}' is named twice; name it once")
+        seen.add(path)
+    folders = {input.location for input in inputs if input.kind == "folder"}
+    for path in seen:
+        if within := next((parent for parent in _parents(path) if parent in folders), None):
+            raise DataError(
+                f"the input '{printable(path)}' lies within the input '{printable(within)}' and would be classified "
+                "twice; name only one of them"
+            )
+
+
+def _parents(path: str) -> list[str]:
+    if not urls.is_url(path):
+        return [str(parent) for parent in Path(path).parents]
+    return [path[:end] for end, letter in enumerate(path) if letter == "/"]
+
+
+def _find_path(argument: str, column: str) -> Input:
+    given = os.path.normpath(argument)
+    try:
+        status = os.stat(argument)  # noqa: PTH116 # Path would drop the trailing slash that wants a folder
+    except OSError as error:
+        raise DataError(
+            f"the input '{printable(argument)}' can't be read ({error.strerror}); name a folder of images, or an image"
+        ) from error
+    if stat.S_ISDIR(status.st_mode):
+        return Input(given=given, location=os.path.realpath(argument), device=status.st_dev)
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"the input '{printable(argument)}' is neither a folder nor a file; name one of the two")
+    if kind := _kind_of_file(given):
+        return _holder(given, os.path.realpath(argument), kind, column, device=status.st_dev)
+    folder, file = os.path.split(given)
+    location = os.path.realpath(folder or ".")
+    return Input(given=folder or ".", location=location, kind="file", file=file, device=os.stat(location).st_dev)  # noqa: PTH116
+
+
+def _find_url(url: str, column: str) -> Input:
+    given = url.rstrip("/")
+    if kind := _kind_of_file(given):
+        return _holder(given, given, kind, column)
+    if urls.is_folder(given):
+        return Input(given=given, location=given)
+    folder, _, file = given.rpartition("/")
+    return Input(given=folder, location=folder, kind="file", file=file)
+
+
+def _find_list(path: str, *, nul: bool) -> Input:
+    here = Path.cwd()
+    if path != "-" and not urls.is_url(path):
+        try:
+            Path(path).open("rb").close()
+        except OSError as error:
+            raise DataError(f"the list '{printable(path)}' can't be read ({error.strerror}); name a file") from error
+        path = os.path.realpath(path)
+    return Input(given=".", location=str(here), kind="list", file=path, nul=nul, device=here.stat().st_dev)
+
+
+def _kind_of_file(name: str) -> Literal["tar", "parquet"] | None:
+    if name.lower().endswith(TAR_SUFFIXES):
+        return "tar"
+    return "parquet" if name.lower().endswith(PARQUET_SUFFIX) else None
+
+
+def _holder(given: str, location: str, kind: Kind, column: str, *, device: int | None = None) -> Input:
+    return Input(given=given, location=location, kind=kind, column=column if kind == "parquet" else None, device=device)

@@ -1,0 +1,238 @@
+"""The plan: the ordered list of a run's images, made once, kept on disk and cut into chunks.
+
+It is a file of NUL-terminated records `<input>[:[<start>+]<size>]/<path>`: the number of the INPUT, the place of the
+image in it where it needs one, and its path below it, in whatever bytes the file system has. So memory does not grow
+with the number of images, and no file name needs escaping.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch.inputs.listing import SUFFIXES_ALONE, Selection, list_images, read_records
+from batch.inputs.named import Input, Kind, as_path, printable
+from batch.inputs.urls import is_url
+from classifier.errors import DataError
+from classifier.images import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from batch.inputs.containers import Found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """One image of a plan.
+
+    Attributes:
+        relative: its path below the folder of its input, or within its tar file; the row's number in a table of images.
+        start: where it begins in the file that holds it: the first byte, or the row; None where it is a file itself.
+        size: in bytes, where that is known before it is read.
+        data: its bytes, where it could only be read in the order of the plan.
+    """
+
+    input: Input
+    relative: str
+    start: int | None = None
+    size: int | None = None
+    data: bytes | None = None
+
+    @property
+    def location(self) -> str:
+        """The path, or the URL, of the file that it is, or that holds it."""
+        if self.start is not None:
+            return self.input.location
+        if is_url(self.relative) and self.input.kind in {"list", "parquet"}:
+            return self.relative
+        folder = self.input.location
+        if self.input.kind == "parquet":
+            folder = os.path.dirname(folder)  # noqa: PTH120
+        return os.path.join(folder, self.relative)  # noqa: PTH118
+
+    @property
+    def printable_path(self) -> str:
+        """Its relative path as the rows have it."""
+        return printable(self.relative)
+
+    @property
+    def printable_input(self) -> str:
+        """Its input as the rows have it."""
+        return printable(self.input.given)
+
+    def label(self, labels: Container[str]) -> str | None:
+        """Return which of `labels` it lies under, where folders are classes; None where it lies under none.
+
+        As in training, the folder nearest to the input counts, however deep the image lies in it. A path of a list
+        has no input above it: there it is the folder nearest to the image.
+        """
+        folders = printable(self.relative).split("/")[:-1]
+        if self.input.kind in {"list", "parquet"}:
+            folders.reverse()
+        folders.append(printable(os.path.basename(self.input.location)))  # noqa: PTH119
+        return next((folder for folder in folders if folder in labels), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedInput:
+    """An `Input` as a plan records it, in UTF-8."""
+
+    given: str
+    location: str
+    path: str
+    kind: Kind
+    column: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is known of a plan without reading its list.
+
+    Attributes:
+        selection: what was taken of folders and tar files.
+        skipped: how many entries of them are no images to be classified, by reason.
+        digest: SHA-256 of the list.
+    """
+
+    inputs: tuple[PlannedInput, ...]
+    selection: Selection
+    images: int
+    chunk_size: int
+    skipped: dict[str, int]
+    digest: str
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are."""
+        return -(-self.images // self.chunk_size)
+
+    def rows(self, chunk: int) -> int:
+        """Return how many images a chunk has: `chunk_size`, the last one what is left."""
+        return min(self.chunk_size, self.images - chunk * self.chunk_size)
+
+
+def require_images(inputs: Sequence[Input], selection: Selection = SUFFIXES_ALONE) -> None:
+    """Check that there is at least one image, without listing more than the folder that holds the first one.
+
+    Raises:
+        DataError: there is none.
+    """
+    if any(input.kind == "list" for input in inputs):
+        return  # standard input can be read once
+    skipped: Counter[str] = Counter()
+    if next(list_images(inputs, skipped, selection), None) is None:
+        names = " ".join(selection.include or sorted(IMAGE_SUFFIXES))
+        raise DataError(
+            f"no image in {', '.join(repr(printable(input.given)) for input in inputs)}"
+            f"{f' (skipped: {describe_counts(skipped)})' if skipped else ''}; "
+            f"an image's name {'matches' if selection.include else 'ends in'} one of {names}"
+        )
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return counts as text, `hidden 1, other suffix 3`."""
+    return ", ".join(f"{what} {count:,}" for what, count in sorted(counts.items()))
+
+
+def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int, selection: Selection = SUFFIXES_ALONE) -> Plan:
+    """Return the plan of the inputs, its list written durably to `path`.
+
+    Raises:
+        DataError: an input can't be listed.
+        OSError: the list can't be written.
+    """
+    skipped: Counter[str] = Counter()
+    digest = hashlib.sha256()
+    images = 0
+    with path.open("wb") as file:
+        for number, found in list_images(inputs, skipped, selection):
+            record = _encode(number, found)
+            digest.update(record)
+            file.write(record)
+            images += 1
+        file.flush()
+        os.fsync(file.fileno())
+    return Plan(
+        inputs=planned_inputs(inputs),
+        selection=selection,
+        images=images,
+        chunk_size=chunk_size,
+        skipped=dict(sorted(skipped.items())),
+        digest=f"sha256:{digest.hexdigest()}",
+    )
+
+
+def planned_inputs(inputs: Sequence[Input]) -> tuple[PlannedInput, ...]:
+    """Return the inputs as a plan records them."""
+    return tuple(
+        PlannedInput(
+            given=printable(each.given),
+            location=printable(each.location),
+            path=printable(each.path),
+            kind=each.kind,
+            column=each.column,
+        )
+        for each in inputs
+    )
+
+
+def inputs_of(plan: Plan) -> tuple[Input, ...]:
+    """Return the inputs that a plan was made of, for reading its images again; none of them need be there."""
+    return tuple(
+        Input(
+            given=each.given,
+            location=as_path(each.location),
+            kind=each.kind,
+            file={"file": os.path.basename(as_path(each.path)), "list": as_path(each.path)}.get(each.kind),  # noqa: PTH119
+            column=each.column,
+        )
+        for each in plan.inputs
+    )
+
+
+def digest_of(path: Path) -> str:
+    """Return the digest of a list as it stands on disk."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def planned_images(
+    path: Path, inputs: Sequence[Input], *, chunk_size: int, chunks: Container[int]
+) -> Iterator[ImageFile]:
+    """Yield the images of these chunks of the plan whose list is at `path`, in the plan's order."""
+    with path.open("rb") as file:
+        for position, record in enumerate(read_records(file, b"\0")):
+            if position // chunk_size in chunks:
+                yield _decode(record, inputs)
+
+
+def listed_images(inputs: Sequence[Input]) -> Iterator[ImageFile]:
+    """Yield the images of the inputs in the order of a plan, without one.
+
+    Raises:
+        DataError: an input can't be listed.
+    """
+    return (_decode(_encode(number, found)[:-1], inputs) for number, found in list_images(inputs, Counter()))
+
+
+def _encode(number: int, found: Found) -> bytes:
+    relative, start, size = found
+    place = b"" if size is None else b":%d" % size if start is None else b":%d+%d" % (start, size)
+    return b"%d%b/%b\0" % (number, place, os.fsencode(relative))
+
+
+def _decode(record: bytes, inputs: Sequence[Input]) -> ImageFile:
+    head, _, relative = record.partition(b"/")
+    number, _, place = head.partition(b":")
+    start, _, size = place.rpartition(b"+")
+    return ImageFile(
+        input=inputs[int(number)],
+        relative=os.fsdecode(relative),
+        start=int(start) if start else None,
+        size=int(size) if size else None,
+    )

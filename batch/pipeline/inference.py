@@ -1,0 +1,84 @@
+"""Infer: loaded images in, scores out, in batches of one size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batch.pipeline.reading import map_ahead
+from classifier.errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from batch.pipeline.reading import LoadedImage
+    from classifier.model import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoredImage:
+    """An image with what the model says of it.
+
+    Attributes:
+        scores: float32 `[classes]`; None where the image could not be loaded, and `loaded.image` is the error.
+        embedding: float32 `[embedding_size]`, where it was asked for.
+    """
+
+    loaded: LoadedImage
+    scores: NDArray[np.float32] | None
+    embedding: NDArray[np.float32] | None
+
+
+def score_batches(
+    batches: Iterable[Sequence[LoadedImage]], model: Model, *, embeddings: bool = False
+) -> Generator[list[ScoredImage]]:
+    """Yield the images of each batch with their scores, and their embeddings if asked for, in their order.
+
+    The engine runs in a thread, so that a batch is ready for it while the caller works on the one before.
+    """
+    stacked = ((batch, _stack(batch)) for batch in batches)
+    return map_ahead(lambda each: _score(*each, model, embeddings=embeddings), stacked, threads=1, ahead=1)
+
+
+def _stack(batch: Sequence[LoadedImage]) -> NDArray[np.uint8] | None:
+    """Return the pixels of those that were loaded, uint8 `[N, H, W, 3]`; None where none was."""
+    pixels = [item.image.pixels for item in batch if not isinstance(item.image, ImageError)]
+    return np.stack(pixels) if pixels else None
+
+
+def _score(
+    batch: Sequence[LoadedImage], images_nhwc: NDArray[np.uint8] | None, model: Model, *, embeddings: bool
+) -> list[ScoredImage]:
+    rows = iter(() if images_nhwc is None else _run(model, images_nhwc, embeddings=embeddings))
+    return [
+        ScoredImage(loaded=item, scores=scores, embedding=embedding)
+        for item in batch
+        for scores, embedding in [(None, None) if isinstance(item.image, ImageError) else next(rows)]
+    ]
+
+
+def _run(
+    model: Model, images_nhwc: NDArray[np.uint8], *, embeddings: bool
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
+    """Return each image's scores and its embedding."""
+    if embeddings:
+        return zip(*model.scores_and_embeddings(images_nhwc), strict=True)
+    return ((scores, None) for scores in model.scores(images_nhwc))
+
+
+def batched(images: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
+    """Yield the images, `size` at a time."""
+    iterator = iter(images)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def batch_size_of(model: Model, asked: int | None) -> int:
+    """Return how many images go into the engine at once: where its own size is not fixed, what was asked for."""
+    engine = model.engine
+    return engine.busy_size if asked is None or engine.info.batch_size is not None else asked

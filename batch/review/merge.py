@@ -1,0 +1,139 @@
+"""Merge: the shards of a run become the run that one process would have made, if they are all of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from batch.inputs.plan import digest_of
+from batch.inputs.shards import Shard
+from batch.review.results import find_shards, require_one_count
+from batch.run.folder import open_run_folder, reading, writing
+from batch.run.record import RunRecord, read_attempts
+from classifier.errors import OutputError
+from classifier.files import sync_folder
+from classifier.types import to_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batch.run.fingerprint import Fingerprint
+    from batch.run.folder import Commit, RunFolder
+    from batch.run.record import Attempt
+
+log = logging.getLogger(__name__)
+
+
+def merge_shards(output: Path) -> RunRecord:
+    """Return the record of the run whose shards stand in `output`, once their parts stand there in one folder.
+
+    It is proved complete before anything is written: each shard is there and done, all shards have the same plan, to
+    the byte, and each chunk of it has its part, with the checksum that was committed. Parts are hard links where the
+    file system has them. The shards stay.
+
+    Raises:
+        OutputError: a shard is missing, is not done, or belongs to another run; or the output can't be written.
+    """
+    shards = _find_shards(output)
+    run, commits, attempts = _prove(shards)
+    with open_run_folder(output, shards=[shard.path.name for shard in shards]) as folder:
+        folder.reopen()
+        joined = _join(folder, shards, run, commits)
+        record = RunRecord.of(run, joined.values(), attempts)
+        folder.write_record(to_json(record))
+        folder.succeed()
+    return record
+
+
+def _find_shards(output: Path) -> list[RunFolder]:
+    try:
+        found = find_shards(output)
+    except OSError as error:
+        raise OutputError(f"the output '{output}' can't be read ({error.strerror}); name that of the shards") from error
+    if not found:
+        raise OutputError(f"'{output}' holds no shards; name the --output that 'tandem batch --shard' was given")
+    count = require_one_count(output, found)
+    if missing := [number for number in range(1, count + 1) if Shard(number=number, count=count) not in found]:
+        listed = ", ".join(f"{number}/{count}" for number in missing[:10])
+        raise OutputError(
+            f"'{output}' lacks {len(missing):,} of the {count:,} shards ({listed}{', …' * (len(missing) > 10)}); "
+            "run them with --shard"
+        )
+    return [found[Shard(number=number, count=count)] for number in range(1, count + 1)]
+
+
+def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tuple[Attempt, ...]]:
+    """Return the run that the shards are, with all its commits and attempts."""
+    first: Fingerprint | None = None
+    commits: dict[int, Commit] = {}
+    attempts: list[Attempt] = []
+    for number, folder in enumerate(shards, 1):
+        run = folder.fingerprint()
+        if run is None or not folder.succeeded:
+            raise OutputError(
+                f"the shard '{folder.path}' is not done; run it again with --shard {number}/{len(shards)}"
+            )
+        first = first or run
+        expected = replace(first, shard=Shard(number=number, count=len(shards)))
+        if differences := expected.differences(run):
+            raise OutputError(
+                f"the shard '{folder.path}' is not of the same run as '{shards[0].path}': {'; '.join(differences)}; "
+                "run it again from the start, on the same images"
+            )
+        with reading(folder.plan):
+            digest = digest_of(folder.plan)
+        of_shard = folder.committed({run.part(chunk) for chunk in run.chunks})
+        lost = [run.part(chunk) for chunk in run.chunks if chunk not in of_shard]
+        if digest != run.plan.digest or lost:
+            what = f"'{lost[0]}'" if lost else "its plan"
+            raise OutputError(
+                f"the shard '{folder.path}' has lost {what}; run it again with --shard {number}/{len(shards)}"
+            )
+        commits |= of_shard
+        attempts += read_attempts(folder.record)
+    assert first is not None
+    assert sorted(commits) == list(range(first.plan.chunks))
+    return replace(first, shard=None), dict(sorted(commits.items())), tuple(attempts)
+
+
+def _join(
+    folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits: dict[int, Commit]
+) -> dict[int, Commit]:
+    """Bring the parts, the plan and the commits together, and return what is committed then."""
+    begun = folder.fingerprint()
+    if begun is None:
+        with writing(folder.path):
+            shutil.copyfile(shards[0].plan, folder.plan)
+            folder.begin(run)
+    elif differences := begun.differences(run):
+        raise OutputError(
+            f"'{folder.path}' holds another run than its shards are ({'; '.join(differences)}); move one of them away"
+        )
+    have = folder.committed({run.part(chunk) for chunk in run.chunks})
+    for shard in shards:
+        fingerprint = shard.fingerprint()
+        assert fingerprint is not None
+        for chunk in fingerprint.chunks:
+            commit = commits[chunk]
+            if chunk not in have or have[chunk].failed > commit.failed:
+                with writing(folder.parts / commit.part):
+                    _link(shard.parts / commit.part, folder.parts / commit.part)
+                    folder.enter(commit)
+                have[chunk] = commit
+    with writing(folder.parts):
+        sync_folder(folder.parts)
+    return have
+
+
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        # No hard links on this file system, or none between these folders.
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())

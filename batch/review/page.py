@@ -1,0 +1,197 @@
+"""Page: a survey as one HTML file that asks for nothing else: no script, no font, no image of another host."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batch.review.survey import SCORE_BINS
+from classifier.selftest import describe
+from classifier.wording import counted, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from batch.review.results import Results
+    from batch.review.status import Status
+    from batch.review.survey import Survey
+    from batch.rows.formats import Score
+    from batch.run.record import RunRecord
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+MATRIX_CLASSES = 30
+"""Above that, a confusion matrix can't be read, and only the pairs that are confused most are listed."""
+
+SHOWN_PAIRS, SHOWN_CLASSES, SHOWN_ATTEMPTS = 25, 1000, 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassRow:
+    """One class, against the folders' names.
+
+    Attributes:
+        images: that lie in its folder.
+        predicted: how many have it as their top label, wherever they lie.
+        correct: how many both.
+    """
+
+    label: str
+    images: int
+    predicted: int
+    correct: int
+
+    @property
+    def recall(self) -> float | None:
+        """The share of its images that are recognised; None where it has none."""
+        return self.correct / self.images if self.images else None
+
+    @property
+    def precision(self) -> float | None:
+        """The share of its predictions that are right; None where there are none."""
+        return self.correct / self.predicted if self.predicted else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A bin of the scores' histogram, in the drawing's units: 0 0 400 205, y from above."""
+
+    low: float
+    high: float
+    right: int
+    wrong: int
+    x: float
+    width: float
+    right_y: float
+    right_height: float
+    wrong_y: float
+    wrong_height: float
+
+
+def render_page(
+    results: Results,
+    status: Status,
+    seen: Survey,
+    *,
+    top: Mapping[int, Sequence[Score]],
+    thumbnails: Mapping[int, str] | None,
+) -> str:
+    """Return the page.
+
+    Args:
+        results: where the rows are.
+        status: how the run stands.
+        seen: what the rows say.
+        top: the best labels of the images that are shown, by position.
+        thumbnails: their pictures; None where none were asked for.
+    """
+    import jinja2  # noqa: PLC0415 # not needed by any other command
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
+    )
+    numbers = {"number": lambda n: f"{n:,}", "counted": counted, "percent": _percent, "size": _size}
+    environment.filters |= {**numbers, "duration": duration}
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    record = results.record()
+    return template.render(
+        run=results.run,
+        record=record,
+        status=status,
+        seen=seen,
+        top=top,
+        thumbnails=thumbnails,
+        engine=describe(results.run.engine),
+        least_certain=list(seen.least_certain),
+        surest_mistakes=list(seen.surest_mistakes),
+        errors=sorted(record.errors.items(), key=lambda item: (-item[1], item[0])),
+        labels=seen.labels.most_common(SHOWN_CLASSES),
+        all_labels=len(seen.labels),
+        bars=_bars(seen),
+        elapsed_s=sum(attempt.elapsed_s for attempt in record.attempts),
+        attempts=record.attempts[-SHOWN_ATTEMPTS:],
+        version=_version(),
+        now=datetime.now(UTC),
+        **confusion(seen),
+        **_when(record),
+    )
+
+
+def confusion(seen: Survey) -> dict[str, Any]:
+    """Return what is known against the folders' names; empty where those are no labels."""
+    images: Counter[str] = Counter()
+    for (truth, _), count in seen.pairs.items():
+        images[truth] += count
+    present = sorted(images.keys() | (seen.labels.keys() if seen.has_truth else set()), key=_natural)
+    classes = [
+        ClassRow(label=label, images=images[label], predicted=seen.labels[label], correct=seen.pairs[label, label])
+        for label in present
+    ]
+    if len(present) > MATRIX_CLASSES:
+        classes.sort(key=lambda row: 2.0 if row.recall is None else row.recall)
+    mistakes = Counter({pair: count for pair, count in seen.pairs.items() if pair[0] != pair[1]})
+    return {
+        "classes": classes[:SHOWN_CLASSES],
+        "all_classes": len(classes),
+        "matrix": present if len(present) <= MATRIX_CLASSES else None,
+        "mistakes": mistakes.most_common(SHOWN_PAIRS),
+        "all_mistakes": mistakes.total(),
+        "images_of": images,
+    }
+
+
+def _natural(label: str) -> tuple[bool, int, str]:
+    return (not label.isdecimal(), int(label) if label.isdecimal() else 0, label)
+
+
+def _bars(seen: Survey) -> list[Bar]:
+    highest = max(map(sum, zip(seen.right, seen.wrong, strict=True))) or 1
+    width = 400 / SCORE_BINS
+    bars = []
+    for i, (right, wrong) in enumerate(zip(seen.right, seen.wrong, strict=True)):
+        right_height, wrong_height = (200 * count / highest for count in (right, wrong))
+        bars.append(
+            Bar(
+                low=i / SCORE_BINS, high=(i + 1) / SCORE_BINS, right=right, wrong=wrong,
+                x=round(i * width + 1, 2), width=round(width - 2, 2),
+                right_y=round(205 - right_height, 2), right_height=round(right_height, 2),
+                wrong_y=round(205 - right_height - wrong_height, 2), wrong_height=round(wrong_height, 2),
+            )
+        )  # fmt: skip
+    return bars
+
+
+def _when(record: RunRecord) -> dict[str, Any]:
+    ended = [attempt.ended for attempt in record.attempts if attempt.ended]
+    started = [attempt.started for attempt in record.attempts]
+    return {"started": min(started, default=None), "ended": max(ended, default=None)}
+
+
+def _visible(value: object) -> object:
+    """Return text in which a control character, or one that turns the direction of writing, can be seen."""
+    if type(value) is not str or value.isprintable():
+        return value
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{share:.{digits}%}"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("tandem")
+    except importlib.metadata.PackageNotFoundError:
+        return "from its sources"

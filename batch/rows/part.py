@@ -1,0 +1,47 @@
+"""Part: what is written of one chunk. The same chunk gives the same bytes, whoever makes it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch.rows.formats import encode_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from batch.inputs.plan import ImageFile
+    from batch.rows.formats import Columns, Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The file of a chunk, and what is counted of its rows.
+
+    Attributes:
+        data: the file.
+        errors: how many rows failed, by reason.
+        in_class_folders: how many rows lie under a folder that has the name of one of the model's labels.
+        correct: how many of those have that label as their top one.
+    """
+
+    data: bytes
+    rows: int
+    errors: dict[str, int]
+    in_class_folders: int
+    correct: int
+
+
+def part_of(rows: Sequence[Row], files: Sequence[ImageFile], columns: Columns, *, labels: Iterable[str]) -> Part:
+    """Return the part of these rows of these files."""
+    classes = frozenset(labels)
+    folders = [file.label(classes) for file in files]
+    errors = Counter(row.error.partition(":")[0] for row in rows if row.error is not None)
+    return Part(
+        data=encode_rows(rows, columns.format, all_scores=columns.all_scores, embeddings=columns.embeddings),
+        rows=len(rows),
+        errors=dict(sorted(errors.items())),
+        in_class_folders=sum(folder is not None for folder in folders),
+        correct=sum(folder == row.label for folder, row in zip(folders, rows, strict=True)),
+    )

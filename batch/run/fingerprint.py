@@ -1,0 +1,144 @@
+"""The fingerprint: all on which the bytes of a run's output depend. A run is only resumed under an equal one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from PIL import features
+
+from batch.inputs.plan import Plan  # noqa: TC001 # msgspec reads the annotations, here and below
+from batch.inputs.shards import Shard  # noqa: TC001
+from batch.rows.formats import SCHEMA_VERSION, Columns, Format
+from classifier.types import EngineInfo  # noqa: TC001
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """All on which the bytes of the output depend.
+
+    Attributes:
+        shard: which chunks of the plan are this run's; None for all.
+        model: `digits@sha256:…`.
+        labels: of the model, in the order of `scores`.
+        versions: of the libraries that shape pixels or bytes.
+    """
+
+    schema_version: int
+    plan: Plan
+    shard: Shard | None
+    format: Format
+    top_k: int
+    all_scores: bool
+    image_timeout_s: float
+    model: str
+    labels: tuple[str, ...]
+    engine: EngineInfo
+    versions: dict[str, str]
+    embeddings: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        columns: Columns,
+        *,
+        model: str,
+        labels: tuple[str, ...],
+        engine: EngineInfo,
+        shard: Shard | None = None,
+        image_timeout_s: float,
+    ) -> Fingerprint:
+        """Return the fingerprint of a run of `plan`, or of one shard of it, with this machine's libraries."""
+        return cls(
+            schema_version=SCHEMA_VERSION,
+            plan=plan,
+            shard=shard,
+            format=columns.format,
+            top_k=columns.top_k,
+            all_scores=columns.all_scores,
+            image_timeout_s=image_timeout_s,
+            model=model,
+            labels=labels,
+            engine=engine,
+            versions=versions(columns.format),
+            embeddings=columns.embeddings,
+        )
+
+    @property
+    def chunks(self) -> range:
+        """The chunks of the plan that are this run's."""
+        return range(self.plan.chunks) if self.shard is None else self.shard.of(self.plan.chunks)
+
+    @property
+    def images(self) -> int:
+        """How many images they have."""
+        # All chunks are whole but for the plan's last one.
+        whole = len(self.chunks) * self.plan.chunk_size
+        last = self.plan.chunks - 1
+        return whole - (self.plan.chunk_size - self.plan.rows(last) if last in self.chunks else 0)
+
+    def of_shard(self, shard: Shard) -> Fingerprint:
+        """Return the fingerprint of one shard of this run."""
+        return replace(self, shard=shard)
+
+    def part(self, chunk: int) -> str:
+        """Return the name of a chunk's part."""
+        width = max(5, len(str(self.plan.chunks - 1)))
+        return f"part-{chunk:0{width}}.{self.format}"
+
+    def differences(self, now: Fingerprint) -> list[str]:
+        """Return what differs, each as `engine.version was '1.31.1' and is '1.32.0'`."""
+        before, after = (dict(_flatten(msgspec.to_builtins(each))) for each in (self, now))
+        return [
+            f"{name} was {_shorten(before.get(name))} and is {_shorten(after.get(name))}"
+            for name in dict.fromkeys([*before, *after])
+            if before.get(name) != after.get(name)
+        ]
+
+
+_WRITERS: dict[Format, str] = {"parquet": "pyarrow", "csv": "msgspec", "jsonl": "msgspec"}
+"""The library that writes each format's bytes."""
+
+
+def versions(format: Format) -> dict[str, str]:
+    """Return the versions of the libraries that shape pixels, or the bytes of a format."""
+    found = {name: _version(name) for name in ("tandem", "pillow", _WRITERS[format])}
+    # A Pillow that was built from source decodes with the libraries of its machine.
+    for codec in ("libjpeg_turbo", "zlib", "webp"):
+        found[codec] = str(features.version(codec))
+    return found
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # Tandem itself, where it runs from its sources
+
+
+def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flatten(item, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
+
+
+def _name(item: object) -> str:
+    if not isinstance(item, dict) or "path" not in item:
+        return str(item)
+    # The paths of a list are below the folder that the run was begun in.
+    return f"in {item['location']}: {item['path']}" if item["kind"] == "list" else str(item["path"])
+
+
+def _shorten(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(map(_name, value))
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:99]}…"

@@ -1,0 +1,192 @@
+"""`tandem batch`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batch.inputs.shards import Shard, shard_of_job
+from batch.rows.formats import Columns, Format
+from classifier.errors import TooManyFailures
+from classifier.wording import counted
+from commands.batch.group import BatchGroup
+from commands.batch.options import cluster_options, failure_options, input_options, output_options, scale_options
+from commands.logs import log_as_json_unless_on_a_terminal
+from commands.options import engine_options, model_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batch.inputs.named import Input
+    from batch.run.record import Attempt, RunRecord
+    from batch.run.runner import BatchJob
+
+log = logging.getLogger(__name__)
+
+FAILED_IMAGES = 3
+"""Exit code of a run that is done, with a row for each image, some of which say `error`."""
+
+TOO_MANY_FAILURES = 4
+"""Exit code of a run that was stopped by `--max-failures` or `--max-failure-rate`; it can be resumed."""
+
+
+_EXAMPLE = """\b
+Example:
+  tandem batch photos --model digits:production --output out
+  find photos -newer yesterday -print0 | tandem batch --files-from - -0 --model digits --output new
+  python -c "import pyarrow.parquet as pq; print(pq.read_table('out/parts').slice(0, 3).to_pylist())"
+"""
+
+
+@click.group(
+    cls=BatchGroup,
+    invoke_without_command=True,
+    short_help="Classify every image of a folder into Parquet, CSV or JSON Lines.",
+    epilog=_EXAMPLE,
+)
+@input_options
+@model_option
+@output_options
+@failure_options
+@scale_options
+@cluster_options
+@engine_options
+@click.pass_context
+def batch(
+    ctx: click.Context,
+    /,
+    *,
+    inputs: tuple[str, ...],
+    files_from: str | None,
+    null: bool,
+    column: str,
+    model: str | None,
+    output: Path,
+    shard: Shard | None,
+    runner: str,
+    batch_size: int | None,
+    decode_threads: int | None,
+    address: str | None,
+    engines: int | None,
+    engine_cpus: int,
+    **options: Any,
+) -> None:
+    """Classify each image of the INPUTs into OUT/parts: exactly one row for each image.
+
+    INPUTs are folders, images, tar files (WebDataset shards), and Parquet files; or URLs of them, such as
+    s3://bucket/photos. Folders are searched recursively for files with an image's suffix; hidden entries and symbolic
+    links are skipped and counted. An image that can't be classified is a row with its error.
+
+    A run that was killed or interrupted is resumed by the same command, and its files end as those of an
+    undisturbed run, byte for byte.
+
+    Exit codes: 0 done, 1 could not run, 2 usage, 3 done with failed images, 4 stopped by a limit on failed images,
+    130 and 143 interrupted.
+    """
+    from batch.inputs.named import find_inputs  # noqa: PLC0415
+    from batch.run.folder import begun_batch_size  # noqa: PLC0415 # all of these: so that --help answers at once
+    from batch.run.interrupts import Interrupted, Interrupts  # noqa: PLC0415
+    from batch.run.local import LocalRunner  # noqa: PLC0415
+    from batch.run.runner import check_job, run_batch  # noqa: PLC0415
+    from registry import LocalRegistry, fetch_model, open_model  # noqa: PLC0415
+
+    if not inputs and files_from is None:
+        raise click.UsageError("Missing argument 'INPUT...', or --files-from.")
+    engine = {name: options.pop(name) for name in ("engine", "device", "precision", "threads")}
+    log_as_json_unless_on_a_terminal()
+    try:
+        with Interrupts() as interrupts:
+            found = find_inputs(inputs, files_from=files_from, nul=null, column=column)
+            job = _make_job(found, output, shard or shard_of_job(), **options)
+            check_job(job)  # before the model is opened, which takes long
+            if runner == "local":
+                # A run that is resumed keeps its size: another would give other bits.
+                size = batch_size or begun_batch_size(output)
+                opened = open_model(model, **engine, batch_size=size, tuning="throughput")
+                with LocalRunner(opened, batch_size=batch_size, threads=decode_threads) as local:
+                    record = run_batch(job, local, interrupts)
+            else:
+                from batch.run.ray_runner import Cluster, RayRunner  # noqa: PLC0415
+
+                gpus = {"auto": None, "cpu": 0}.get(engine["device"], 1)
+                cluster = Cluster(address=address, engines=engines, cpus=engine_cpus, gpus=gpus)
+                artifact = fetch_model(model, LocalRegistry.default())
+                with RayRunner(
+                    artifact, cluster, engine=engine, batch_size=batch_size, threads=decode_threads
+                ) as engines_of_cluster:
+                    record = run_batch(job, engines_of_cluster, interrupts)
+    except Interrupted as interrupted:
+        click.echo(f"Interrupted; the same command resumes the run in '{output}'.", err=True)
+        ctx.exit(interrupted.exit_code)
+    except TooManyFailures as error:
+        click.echo(f"Error: {error}", err=True)
+        ctx.exit(TOO_MANY_FAILURES)
+    for line in summarise(record, job.output, record.attempts[-1]):
+        click.echo(line)
+    ctx.exit(FAILED_IMAGES if record.failed else 0)
+
+
+def _make_job(
+    inputs: tuple[Input, ...],
+    output: Path,
+    shard: Shard | None,
+    *,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    follow_symlinks: bool,
+    format: Format,
+    top_k: int,
+    scores: str,
+    embeddings: bool,
+    image_timeout: float,
+    max_failures: int | None,
+    max_failure_rate: float | None,
+    **options: Any,
+) -> BatchJob:
+    from batch.inputs.listing import Selection  # noqa: PLC0415
+    from batch.run.limits import FailureLimits  # noqa: PLC0415
+    from batch.run.runner import BatchJob  # noqa: PLC0415
+
+    if shard is not None and shard.count == 1:
+        shard = None
+    return BatchJob(
+        inputs=inputs,
+        output=output / shard.folder if shard else output,
+        selection=Selection(include=include, exclude=exclude, follow_symlinks=follow_symlinks),
+        shard=shard,
+        columns=Columns(format=format, top_k=top_k, all_scores=scores == "all", embeddings=embeddings),
+        image_timeout_s=image_timeout,
+        limits=FailureLimits(failures=max_failures, rate=max_failure_rate),
+        **options,
+    )
+
+
+def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -> list[str]:
+    """Return what a person wants to know of a run that is done, a line each.
+
+    Args:
+        record: of the run.
+        output: where it is.
+        attempt: the last one, where its rate is of interest.
+    """
+    from batch.inputs.named import printable  # noqa: PLC0415
+    from batch.inputs.plan import describe_counts  # noqa: PLC0415
+    from classifier.selftest import describe  # noqa: PLC0415
+
+    errors = f" ({describe_counts(record.errors)})" if record.errors else ""
+    counts = f"{counted(record.images, 'image')}: {record.ok:,} ok, {record.failed:,} failed{errors}"
+    rate = ""
+    if attempt is not None:
+        # A run that was resumed has had other images made before.
+        which = "" if attempt.images == record.images else f"{attempt.images:,} of them "
+        rate = f", {which}in {attempt.elapsed_s:.1f} s ({attempt.images_per_s:,.0f} images/s)"
+    lines = [f"{counts}{rate} → {printable(str(output))}", f"{record.run.model} on {describe(record.run.engine)}"]
+    if record.run.plan.skipped:
+        lines.append(f"skipped: {describe_counts(record.run.plan.skipped)}")
+    if accuracy := record.accuracy:
+        lines.append(
+            f"accuracy against the folder names: {accuracy.acc1:.2%} ({accuracy.correct:,} of {accuracy.images:,})"
+        )
+    return lines

@@ -1,0 +1,110 @@
+"""`tandem batch status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from classifier.wording import counted, duration
+
+if TYPE_CHECKING:
+    from batch.review.status import FolderStatus, Status
+
+RUNNING = 5
+"""Exit code where a run is under way."""
+
+STOPPED = 6
+"""Exit code where a run ended before all its images had their rows."""
+
+_EXAMPLE = """\b
+Example:
+  tandem batch status out
+  while tandem batch status out --json > status.json; test $? = 5; do sleep 60; done
+"""
+
+
+@click.command(epilog=_EXAMPLE)
+@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print it as a JSON object, for machines.")
+@click.pass_context
+def status(ctx: click.Context, /, *, output: Path, as_json: bool) -> None:
+    """Say how the run in OUT stands, or how its shards do: what is done, what failed, how fast, how long yet.
+
+    It reads a few small files and no image; a run that is under way does not notice it.
+
+    Exit codes: 0 done, 1 can't be said, 2 usage, 3 done with failed images, 5 running, 6 stopped before the end: the
+    command that began it resumes it.
+    """
+    from batch.review.status import status_of  # noqa: PLC0415
+    from classifier.types import to_json  # noqa: PLC0415
+    from commands.batch.run import FAILED_IMAGES  # noqa: PLC0415 # so that --help answers at once
+
+    found = status_of(output)
+    if as_json:
+        click.echo(to_json(found), nl=False)
+    else:
+        for line in describe_status(found):
+            click.echo(line)
+    if found.state == "done":
+        ctx.exit(FAILED_IMAGES if found.failed else 0)
+    ctx.exit(RUNNING if found.state in {"running", "planning"} else STOPPED)
+
+
+def describe_status(status: Status) -> list[str]:
+    """Return what a person wants to know, a line each, the state first."""
+    from batch.inputs.plan import describe_counts  # noqa: PLC0415
+    from classifier.selftest import describe  # noqa: PLC0415
+    from registry.summary import table_lines  # noqa: PLC0415
+
+    if status.run is None:
+        return [f"planning: the images are being listed, by {status.holder or 'a process'}"]
+    share = f" ({status.images / status.total:.1%})" if status.images < status.total else ""
+    errors = f" ({describe_counts(status.errors)})" if status.errors else ""
+    done = f"{status.images:,} of {counted(status.total, 'image')}{share}"
+    lines = [f"{status.state}: {done}, {status.failed:,} failed{errors}"]
+    lines += [f"  {line}" for line in _facts(status)]
+    lines.append(f"  {status.run.model} on {describe(status.run.engine)}")
+    if accuracy := status.accuracy:
+        so_far = "" if status.state == "done" else " so far"
+        lines.append(f"  accuracy against the folder names{so_far}: {accuracy.acc1:.2%}")
+    if status.shards:
+        columns = ("shard", "state", "images", "of", "failed", "images/s", "left", "attempts")
+        lines += ["", *table_lines(columns, [_cells(each) for each in status.shards])]
+    return lines
+
+
+def _facts(status: Status) -> list[str]:
+    from batch.review.status import is_elsewhere  # noqa: PLC0415
+
+    facts = []
+    if status.images_per_s:
+        facts.append(f"{status.images_per_s:,.0f} images/s")
+    if status.left_s is not None:
+        facts.append(f"{duration(status.left_s)} left")
+    facts.append(counted(status.attempts, "attempt"))
+    lines = [", ".join(facts)]
+    if status.state == "running" and status.holder:
+        lines.append(str(status.holder))
+    if status.state in {"interrupted", "killed"}:
+        unbegun = [each.name for each in status.shards if each.state == "not begun"]
+        lines.append(f"not begun: {counted(len(unbegun), 'shard')}" if unbegun else "the same command resumes it")
+    if status.state == "killed" and is_elsewhere(status.holder):
+        lines.append(f"unless {status.holder} still runs, whose lock may not be seen from this machine")
+    if status.state == "done" and status.shards:
+        lines.append("'tandem batch merge' joins the shards")
+    return lines
+
+
+def _cells(shard: FolderStatus) -> tuple[str, ...]:
+    return (
+        shard.name.removeprefix("shard-"),
+        shard.state,
+        f"{shard.images:,}",
+        f"{shard.total:,}",
+        f"{shard.failed:,}",
+        f"{shard.images_per_s:,.0f}" if shard.images_per_s else "-",
+        duration(shard.left_s) if shard.left_s is not None else "-",
+        f"{shard.attempts:,}",
+    )

@@ -1,0 +1,245 @@
+"""What `tandem doctor` looks at. Each check gives one or more findings and raises nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from classifier.engines import compiling
+from classifier.engines.selection import choose, describe_refused, describe_way
+from classifier.engines.sessions import CUDA, GPU_WHEEL, installed_wheels, load_runtime, probe
+from classifier.errors import EngineError, EngineUnavailable, TandemError
+from classifier.extras import install_extra
+from classifier.hardware import cpu, cpu_limit, cpu_of_onednn, nvidia_driver
+from classifier.wording import counted
+from registry.local import LocalRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOW_DISK_BYTES = 5_000_000_000
+
+# package → what it is for; absent, that is all that is missing.
+OPTIONAL = {
+    "bentoml": ("'bentoml serve'", "service"),
+    "openvino": ("the fastest bf16 and int8 on x86 CPUs", "openvino"),
+    "pyarrow": ("'tandem batch' and 'tandem parity'", "batch"),
+    "torch": ("'tandem train' and 'tandem export'", "train"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that the doctor looked at.
+
+    Attributes:
+        status: `warn` where something may go wrong, `fail` where something that was asked for can't work.
+        remedy: what to do about it; only and always where the status is not `ok`.
+    """
+
+    subject: str
+    status: Literal["ok", "warn", "fail"]
+    fact: str
+    remedy: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.remedy is None) != (self.status == "ok"):
+            raise ValueError(f"a finding that is not ok wants a remedy, got {self}")
+
+
+def examine() -> Iterator[Finding]:
+    """Yield all that there is to say of this machine and this installation."""
+    yield from check_packages()
+    yield check_cpu()
+    yield check_driver()
+    yield from check_engine()
+    yield from check_openvino()
+    yield check_registry(LocalRegistry.default())
+    yield from check_models(LocalRegistry.default())
+    yield check_disk(LocalRegistry.default().root.parent)
+    yield check_environment()
+
+
+def check_packages() -> Iterator[Finding]:
+    """Yield the versions of what is installed. Nothing is imported: torch alone would take seconds."""
+    yield Finding(subject="python", status="ok", fact=f"{platform.python_version()} on {platform.platform()}")
+    for package in ("tandem", "numpy", "pillow"):
+        yield Finding(subject=package, status="ok", fact=version_of(package) or "runs from its source, not installed")
+    for package, (purpose, extra) in OPTIONAL.items():
+        absent = f"not installed; for {purpose}: {install_extra(extra)}"
+        yield Finding(subject=package, status="ok", fact=version_of(package) or absent)
+
+
+def check_cpu() -> Finding:
+    """Return what the CPU is, what speeds up bf16 and int8 in it, and how much of it this process may use."""
+    cpus, processor = cpu_limit(), cpu()
+    has = {
+        "VNNI": "vnni" in processor.features,
+        "bf16": "bf16" in processor.features,
+        "AMX": processor.instruction_set == "amx",
+    }
+    features = ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in has.items())
+    speed = f"{processor.instruction_set} ({features})"
+    fact = (
+        f"{speed}, {cpus} of {counted(os.cpu_count() or 1, 'CPU')}: engines run {counted(cpus, 'thread')} unless told"
+    )
+    held = cpu_of_onednn().instruction_set
+    if held == processor.instruction_set:
+        return Finding(subject="cpu", status="ok", fact=fact)
+    return Finding(
+        subject="cpu",
+        status="warn",
+        fact=f"{fact}; ONEDNN_MAX_CPU_ISA holds OpenVINO to {held}",
+        remedy="unset ONEDNN_MAX_CPU_ISA, unless this is a test",
+    )
+
+
+def check_driver() -> Finding:
+    """Return what the NVIDIA driver is, and whether an installed onnxruntime uses it."""
+    driver = nvidia_driver()
+    wanted = GPU_WHEEL in installed_wheels()
+    if driver is None and not wanted:
+        return Finding(subject="nvidia driver", status="ok", fact="none, and onnxruntime for the CPU needs none")
+    if driver is None:
+        return Finding(
+            subject="nvidia driver",
+            status="fail",
+            fact=f"none, and {GPU_WHEEL} is installed",
+            remedy="install a driver, start the container with --gpus all, or for the CPU: "
+            f"pip uninstall {GPU_WHEEL}, then {install_extra('cpu')}",
+        )
+    gpus = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in driver.gpus) or "no GPU visible"
+    fact = f"runs CUDA up to {driver.cuda}; {gpus}"
+    if driver.gpus and not wanted:
+        return Finding(
+            subject="nvidia driver",
+            status="warn",
+            fact=f"{fact}; not used, because {GPU_WHEEL} is not installed",
+            remedy=f"pip uninstall onnxruntime, then {install_extra('gpu')}",
+        )
+    return Finding(subject="nvidia driver", status="ok", fact=fact)
+
+
+def check_engine() -> Iterator[Finding]:
+    """Yield what onnxruntime is, and whether each device that it is built for really runs a graph."""
+    try:
+        runtime = load_runtime()
+    except EngineUnavailable as error:
+        yield _failed("onnxruntime", error)
+        return
+    built_for = f"CUDA {runtime.cuda_version} and the CPU" if runtime.cuda_version else "the CPU alone"
+    yield Finding(subject="onnxruntime", status="ok", fact=f"{runtime.__version__}, built for {built_for}")
+    yield check_device("cpu")
+    if CUDA in runtime.get_available_providers():
+        yield check_device("cuda:0")
+
+
+def check_device(device: str) -> Finding:
+    """Return whether onnxruntime runs a graph on `device`, and every node of it there."""
+    try:
+        probe(device)
+    except EngineError as error:
+        return _failed(f"onnxruntime on {device}", error)
+    return Finding(subject=f"onnxruntime on {device}", status="ok", fact="runs a graph, and all of it there")
+
+
+def check_openvino() -> Iterator[Finding]:
+    """Yield whether OpenVINO really runs a graph, where it is installed."""
+    if version_of("openvino") is None:
+        return
+    subject = "openvino on cpu"
+    try:
+        compiling.probe()
+    except EngineError as error:
+        yield _failed(subject, error)
+        return
+    yield Finding(subject=subject, status="ok", fact="runs a graph")
+
+
+def check_registry(registry: LocalRegistry) -> Finding:
+    """Return what the registry holds, and whether it can be written."""
+    subject = "registry"
+    try:
+        models = registry.models()
+    except TandemError as error:
+        return _failed(subject, error)
+    access = (
+        "writable" if os.access(nearest_folder(registry.root), os.W_OK) else "read-only: models can be used, not added"
+    )
+    fact = f"{registry.root}, models: {len(models)}, {access}"
+    if models:
+        return Finding(subject=subject, status="ok", fact=fact)
+    return Finding(
+        subject=subject,
+        status="warn",
+        fact=fact,
+        remedy="'tandem train digits --run runs/digits', then 'tandem export runs/digits --name digits' make a first",
+    )
+
+
+def check_models(registry: LocalRegistry) -> Iterator[Finding]:
+    """Yield how each model would be run if nothing is asked for; of each name, the version that the bare name means."""
+    try:
+        names = dict.fromkeys(artifact.name for artifact in registry.models())
+    except TandemError:  # `check_registry` has said so
+        return
+    for name in names:
+        subject = f"auto for {name}"
+        try:
+            artifact = registry.resolve(name)
+            choice = choose(artifact.config)
+        except TandemError as error:
+            yield _failed(subject, error)
+            continue
+        lacks = describe_refused(choice.refused)
+        yield Finding(
+            subject=subject,
+            status="ok",
+            fact="; ".join([f"{artifact.reference} runs in {describe_way(choice.ways[0])}", *lacks]),
+        )
+
+
+def check_disk(home: Path) -> Finding:
+    """Return how much room there is where Tandem keeps its files."""
+    free = shutil.disk_usage(nearest_folder(home)).free
+    fact = f"{free / 1e9:.1f} GB free at {home}"
+    if free >= LOW_DISK_BYTES:
+        return Finding(subject="disk", status="ok", fact=fact)
+    return Finding(
+        subject="disk",
+        status="warn",
+        fact=fact,
+        remedy="free some, or set TANDEM_HOME to a folder on a larger disk; 'tandem models rm' removes old versions",
+    )
+
+
+def check_environment() -> Finding:
+    """Return the variables that stand in for options, because they are easily forgotten."""
+    variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("TANDEM_")]
+    return Finding(subject="environment", status="ok", fact=", ".join(variables) or "no TANDEM_… variable is set")
+
+
+def version_of(package: str) -> str | None:
+    """Return the installed version of a package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return `path`, or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.parents) if os.path.isdir(folder))  # noqa: PTH112  # Path.is_dir raises where it may not look
+
+
+def _failed(subject: str, error: TandemError) -> Finding:
+    # The sentence of an error ends with its remedy, after the last colon or semicolon.
+    match = re.fullmatch(r"(?P<fact>.*)[:;] (?P<remedy>.*)", str(error))
+    fact, remedy = match.group("fact", "remedy") if match else (str(error), "run it with 'tandem --verbose' for more")
+    return Finding(subject=subject, status="fail", fact=fact, remedy=remedy)

@@ -1,0 +1,85 @@
+"""`tandem export`: parse, export, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.options import Number
+from export.precisions import MAX_ACCURACY_DROP, PRECISIONS
+
+if TYPE_CHECKING:
+    from classifier.types import Precision
+
+
+_EXAMPLE = """\b
+Example:
+  tandem export runs/digits --name digits
+  tandem export runs/digits --name digits --tag candidate
+  tandem export runs/digits --name digits --precisions fp32,int8 --max-accuracy-drop 0.01
+  tandem export runs/digits --name digits-search --embeddings"""
+
+
+def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[Precision, ...]:
+    names = PRECISIONS if value == "auto" else [name.strip() for name in value.split(",")]
+    if unknown := [name for name in names if name not in PRECISIONS]:
+        raise click.BadParameter(
+            f"there is no precision {unknown[0]!r}; give 'auto', or with commas between them some of "
+            f"{', '.join(PRECISIONS)}"
+        )
+    return tuple(precision for precision in PRECISIONS if precision in names)
+
+
+@click.command(epilog=_EXAMPLE)
+@click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="The model's name; the registry numbers its versions.")
+@click.option(
+    "--tag", "aliases", multiple=True, metavar="ALIAS", help="Put this alias on the version; may be given repeatedly."
+)
+@click.option(
+    "--precisions", metavar="LIST", default="auto", show_default=True, callback=_parse_precisions,
+    help="What to make and measure beside fp32, which all models have: 'bf16,int8', or 'auto' for all there is.",
+)  # fmt: skip
+@click.option(
+    "--max-accuracy-drop", metavar="PART", type=Number(0, 1), default=MAX_ACCURACY_DROP, show_default=True,
+    help="A precision is allowed if its acc1 is at most so much below that of fp32: 0.005 is half a point.",
+)  # fmt: skip
+@click.option(
+    "--embeddings", is_flag=True,
+    help="Let the graph also give each image's embedding, what the last layer takes: 'tandem batch --embeddings' "
+    "writes it.",
+)  # fmt: skip
+def export(
+    run_path: Path,
+    name: str,
+    aliases: tuple[str, ...],
+    precisions: tuple[Precision, ...],
+    max_accuracy_drop: float,
+    embeddings: bool,
+) -> None:
+    """Export the best network of RUN as a model artifact into the registry.
+
+    The network becomes an ONNX graph, is compared with torch on every validation image, measured at each precision by
+    the engine that will run it, and self-tested before it enters. A run that was exported before makes no second
+    version.
+
+    What this machine can't run is not allowed until 'tandem evaluate' has measured it on one that can.
+    """
+    # torch and onnx take seconds to import.
+    from export.exporting import export_run  # noqa: PLC0415
+    from export.reporting import report  # noqa: PLC0415
+    from registry import LocalRegistry  # noqa: PLC0415
+    from training.run import Run  # noqa: PLC0415
+
+    added = export_run(
+        Run.open(run_path),
+        name=name,
+        aliases=aliases,
+        registry=LocalRegistry.default(),
+        precisions=precisions,
+        max_accuracy_drop=max_accuracy_drop,
+        embeddings=embeddings,
+    )
+    click.echo("\n".join(report(added)))

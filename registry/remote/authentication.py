@@ -1,0 +1,165 @@
+"""From a registry's challenge to an `Authorization` header: Basic, or a Bearer token.
+
+Formats: RFC 9110 "WWW-Authenticate"; "Token Authentication Specification" and "OAuth2 token authentication" of the
+CNCF distribution project.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlencode
+
+import msgspec
+
+from classifier.errors import RegistryDenied
+from registry.remote.credentials import find_credentials
+from registry.remote.failures import origin_of
+from registry.remote.hosts import may_be_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from registry.remote.credentials import Credentials
+
+_PARAMETER = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_CLIENT = "tandem"
+
+
+class TokenServer(Protocol):
+    """Asks a token server over HTTP; `Connection.ask` is the implementation."""
+
+    def __call__(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None) -> tuple[int, bytes]:
+        """Return status and body of the answer."""
+
+
+class _Token(msgspec.Struct, kw_only=True):
+    token: str = ""
+    access_token: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Challenge:
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+class Authenticator:
+    """The `Authorization` headers for one registry, a scope each. Safe with several threads."""
+
+    def __init__(self, host: str, ask: TokenServer) -> None:
+        self._host = host
+        self._ask = ask
+        self._headers: dict[str, str] = {}
+        self._secrets: set[str] = set()
+        self._lock = threading.Lock()
+
+    def header(self, scope: str) -> str | None:
+        """Return what answered the last challenge for `scope`; None before the first."""
+        return self._headers.get(scope)
+
+    def answer(self, challenges: str, scope: str, *, refused: str | None) -> str:
+        """Return the header that answers the `WWW-Authenticate` of a registry that refused the header `refused`.
+
+        Raises:
+            RegistryDenied: there are no credentials, they are wrong, or they don't reach that far.
+        """
+        with self._lock:
+            # Several threads are refused at once; the first asks for them all.
+            if (known := self._headers.get(scope)) is not None and known != refused:
+                return known
+            header = self._answer(_parse(challenges), scope)
+            if header == refused:
+                raise RegistryDenied(f"{self._host} refuses the credentials that there are for it: {self._log_in}")
+            self._headers[scope] = header
+            return header
+
+    def redact(self, text: str) -> str:
+        """Return `text` without any secret that this object knows."""
+        # A copy, as other threads add to them; the longest first, as one may be a part of another.
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, "…")
+        return text
+
+    @property
+    def _log_in(self) -> str:
+        return f"run 'docker login {self._host}', or set TANDEM_REGISTRY_USERNAME and TANDEM_REGISTRY_PASSWORD"
+
+    def _answer(self, challenges: list[_Challenge], scope: str) -> str:
+        credentials = find_credentials(self._host)
+        if credentials is not None:
+            self._secrets.update(credentials.secrets)
+        for challenge in challenges:
+            if challenge.scheme == "bearer" and "realm" in challenge.parameters:
+                return f"Bearer {self._fetch_token(challenge.parameters, credentials, scope)}"
+            if challenge.scheme == "basic":
+                if credentials is None or not credentials.password:
+                    raise RegistryDenied(f"{self._host} wants a user and a password: {self._log_in}")
+                return credentials.basic
+        raise RegistryDenied(f"{self._host} refuses access without saying how to log in: {self._log_in}")
+
+    def _fetch_token(self, challenge: Mapping[str, str], credentials: Credentials | None, scope: str) -> str:
+        realm = challenge["realm"]
+        try:
+            allowed = may_be_plain(realm)
+        except ValueError:
+            raise RegistryDenied(
+                f"the token server of {self._host} has an address that is none: check that it is an OCI registry"
+            ) from None
+        if not allowed:
+            raise RegistryDenied(
+                f"{self._host} wants the credentials sent to {origin_of(realm)}, which is not HTTPS: list that host in "
+                "TANDEM_REGISTRY_PLAIN_HTTP if you trust the network to it"
+            )
+        # What the registry asks for and what we know we need: a mount needs a second repository.
+        scopes = dict.fromkeys((*challenge.get("scope", "").split(), *scope.split()))
+        fields = [("scope", wanted) for wanted in scopes]
+        fields += [("service", challenge["service"])] if "service" in challenge else []
+        if credentials is not None and credentials.identity_token:
+            form = {
+                "grant_type": "refresh_token",
+                "refresh_token": credentials.identity_token,
+                "client_id": _CLIENT,
+                "scope": " ".join(scopes),
+                "service": challenge.get("service", ""),
+            }
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            status, body = self._ask("POST", realm, headers=headers, body=urlencode(form).encode())
+        else:
+            headers = {} if credentials is None else {"Authorization": credentials.basic}
+            url = realm + ("&" if "?" in realm else "?") + urlencode(fields)
+            status, body = self._ask("GET", url, headers=headers, body=None)
+        if status != 200:
+            what = "gives no token without credentials" if credentials is None else "refuses the credentials for it"
+            raise RegistryDenied(f"the token server of {self._host} {what} (HTTP {status}): {self._log_in}")
+        return self._read_token(body)
+
+    def _read_token(self, body: bytes) -> str:
+        try:
+            answer = msgspec.json.decode(body, type=_Token)
+        except msgspec.MsgspecError:
+            answer = _Token()
+        token = answer.token or answer.access_token
+        # A token becomes part of a header: one with a line break would become several.
+        if not re.fullmatch(r"[\x21-\x7e]+", token):
+            raise RegistryDenied(f"the token server of {self._host} answered without a token: try again later")
+        self._secrets.add(token)
+        return token
+
+
+def _parse(header: str) -> list[_Challenge]:
+    """Return the challenges of a `WWW-Authenticate` header."""
+    starts = list(re.finditer(r"(?:^|,)\s*(basic|bearer)\b", header, re.IGNORECASE))
+    ends = [*(match.start() for match in starts[1:]), len(header)][: len(starts)]
+    return [
+        _Challenge(
+            scheme=match[1].lower(),
+            parameters={
+                found[1].lower(): found[3] if found[2] is None else re.sub(r"\\(.)", r"\1", found[2])
+                for found in _PARAMETER.finditer(header, match.end(), end)
+            },
+        )
+        for match, end in zip(starts, ends, strict=True)
+    ]

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from classifier.errors import UnreadableImage
+from classifier.images import decode_image
+from classifier.images.containers import MAX_PARTS, MAX_SCANS, open_container, read_orientation
+from classifier.types import Preprocessing
+
+AS_STORED = Preprocessing(resize_size=240, crop_size=240)
+
+
+def encode(format: str, **options: object) -> bytes:
+    """Return an image of 240 × 240 pixels, all different."""
+    y, x = np.mgrid[:240, :240]
+    image = Image.fromarray(np.stack([x, y, x * y % 251], axis=-1).astype(np.uint8))
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def pixels(data: bytes) -> bytes:
+    return decode_image(data, AS_STORED).pixels.tobytes()
+
+
+def segment(marker: int, contents: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(contents) + 2) + contents
+
+
+def chunk(kind: bytes, contents: bytes) -> bytes:
+    return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
+
+
+def exif(orientation: int, *, type: int = 3, order: str = ">") -> bytes:
+    signature = {">": b"MM\0*", "<": b"II*\0"}[order]
+    return signature + struct.pack(f"{order}IHHHIHHI", 8, 1, 274, type, 1, orientation, 0, 0)
+
+
+def last_scan(jpeg: bytes) -> bytes:
+    return jpeg[jpeg.rindex(b"\xff\xda") : -2]
+
+
+class TestJpeg:
+    JPEG = encode("JPEG", quality=90)
+    PROGRESSIVE = encode("JPEG", quality=90, progressive=True)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"progressive": True},
+            {
+                "quality": 100,
+                "subsampling": 0,
+                "restart_marker_blocks": 1,
+            },  # over 64 KiB, the most that a segment could swallow
+            {"subsampling": 0, "keep_rgb": True},
+            {"icc_profile": bytes(200_000), "comment": b"\xff\xd9\xff\xda", "exif": b"Exif\0\0" + exif(1)},
+        ],
+    )
+    def test_pixels_stay(self, options: dict[str, object]) -> None:
+        """What is left without metadata has the pixels that Pillow finds in the whole file."""
+        data = encode("JPEG", **options)
+        with Image.open(io.BytesIO(data)) as image:
+            assert pixels(data) == np.asarray(image).tobytes()
+
+    def test_colour_markers_stay(self) -> None:
+        """Adobe's marker, which says that three components are RGB and not YCbCr, is no metadata."""
+        data = encode("JPEG", quality=90, keep_rgb=True)
+        # Without their names, R, G and B, in the headers of frame and scan, nothing else tells.
+        unnamed = data.replace(b"R\x11\0G\x11\0B\x11\0", b"\1\x11\0\2\x11\0\3\x11\0").replace(
+            b"R\0G\0B\0", b"\1\0\2\0\3\0"
+        )
+        assert len(unnamed.split(b"\1\x11\0\2")) == len(unnamed.split(b"\1\0\2\0\3\0")) == 2
+        assert pixels(unnamed) == pixels(data)
+
+    def test_metadata_goes(self) -> None:
+        """Profiles, comments, EXIF, thumbnails and what follows the image are not handed on; the EXIF block is."""
+        block = exif(6) + b"thumbnail"
+        metadata = segment(0xE1, b"Exif\0\0" + block) + segment(0xE2, b"profile") + segment(0xFE, b"comment")
+        container = open_container(self.JPEG[:2] + metadata + self.JPEG[2:] + b"a film")
+        assert container.data == self.JPEG
+        assert container.exif == block
+
+    def test_between_scans(self) -> None:
+        """Bytes that look like markers inside a segment between two scans are not taken for such."""
+        at = self.PROGRESSIVE.rindex(b"\xff\xda")
+        comment = segment(0xFE, b"\xff\xd9 \xff\xda \xff\xd8")
+        assert pixels(self.PROGRESSIVE[:at] + comment + self.PROGRESSIVE[at:]) == pixels(self.PROGRESSIVE)
+
+    @pytest.mark.parametrize("junk", [b"\xff" * 1000, b"\xff\0" * 1000, b"no marker"])
+    def test_junk_between_segments(self, junk: bytes) -> None:
+        """Fill bytes and junk between segments are passed over, as JPEG readers do."""
+        behind_jfif = 20
+        assert pixels(self.JPEG[:behind_jfif] + junk + self.JPEG[behind_jfif:]) == pixels(self.JPEG)
+
+    def test_many_segments(self) -> None:
+        """A file of nothing but segments is refused before it takes gigabytes to list them; many are fine."""
+        many = self.JPEG[:2] + segment(0xE1, b"Exif\0\0") * 50_000 + self.JPEG[2:]
+        assert pixels(many) == pixels(self.JPEG)
+        with pytest.raises(UnreadableImage, match="100,000 segments"):
+            open_container(self.JPEG[:2] + segment(0xE5, b"") * (MAX_PARTS + 1) + self.JPEG[2:])
+
+    def test_many_scans(self) -> None:
+        """A progressive image that passes over its pixels again and again is refused; ten passes are normal."""
+        assert self.PROGRESSIVE.count(b"\xff\xda") <= 12
+        repeated = last_scan(self.PROGRESSIVE) * MAX_SCANS
+        with pytest.raises(UnreadableImage, match="100 scans"):
+            open_container(self.PROGRESSIVE[:-2] + repeated + self.PROGRESSIVE[-2:])
+
+    def test_first_exif_block(self) -> None:
+        """Of several EXIF blocks the first counts."""
+        blocks = segment(0xE1, b"Exif\0\0" + exif(3)) + segment(0xE1, b"Exif\0\0" + exif(6))
+        assert read_orientation(open_container(self.JPEG[:2] + blocks + self.JPEG[2:]).exif) == 3
+
+
+class TestPng:
+    PNG = encode("PNG")
+    HEADER = 8 + 25  # where the chunk after IHDR begins
+
+    def with_chunks(self, *chunks: bytes) -> bytes:
+        return self.PNG[: self.HEADER] + b"".join(chunks) + self.PNG[self.HEADER :]
+
+    @pytest.mark.parametrize(
+        "chunks",
+        [
+            pytest.param(chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24))), id="text that unpacks to 16 MiB"),
+            pytest.param(chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**24))), id="profile that unpacks to 16 MiB"),
+            pytest.param(chunk(b"iCCP", b"a\0\7"), id="profile packed in no known way"),
+            pytest.param(chunk(b"acTL", bytes(8)), id="animation of no frames"),
+            pytest.param(chunk(b"acTL", bytes(8)) * 2 + chunk(b"fcTL", bytes(26)), id="broken animation"),
+            pytest.param(chunk(b"eXIf", b"MM\0*" + bytes(range(256))), id="broken EXIF"),
+            pytest.param(chunk(b"tEXt", b"a\0b")[:-4] + b"\0\0\0\0", id="text with a wrong checksum"),
+        ],
+    )
+    def test_metadata_does_no_harm(self, chunks: bytes) -> None:
+        """Metadata that Pillow refuses or warns about leaves the image as it is."""
+        assert pixels(self.with_chunks(chunks)) == pixels(self.PNG)
+        assert open_container(self.with_chunks(chunks)).data == self.PNG
+
+    def test_many_chunks(self) -> None:
+        """A file of nothing but chunks is refused before it takes gigabytes to list them."""
+        with pytest.raises(UnreadableImage, match="100,000 chunks"):
+            open_container(self.with_chunks(chunk(b"prVt", b"") * MAX_PARTS))
+
+    def test_exif_behind_the_pixels(self) -> None:
+        """EXIF may stand behind the pixels, as some programs append it."""
+        container = open_container(self.PNG[:-12] + chunk(b"eXIf", exif(6)) + self.PNG[-12:])
+        assert read_orientation(container.exif) == 6
+
+    def test_orientation_elsewhere(self) -> None:
+        """An orientation in XMP is not read, nor is it by web browsers."""
+        xmp = b'XML:com.adobe.xmp\0\0\0\0\0<rdf:Description tiff:Orientation="6"/>'
+        assert pixels(self.with_chunks(chunk(b"iTXt", xmp))) == pixels(self.PNG)
+
+
+class TestOrientation:
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_read(self, orientation: int, prefix: bytes, order: str) -> None:
+        """The orientation is read in both byte orders, with and without the prefix that JPEG gives it."""
+        assert read_orientation(prefix + exif(orientation, order=order)) == orientation
+
+    @pytest.mark.parametrize(
+        "block",
+        [b"", b"MM\0*", exif(0), exif(9), exif(6)[:-8], exif(6, type=2), exif(6).replace(b"MM", b"MI"), exif(6)[6:]],
+    )
+    def test_upright_otherwise(self, block: bytes) -> None:
+        """Without an orientation that means something, an image is upright."""
+        assert read_orientation(block) == 1
+
+    @given(block=st.binary(), cut=st.integers(0, 40), order=st.sampled_from("<>"))
+    def test_any_bytes(self, block: bytes, cut: int, order: str) -> None:
+        """Whatever the bytes, there is an orientation."""
+        assert read_orientation(exif(6, order=order)[:cut] + block) in range(1, 9)
