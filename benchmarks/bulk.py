@@ -34,9 +34,9 @@ from batch.run.interrupts import Interrupts
 from batch.run.local import LocalRunner
 from batch.run.runner import BatchJob, run_batch
 from benchmarks.figures import at_least, at_most, finish
+from classifier.golden import GoldenSet
 from classifier.hardware import cpu_limit
 from classifier.model import Model
-from classifier.selftest import GoldenSet
 from classifier.types import AllowedPrecision, EngineInfo, ModelConfig, Preprocessing
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from classifier.engines.graphs import OUTPUT
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.engines.sessions import check_cuda, load_runtime, open_on_cpu, open_on_cuda
 from classifier.errors import TandemError
-from classifier.selftest import describe
 from export.evaluating import open_images
 from export.precisions import TOLERANCE_FLOORS
 from registry.summary import table_lines
@@ -116,7 +115,7 @@ def measure(artifact: Artifact, precision: Precision, images_nhwc: NDArray[np.ui
         rates[0].append(images_per_s(lambda: engine.run(noise), len(noise)))
         rates[1].append(images_per_s(resident, size))
     return Figures(
-        what=describe(engine.info),
+        what=str(engine.info),
         batch_size=size,
         unlike_again=max(unlike(scores, again.run(images_nhwc)) for again in (engine, other)),
         unlike_elsewhere=max(unlike(scores, each) for each in (*moved, alone)),

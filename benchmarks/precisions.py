@@ -28,7 +28,6 @@ from benchmarks.figures import Bar, at_least, at_most, finish
 from benchmarks.models import make_model, make_resnet50, open_work
 from classifier.engines.selection import choose, describe_way, open_engine
 from classifier.hardware import cpu_of_onednn
-from classifier.selftest import describe
 from export.evaluating import open_images
 from export.precisions import run_engine
 from registry.summary import describe_model, table_lines
@@ -219,7 +218,7 @@ def compare_accuracy(data: Path, work: Path) -> tuple[dict[str, dict[str, float]
             labels = run_engine(engine, images, title=describe_way(way)).argmax(axis=1)
             found[describe_way(way)] = acc1 = float((labels == images.truth).mean())
             points = 100 * (acc1 - found[BASE])
-            rows.append((describe_way(way), f"{acc1:.2%}", f"{points:+.2f}", describe(engine.info)))
+            rows.append((describe_way(way), f"{acc1:.2%}", f"{points:+.2f}", str(engine.info)))
             if way.precision != "fp32":
                 bars[f"{network}, points lost by {describe_way(way)}"] = at_most(-points, MAX_POINTS)
         print("\n".join(table_lines(("", "ACC1", "POINTS", "ENGINE"), rows)))

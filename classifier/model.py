@@ -11,8 +11,8 @@ import numpy as np
 from classifier.artifact import CONFIG, GOLDEN
 from classifier.engines.selection import AUTO, open_engine
 from classifier.errors import DamagedArtifact, ImageError
+from classifier.golden import GoldenSet
 from classifier.images import decode_image
-from classifier.selftest import GoldenSet, describe
 from classifier.types import ModelConfig, Prediction, from_json
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Model:
             ),
             golden=GoldenSet.from_bytes(artifact.read(GOLDEN)),
         )
-        log.info("%s runs on %s", model.identity, describe(model.engine.info))
+        log.info("%s runs on %s", model.identity, str(model.engine.info))
         return model
 
     @property

@@ -1,70 +1,98 @@
-"""Progress: a bar on a terminal, a log line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal; elsewhere a log line now and then."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Advance = Callable[[int], None]
 
-log = logging.getLogger(__name__)
+Unit = Literal["images", "bytes"]
 
 LOG_EVERY_S = 10
 
-
-@contextmanager
-def show_progress(total: int, *, done: int) -> Iterator[Advance]:
-    """Yield a function that says how many more images are done, of `total` of which `done` were before."""
-    with (_bar if sys.stderr.isatty() else _log_lines)(total, done) as advance:
-        yield advance
+log = logging.getLogger(__name__)
 
 
 @contextmanager
-def _bar(total: int, done: int) -> Iterator[Advance]:
-    from rich.console import Console  # noqa: PLC0415 # not needed without a terminal
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+def show_progress(total: int, *, done: int = 0, title: str = "", unit: Unit = "images") -> Iterator[Advance]:
+    """Yield a function that any thread can call with the number of units that are newly done.
 
-    started = time.monotonic()
-    new = 0
-    columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total, completed=done, rate="")
+    Args:
+        total: units of the whole work.
+        done: units that were done before.
+        title: names the work.
+        unit: what is counted.
+    """
+    with _bar(total, done, title, unit) if sys.stderr.isatty() else _log_lines(total, title, unit) as update:
+        lock = threading.Lock()
+        started = time.monotonic()
+        new = 0
 
-        def advance(images: int) -> None:
+        def advance(units: int) -> None:
             nonlocal new
-            new += images
-            progress.update(task, advance=images, rate=f"{new / (time.monotonic() - started):,.0f} images/s")
+            with lock:
+                new += units
+                update(done + new, new / max(time.monotonic() - started, 1e-9))
 
         yield advance
 
 
 @contextmanager
-def _log_lines(total: int, done: int) -> Iterator[Advance]:
-    started = said = time.monotonic()
-    new = 0
+def _bar(total: int, done: int, title: str, unit: Unit) -> Iterator[Callable[[int, float], None]]:
+    # Imported late: not needed without a terminal.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    def advance(images: int) -> None:
-        nonlocal new, said
-        new += images
-        now = time.monotonic()
-        if now - said >= LOG_EVERY_S:
-            said = now
-            rate = new / (now - started)
-            left_s = (total - done - new) / rate
-            log.info(
-                "%s of %s images, %s images/s, %s s left",
-                *(f"{n:,.0f}" for n in (done + new, total, rate, left_s)),
-                extra={
-                    "numbers": {
-                        "images": done + new, "total": total, "images_per_s": round(rate, 1), "left_s": round(left_s)
-                    }
-                },
-            )  # fmt: skip
+    columns = (
+        *([TextColumn("{task.description}")] if title else []),
+        *(BarColumn(None), TextColumn("{task.fields[count]}"), TextColumn("{task.fields[rate]}")),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=total, completed=done, count="", rate="")
 
-    yield advance
+        def update(now: int, rate: float) -> None:
+            count = f"{_amount(now, unit)}/{_amount(total, unit)}"
+            progress.update(task, completed=now, count=count, rate=f"{_amount(rate, unit)}{_suffix(unit)}/s")
+
+        yield update
+
+
+@contextmanager
+def _log_lines(total: int, title: str, unit: Unit) -> Iterator[Callable[[int, float], None]]:
+    said = time.monotonic()
+
+    def update(now: int, rate: float) -> None:
+        nonlocal said
+        if time.monotonic() - said < LOG_EVERY_S:
+            return
+        said = time.monotonic()
+        left_s = round((total - now) / rate) if rate else 0
+        log.info(
+            "%s%s of %s%s, %s%s/s, %s s left",
+            *(f"{title}: " if title else "", _amount(now, unit), _amount(total, unit), _suffix(unit)),
+            *(_amount(rate, unit), _suffix(unit), f"{left_s:,}"),
+            extra={"numbers": {unit: now, "total": total, f"{unit}_per_s": round(rate, 1), "left_s": left_s}},
+        )
+
+    yield update
+
+
+def _amount(count: float, unit: Unit) -> str:
+    if unit == "images":
+        return f"{count:,.0f}"
+    from rich.filesize import decimal  # noqa: PLC0415
+
+    return decimal(round(count))
+
+
+def _suffix(unit: Unit) -> str:
+    return " images" if unit == "images" else ""

@@ -170,6 +170,11 @@ class EngineInfo:
     instruction_set: str
     batch_size: int | None = None
 
+    def __str__(self) -> str:
+        """Return the engine for people to read: `onnxruntime 1.31.1, cpu (avx512_vnni), fp32`."""
+        batch = "" if self.batch_size is None else f", batches of {self.batch_size}"
+        return f"{self.name} {self.version}, {self.device} ({self.instruction_set}), {self.precision}{batch}"
+
     def bit_equal_to(self, other: EngineInfo) -> bool:
         """Return whether equal images must get bit-equal scores from both; else they agree within the tolerance."""
         return self._numerics() == other._numerics()

@@ -94,14 +94,12 @@ def parity(
 
 def summarise(report: ParityReport) -> list[str]:
     """Return what a person wants to know of the comparison, the verdict last."""
-    from classifier.selftest import describe  # noqa: PLC0415
-
     share = report.top1_equal / report.images if report.images else 0.0
     equal = f"{report.bit_equal:,} bit-equal, largest difference of a score {report.max_difference:.3g}"
     lines = [
         report.model,
-        f"  bulk     {describe(report.bulk_engine)}",
-        f"  service  {describe(report.service_engine)}, {report.service}",
+        f"  bulk     {report.bulk_engine}",
+        f"  service  {report.service_engine}, {report.service}",
         f"{counted(report.images, 'image')} on both roads: {equal}, same top label {share:.2%}",
     ]
     if report.refused:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN
 from classifier.engines.selection import describe_refused, describe_way, lack_of
 from classifier.errors import DamagedArtifact, DataError, EngineError, EngineUnavailable
-from classifier.selftest import GoldenSet
+from classifier.golden import GoldenSet
 from classifier.types import from_json, to_json
 from export.card import replace_precisions
 from export.entry import check_writable, self_test_files

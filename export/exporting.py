@@ -13,6 +13,7 @@ from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.engines.sessions import load_runtime
 from classifier.errors import DataError, InvalidReference
+from classifier.progress import show_progress
 from classifier.types import ModelConfig, from_json, to_json
 from export.calibration import calibration_images
 from export.card import write_card
@@ -28,7 +29,6 @@ from registry import Added, LocalRegistry, Reference
 from registry.oci.references import check_alias
 from training.files import METRICS
 from training.metrics import EpochMetrics, best_epoch
-from training.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -122,7 +122,7 @@ def build_artifact(
     logger.info("Comparing it with torch on %d validation images", len(samples))
     images = LabelledImages(samples, config.preprocessing)
     engine = OnnxRuntimeEngine(graph, device="cpu")
-    with progress_bar("fp32", len(images)) as advance:
+    with show_progress(len(images), title="fp32") as advance:
         scored = score_images(network, engine, images, config.preprocessing, head=head, advance=advance)
     torch_metrics = measure(scored.reference, images.truth, config.labels)
     _check_same_images(run, torch_metrics.acc1, acc1_in_training)

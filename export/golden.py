@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from classifier.golden import GoldenSet
 from classifier.images import read_image
-from classifier.selftest import GoldenSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

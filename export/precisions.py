@@ -11,10 +11,10 @@ import numpy as np
 from classifier.artifact import MODEL, MODEL_FP16, MODEL_INT8
 from classifier.engines.selection import describe_way, open_engine
 from classifier.errors import EngineError, EngineUnavailable
+from classifier.progress import show_progress
 from classifier.types import AllowedPrecision
 from classifier.wording import counted
 from export.evaluation import PrecisionEvaluation, compare
-from training.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -88,11 +88,11 @@ class Yardstick:
     def _unlike_alone(self, engine: Engine, scores: NDArray[np.float32], chosen: Sequence[int], *, title: str) -> int:
         """Return how many of the chosen images get another bit than `scores` has when each is run by itself."""
         unlike = 0
-        with progress_bar(title, len(chosen)) as advance:
+        with show_progress(len(chosen), title=title) as advance:
             for index in chosen:
                 alone = engine.run(self.images.pixels(index)[np.newaxis])
                 unlike += alone.tobytes() != scores[index].tobytes()
-                advance()
+                advance(1)
         return unlike
 
     def compare(self, scores: NDArray[np.float32], engine: Engine) -> Measurement:
@@ -141,11 +141,10 @@ def try_way(
 def run_engine(engine: Engine, images: LabelledImages, *, title: str) -> NDArray[np.float32]:
     """Return the probabilities that `engine` gives all images, `[N, classes]`."""
     scores = []
-    with progress_bar(title, len(images)) as advance:
+    with show_progress(len(images), title=title) as advance:
         for files, images_nhwc in images.batches():
             scores.append(engine.run(images_nhwc))
-            for _ in files:
-                advance()
+            advance(len(files))
     return np.concatenate(scores)
 
 

@@ -12,13 +12,14 @@ from classifier.errors import ExportRefused
 from export.graph import EndToEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import nn
 
     from classifier.engines import Engine
+    from classifier.progress import Advance
     from classifier.types import Preprocessing
     from export.images import LabelledImages
 
@@ -46,7 +47,7 @@ def score_images(
     preprocessing: Preprocessing,
     *,
     head: str | None = None,
-    advance: Callable[[], object],
+    advance: Advance,
 ) -> ScoredImages:
     """Return what `network` and `engine`, with its graph in fp32, make of `images`.
 
@@ -67,8 +68,7 @@ def score_images(
         check_agreement(files, reference[-1], scores[-1])
         if embeddings:
             check_embeddings(files, embeddings[0], engine.embed(images_nhwc)[1])
-        for _ in files:
-            advance()
+        advance(len(files))
     return ScoredImages(reference=np.concatenate(reference), scores=np.concatenate(scores))
 
 

@@ -17,7 +17,6 @@ from batch.inputs.plan import listed_images
 from batch.pipeline.inference import batch_size_of, batched, score_batches
 from batch.pipeline.reading import decode_threads, load_image, load_images, map_ahead, read_file, with_data
 from classifier.errors import DataError, ImageError, ServiceError
-from classifier.selftest import describe
 from classifier.types import EngineInfo  # noqa: TC001 # msgspec reads the annotations
 from parity.client import Answer, Refusal
 
@@ -170,8 +169,8 @@ def _scores(answer: Answer, model: Model, client: ServiceClient, served: ServedM
     """Return the scores of an answer in the order of the model's labels, float32 `[classes]`."""
     if (answer.digest, answer.engine) != (served.digest, served.engine):
         raise ServiceError(
-            f"the service at {client.url} answered with {answer.digest} on {describe(answer.engine)} after it had "
-            f"said {served.digest} on {describe(served.engine)}; compare with one replica, and while none is deployed"
+            f"the service at {client.url} answered with {answer.digest} on {answer.engine} after it had "
+            f"said {served.digest} on {served.engine}; compare with one replica, and while none is deployed"
         )
     scores = {prediction.label: prediction.score for prediction in answer.predictions}
     if scores.keys() != set(model.config.labels):

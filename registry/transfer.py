@@ -9,13 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from classifier.errors import DamagedArtifact, InvalidReference, RegistryError, RegistryUnwritable
+from classifier.progress import show_progress
 from registry.companions import fetch_referrers, read_referrers, require_trust, send_referrers, store_referrers
 from registry.fetching import fetch_model
 from registry.oci.layout import Layout
 from registry.oci.manifest import MANIFEST_TYPE
 from registry.oci.references import Reference, version_of
 from registry.oci.sending import open_checked
-from registry.progress import show_transfer
 from registry.remote.connection import CONNECTIONS
 from registry.remote.models import RemoteModels
 from registry.signing import trusted_key
@@ -23,11 +23,11 @@ from registry.signing import trusted_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from classifier.progress import Advance
     from registry.local import LocalRegistry
     from registry.oci.artifact import Artifact
     from registry.oci.manifest import Descriptor
     from registry.oci.receiving import PartialBlob
-    from registry.progress import Advance
 
 _ADOPTIONS = 3
 """How often blobs that were removed behind our back are fetched again."""
@@ -196,7 +196,7 @@ def _in_parallel(work: Callable[[Descriptor, Advance], None], blobs: Sequence[De
     if not blobs:
         return
     stop = threading.Event()
-    with show_transfer(title, sum(blob.size for blob in blobs)) as show:
+    with show_progress(sum(blob.size for blob in blobs), title=title, unit="bytes") as show:
 
         def advance(size: int) -> None:
             if stop.is_set():

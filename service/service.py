@@ -13,7 +13,6 @@ import bentoml
 from pydantic import Field
 
 from classifier.hardware import cpu_limit
-from classifier.selftest import describe
 from registry import LocalRegistry
 from service.answers import Classification, ModelDescription, SelfTest
 from service.app import ClassifierService
@@ -62,7 +61,7 @@ class Classifier:
         _count_as_running(self.model)
         log.info(
             "%s runs on %s and passed its self-test of %d images",
-            *(self.model.identity, describe(self.model.engine.info), self.description.self_test.images),
+            *(self.model.identity, str(self.model.engine.info), self.description.self_test.images),
         )
 
     @bentoml.api  # type: ignore[untyped-decorator]  # BentoML is untyped

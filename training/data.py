@@ -20,8 +20,9 @@ from training.augment import RandomCrop, training_preprocessing
 from training.folders import name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from classifier.progress import Advance
     from classifier.types import Preprocessing
     from training.augment import ImageTransform
     from training.folders import ImageFolders, Sample
@@ -117,7 +118,7 @@ class ImageSet(Dataset[Batch | BadBatch]):
         """Whether an image is only copied from memory, neither decoded nor transformed."""
         return self._pixels is not None and self.transform is None
 
-    def read(self, indices: Iterable[int], *, advance: Callable[[], None]) -> list[BadImage]:
+    def read(self, indices: Iterable[int], *, advance: Advance) -> list[BadImage]:
         """Decode images, keep them where there is memory for all, and return those that can't be read."""
         bad: list[BadImage] = []
         for index in indices:
@@ -128,7 +129,7 @@ class ImageSet(Dataset[Batch | BadBatch]):
             else:
                 if self._pixels is not None:
                     self._pixels[index] = image
-            advance()
+            advance(1)
         return bad
 
     def _decode(self, index: int) -> torch.Tensor:
@@ -137,7 +138,7 @@ class ImageSet(Dataset[Batch | BadBatch]):
 
 
 def read_images(
-    folders: ImageFolders, preprocessing: Preprocessing, *, flip: bool, advance: Callable[[], None]
+    folders: ImageFolders, preprocessing: Preprocessing, *, flip: bool, advance: Advance
 ) -> tuple[ImageSet, ImageSet]:
     """Return the images that train and those that validate, after each of them was decoded once.
 

@@ -14,13 +14,13 @@ from torch import nn
 from torch.nn import functional
 
 from classifier.errors import DataError, OutOfDeviceMemory
+from classifier.progress import show_progress
 from training.augment import SMALL_IMAGE_SIZE, shift_turn_scale
 from training.data import default_workers, draw_batches, in_order, load_batches, normalise, read_images
 from training.files import CURVES
 from training.metrics import EpochMetrics, best_epoch, describe_epoch
 from training.network import build_network, check_image_size, load_weights
 from training.optimizer import lr_factor, make_optimizer
-from training.progress import progress_bar
 from training.report import draw_curves
 from training.run import Checkpoint
 
@@ -80,7 +80,7 @@ class Trainer:
             self.history = checkpoint.history
             self.optimizer.load_state_dict(checkpoint.optimizer)
             self.scaler.load_state_dict(checkpoint.scaler)
-        with progress_bar("reading images", len(folders.train) + len(folders.val)) as advance:
+        with show_progress(len(folders.train) + len(folders.val), title="reading images") as advance:
             self.train_images, self.val_images = read_images(
                 folders, config.preprocessing, flip=config.flip, advance=advance
             )
@@ -156,14 +156,14 @@ class Trainer:
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         lr = 0.0
         self.network.train()
-        with progress_bar(f"epoch {epoch}/{config.epochs}", len(draws)) as advance:
+        with show_progress(self._images_per_epoch(), title=f"epoch {epoch}/{config.epochs}") as advance:
             for step, (loaded, labels) in enumerate(self._load(self.train_images, draws)):
                 lr = config.lr * lr_factor((epoch - 1) * len(draws) + step, len(draws) * config.epochs)
                 images = augment(loaded, config, generator)
                 loss, logits = self._step(images, labels, lr)
                 total_loss += loss * len(labels)
                 correct += (logits.argmax(1) == labels).sum()
-                advance()
+                advance(len(labels))
         seen = self._images_per_epoch()
         return total_loss.item() / seen, correct.item() / seen, lr
 

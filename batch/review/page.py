@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batch.review.survey import SCORE_BINS
-from classifier.selftest import describe
 from classifier.wording import counted, duration
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def render_page(
         seen=seen,
         top=top,
         thumbnails=thumbnails,
-        engine=describe(results.run.engine),
+        engine=str(results.run.engine),
         least_certain=list(seen.least_certain),
         surest_mistakes=list(seen.surest_mistakes),
         errors=sorted(record.errors.items(), key=lambda item: (-item[1], item[0])),

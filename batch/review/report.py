@@ -29,7 +29,7 @@ def write_report(output: Path, file: Path | None = None, *, with_images: bool = 
     file = file or output / REPORT
     _check_writable(file)  # before all rows are read
     status = summarise(results)
-    with show_progress(status.images, done=0) as advance:
+    with show_progress(status.images) as advance:
         seen = survey(results, advance)
     shown = [*seen.least_certain, *seen.surest_mistakes]
     page = render_page(

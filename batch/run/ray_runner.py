@@ -19,7 +19,7 @@ from batch.run.local import LocalRunner, Work
 from classifier.errors import EngineError
 from classifier.extras import install_extra
 from classifier.model import Model
-from classifier.selftest import describe, self_test
+from classifier.selftest import self_test
 from classifier.types import EngineInfo  # noqa: TC001 # of a dataclass that is pickled
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class _EngineActor:
         self._runner = LocalRunner(model, batch_size=batch_size, threads=threads)
         self._inputs: dict[Input, Input] = {}
 
-    def describe(self) -> _Described:
+    def str(self) -> _Described:
         """Return what runs here."""
         runner = self._runner
         return _Described(
@@ -165,7 +165,7 @@ class RayRunner:
         first = self._describe(self._actors[0])
         self.labels, self.engine = first.labels, first.engine
         self.batch_size, self.threads = first.batch_size, first.threads
-        log.info("%s runs on %d engines of a Ray cluster: %s", self.model, self._engines, describe(first.engine))
+        log.info("%s runs on %d engines of a Ray cluster: %s", self.model, self._engines, str(first.engine))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -202,8 +202,8 @@ class RayRunner:
         """Check that an engine gives the bytes of the first one."""
         if described.engine != self.engine or described.versions != _all_versions():
             raise EngineError(
-                f"a node of the Ray cluster runs {describe(described.engine)} with {described.versions['parquet']}, "
-                f"another one {describe(self.engine)} with {versions('parquet')}, so that rows would depend on where "
+                f"a node of the Ray cluster runs {described.engine} with {described.versions['parquet']}, "
+                f"another one {self.engine} with {versions('parquet')}, so that rows would depend on where "
                 "they were made; use nodes of one kind and one image"
             )
 

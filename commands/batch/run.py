@@ -173,7 +173,6 @@ def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -
     """
     from batch.inputs.named import printable  # noqa: PLC0415
     from batch.inputs.plan import describe_counts  # noqa: PLC0415
-    from classifier.selftest import describe  # noqa: PLC0415
 
     errors = f" ({describe_counts(record.errors)})" if record.errors else ""
     counts = f"{counted(record.images, 'image')}: {record.ok:,} ok, {record.failed:,} failed{errors}"
@@ -182,7 +181,7 @@ def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -
         # A run that was resumed has had other images made before.
         which = "" if attempt.images == record.images else f"{attempt.images:,} of them "
         rate = f", {which}in {attempt.elapsed_s:.1f} s ({attempt.images_per_s:,.0f} images/s)"
-    lines = [f"{counts}{rate} → {printable(str(output))}", f"{record.run.model} on {describe(record.run.engine)}"]
+    lines = [f"{counts}{rate} → {printable(str(output))}", f"{record.run.model} on {record.run.engine}"]
     if record.run.plan.skipped:
         lines.append(f"skipped: {describe_counts(record.run.plan.skipped)}")
     if accuracy := record.accuracy:

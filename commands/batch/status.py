@@ -55,7 +55,6 @@ def status(ctx: click.Context, /, *, output: Path, as_json: bool) -> None:
 def describe_status(status: Status) -> list[str]:
     """Return what a person wants to know, a line each, the state first."""
     from batch.inputs.plan import describe_counts  # noqa: PLC0415
-    from classifier.selftest import describe  # noqa: PLC0415
     from registry.summary import table_lines  # noqa: PLC0415
 
     if status.run is None:
@@ -65,7 +64,7 @@ def describe_status(status: Status) -> list[str]:
     done = f"{status.images:,} of {counted(status.total, 'image')}{share}"
     lines = [f"{status.state}: {done}, {status.failed:,} failed{errors}"]
     lines += [f"  {line}" for line in _facts(status)]
-    lines.append(f"  {status.run.model} on {describe(status.run.engine)}")
+    lines.append(f"  {status.run.model} on {status.run.engine}")
     if accuracy := status.accuracy:
         so_far = "" if status.state == "done" else " so far"
         lines.append(f"  accuracy against the folder names{so_far}: {accuracy.acc1:.2%}")

@@ -44,7 +44,7 @@ def verify(ctx: click.Context, /, *, output: Path, with_inputs: bool) -> None:
     for find in (find_problems, find_changed_inputs) if with_inputs else (find_problems,):
         if problems:
             break  # an input is compared with its row, which has to be right first
-        with show_progress(record.images, done=0) as advance:
+        with show_progress(record.images) as advance:
             for problem in find(results, advance):
                 problems += 1
                 if problems <= MAX_LISTED:

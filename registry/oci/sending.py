@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from classifier.errors import DamagedArtifact
+    from classifier.progress import Advance
     from registry.oci.manifest import Descriptor
-    from registry.progress import Advance
 
 _PIECE_BYTES = 1 << 20
 

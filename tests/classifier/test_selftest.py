@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from classifier.artifact import GOLDEN
 from classifier.errors import DamagedArtifact, SelfTestFailed
-from classifier.selftest import GoldenSet, describe, self_test
+from classifier.golden import GoldenSet
+from classifier.selftest import self_test
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -230,8 +231,8 @@ def test_golden_set_of_another_model(digits_model: Model) -> None:
         self_test(with_golden(digits_model, replace(digits_model.golden, tolerances={})))
 
 
-def test_describe(digits_model: Model) -> None:
+def test_an_engine_reads_as_one_line(digits_model: Model) -> None:
     info = replace(digits_model.engine.info, version="1.31.1", instruction_set="avx2")
-    assert describe(info) == "onnxruntime 1.31.1, cpu (avx2), fp32"
+    assert str(info) == "onnxruntime 1.31.1, cpu (avx2), fp32"
     info = replace(info, device="cuda:0", instruction_set="sm_90", batch_size=32)
-    assert describe(info) == "onnxruntime 1.31.1, cuda:0 (sm_90), fp32, batches of 32"
+    assert str(info) == "onnxruntime 1.31.1, cuda:0 (sm_90), fp32, batches of 32"

@@ -12,8 +12,8 @@ import pytest
 
 from classifier.artifact import CONFIG, GOLDEN, MODEL
 from classifier.engines.sessions import installed_wheels
+from classifier.golden import GoldenSet
 from classifier.hardware import cpu
-from classifier.selftest import GoldenSet
 from classifier.types import AllowedPrecision, to_json
 from registry import LocalRegistry
 

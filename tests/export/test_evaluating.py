@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN, MODEL_FP16, MODEL_INT8
 from classifier.engines.selection import describe_way
-from classifier.selftest import GoldenSet
+from classifier.golden import GoldenSet
 from classifier.types import from_json, to_json
 from export.card import replace_precisions
 from export.evaluation import Evaluation, PrecisionEvaluation

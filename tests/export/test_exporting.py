@@ -17,9 +17,10 @@ from sklearn import metrics as sklearn_metrics
 
 from classifier.artifact import CARD, CONFIG, EVALUATION, FILES, GOLDEN, MODEL, MODEL_FP16, MODEL_INT8
 from classifier.errors import SelfTestFailed
+from classifier.golden import GoldenSet
 from classifier.images import decode_image
 from classifier.model import Model
-from classifier.selftest import GoldenSet, self_test
+from classifier.selftest import self_test
 from classifier.types import ModelConfig, from_json
 from export.entry import self_test_files
 from export.evaluation import Evaluation

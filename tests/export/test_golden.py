@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier.selftest import GoldenSet
+from classifier.golden import GoldenSet
 from classifier.types import Preprocessing
 from export.golden import MAX_IMAGES, choose, make_golden_set
 from export.images import LabelledImages

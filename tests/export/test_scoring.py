@@ -25,22 +25,22 @@ def engine_of(network: nn.Module) -> OnnxRuntimeEngine:
     return OnnxRuntimeEngine(export_graph(network, LABELS, PREPROCESSING), device="cpu")
 
 
-def ignore() -> None:
+def ignore(images: int) -> None:
     pass
 
 
 def test_every_image_is_scored_by_torch_and_by_the_engine_from_the_same_pixels(
     network: nn.Module, samples: Samples
 ) -> None:
-    calls: list[None] = []
+    calls: list[int] = []
     scored = score_images(
         network,
         engine_of(network),
         LabelledImages(samples, PREPROCESSING),
         PREPROCESSING,
-        advance=lambda: calls.append(None),
+        advance=calls.append,
     )
-    assert len(calls) == len(samples)
+    assert sum(calls) == len(samples)
     assert scored.reference.shape == scored.scores.shape == (len(samples), len(LABELS))
     np.testing.assert_allclose(scored.scores, scored.reference, atol=1e-6)
 

@@ -15,7 +15,7 @@ import pytest
 
 from classifier.artifact import CONFIG, GOLDEN, MODEL
 from classifier.errors import DamagedArtifact, EngineUnavailable, ModelNotFound, SelfTestFailed
-from classifier.selftest import GoldenSet
+from classifier.golden import GoldenSet
 from classifier.types import AllowedPrecision, ModelConfig, from_json, to_json
 from registry import LocalRegistry, open_model
 from tests.conftest import ROOT

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from classifier.artifact import GOLDEN
-from classifier.selftest import GoldenSet
+from classifier.golden import GoldenSet
 from registry import LocalRegistry
 from tests.service.conftest import BENTOML, ROOT, free_port
 

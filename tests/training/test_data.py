@@ -34,7 +34,7 @@ def equal(one: list[Batch], other: list[Batch]) -> bool:
     )  # fmt: skip
 
 
-def no_bar() -> None:
+def no_bar(images: int) -> None:
     pass
 
 

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from classifier import hardware
 from classifier.artifact import CONFIG, MODEL
-from classifier.engines import graphs, hardware, onnxruntime, sessions
+from classifier.engines import graphs, onnxruntime, sessions
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.engines.selection import open_engine
 from classifier.errors import DamagedArtifact, EngineUnavailable, OutOfDeviceMemory, TandemError

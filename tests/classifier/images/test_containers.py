@@ -12,7 +12,8 @@ from PIL import Image
 
 from classifier.errors import UnreadableImage
 from classifier.images import decode_image
-from classifier.images.containers import MAX_PARTS, MAX_SCANS, open_container, read_orientation
+from classifier.images.containers import MAX_PARTS, MAX_SCANS, open_container
+from classifier.images.orientation import read_orientation
 from classifier.types import Preprocessing
 
 AS_STORED = Preprocessing(resize_size=240, crop_size=240)

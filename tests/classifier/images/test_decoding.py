@@ -569,7 +569,7 @@ class TestLimits:
         code = f"""
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from classifier import images
+from classifier.images import decoding as images
 from classifier.images.memory import MemoryBudget
 from classifier.types import Preprocessing
 data = Path({str(tmp_path / "image.webp")!r}).read_bytes()

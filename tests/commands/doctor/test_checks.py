@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from classifier import hardware
 from classifier.artifact import CONFIG
-from classifier.engines import hardware, selection, sessions
+from classifier.engines import selection, sessions
 from classifier.errors import DamagedArtifact, EngineUnavailable, TandemError
 from classifier.extras import install_extra
 from commands.doctor.command import checks

@@ -94,10 +94,10 @@ from registry.transfer import pull
 assert pull(Reference.parse(sys.argv[2]), registry).verify() == []
 """
     collecting = """
-import registry.oci.garbage as collection
-collection.BLOB_MIN_AGE_S = 0.05
+from registry.oci import garbage
+garbage.BLOB_MIN_AGE_S = 0.05
 while True:
-    collection.collect(registry.layout)
+    garbage.collect(registry.layout)
 """
     collector = start(collecting, there.root)
     try:

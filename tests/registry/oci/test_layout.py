@@ -163,7 +163,7 @@ def run_python(script: str, *args: str | Path) -> str:
     lines = "".join(f"    {line}\n" for line in script.strip().splitlines())
     program = (
         "import os, resource, sys\nfrom pathlib import Path\n"
-        "from classifier.errors import TandemError\nfrom registry.layout import Layout\n"
+        "from classifier.errors import TandemError\nfrom registry.oci.layout import Layout\n"
         f"try:\n{lines}except TandemError as error:\n    print(type(error).__name__, error)\n"
     )
     done = subprocess.run(

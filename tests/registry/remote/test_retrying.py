@@ -7,8 +7,8 @@ import time
 import pytest
 
 from classifier.errors import DamagedArtifact, RegistryError
+from registry.remote import retrying
 from registry.remote.failures import overloaded
-from registry.remote.repository import retrying
 from registry.remote.retrying import TRIES, retry, time_limit_s, wait_before
 from registry.remote.transient import DamagedInTransit, TransientFailure
 
