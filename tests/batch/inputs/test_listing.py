@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch.inputs import listing
 from batch.inputs.listing import Selection, list_images
-from batch.inputs.named import find_inputs, listing
+from batch.inputs.named import find_inputs
 from classifier.errors import DataError
 
 

@@ -13,7 +13,7 @@ from classifier.artifact import CONFIG
 from classifier.engines import selection, sessions
 from classifier.errors import DamagedArtifact, EngineUnavailable, TandemError
 from classifier.extras import install_extra
-from commands.doctor.command import checks
+from commands.doctor import checks
 from registry import LocalRegistry
 
 if TYPE_CHECKING:
