@@ -1,10 +1,10 @@
-"""Every chore of the project: `nox -l` lists them, plain `nox` lints and tests.
+"""The project's chores. `nox -l` lists them; plain `nox` lints and tests.
 
-The two that a newcomer wants are `nox -s demo` and `nox -s tests`. They run with `uvx nox` or `pipx run nox`, and on a
-machine that has only pip with `python3 -m venv .venv && .venv/bin/pip install nox && .venv/bin/nox -s demo`.
+Start with `nox -s demo` and `nox -s tests`. `uvx nox` and `pipx run nox` work as well; with pip alone, it is
+`python3 -m venv .venv && .venv/bin/pip install nox && .venv/bin/nox -s demo`.
 
-On Linux, PyPI's torch is the CUDA build, several gigabytes large. Where the CPU build is enough,
-`UV_TORCH_BACKEND=cpu uvx nox -s demo` takes that one instead.
+On Linux, PyPI's torch is the CUDA build, several gigabytes large. `UV_TORCH_BACKEND=cpu uvx nox -s demo` installs the
+CPU build instead.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ nox.options.sessions = ["lint", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 IMAGE_SOURCES = {
-    # uv builds a Bento, and serves none.
+    # uv is needed to build a Bento, not to serve it.
     "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service", "--extra=signing", "--no-emit-package=uv"),
     "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch", "--extra=s3", "--extra=signing"),
     "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch", "--extra=s3", "--extra=signing"),
     "build": ("--group=pyproject.toml:build",),
 }
-"""What each file of `requirements/` locks."""
+"""The sources of each lock file in `requirements/`."""
 
 TORCHLESS_TESTS = [
     *(f"tests/{package}" for package in ("classifier", "registry", "service", "batch", "parity", "commands", "system")),
@@ -41,16 +41,16 @@ TORCHLESS_TESTS = [
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Walk the whole road: train, export, classify in bulk, serve, and prove that both roads agree."""
+    """Train, export, classify a folder, serve, and prove that the service and the bulk run agree."""
     install(session, "-e", ".[cpu,train,service,batch]")
     session.run("python", "examples/demo.py", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the test suite, but for what needs Docker, a GPU or many minutes."""
+    """Run the test suite, except tests that need Docker, a GPU or many minutes."""
     install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3]", *group("tests"))
-    # Two processes, however many cores: several tests start servers and train on threads of their own.
+    # Two processes on any machine: many tests start servers or train, which use several threads.
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
 
@@ -68,7 +68,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def digits(session: nox.Session) -> None:
-    """Train and export the models `digits` and `embedder` for the sessions that have no torch."""
+    """Train and export the models `digits` and `embedder` for sessions without torch."""
     install(session, "-e", ".[cpu,train]")
     home = digits_home(session)
     run, embedder = home.with_name("digits-run"), home.with_name("embedder-home")
@@ -81,10 +81,10 @@ def digits(session: nox.Session) -> None:
     session.run("tandem", "export", str(run), *with_embeddings, env={"TANDEM_HOME": str(embedder)})
 
 
-# A fresh environment each time: it must hold the wheel that was just built, and nothing that an older run left.
+# A fresh environment each time: it must hold the new wheel, and no leftovers of an earlier run.
 @nox.session(requires=["digits"], reuse_venv=False)
 def torchless(session: nox.Session) -> None:
-    """Run the tests of what answers from the built wheel, in an environment that has never seen torch."""
+    """Test the built wheel in an environment without torch: everything except training and export."""
     install(session, *group("build"))
     dist = session.cache_dir / "dist"
     shutil.rmtree(dist, ignore_errors=True)
@@ -102,21 +102,21 @@ def torchless(session: nox.Session) -> None:
 
 @nox.session(requires=["digits"])
 def containers(session: nox.Session) -> None:
-    """Build the batch image and the Bento's with ENGINE=cpu, and run both. Needs Docker."""
+    """Build the batch image with ENGINE=cpu and the Bento's image, and run both. Needs Docker."""
     run_image_tests(session, marker="containers")
 
 
 @nox.session(requires=["digits"])
 def cuda_image(session: nox.Session) -> None:
-    """Build the batch image with CUDA, and see it refuse in one sentence where there is no GPU. Needs Docker."""
+    """Build the batch image with CUDA, and check that it refuses to run without a GPU. Needs Docker."""
     run_image_tests(session, marker="cuda_image")
 
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure what README and docs claim: `-- NAME [--json FILE]`, where NAME is a module of benchmarks/."""
+    """Measure the numbers of README and docs: `-- NAME [--json FILE]`, where NAME is a module of benchmarks/."""
     name, *options = session.posargs or ["registry"]
-    # Only this one trains what it measures.
+    # Only `precisions` trains the models that it measures.
     extras = "cpu,openvino,train" if name == "precisions" else "cpu,service,batch"
     install(session, "-e", f".[{extras}]", *group("tests"))
     session.run("python", "-m", f"benchmarks.{name}", *options)
@@ -124,8 +124,8 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def gpu(session: nox.Session) -> None:
-    """Run the tests that need an NVIDIA GPU, then measure it: `-- [--json FILE]` are options of benchmarks/cuda.py."""
-    # A session of its own, because the wheels of onnxruntime for CPU and GPU exclude each other.
+    """Run the tests that need an NVIDIA GPU, then benchmarks/cuda.py with the options after `--`."""
+    # A separate session: the CPU and GPU wheels of onnxruntime exclude each other.
     install(session, "-e", ".[gpu,train,service,batch]", *group("tests"))
     session.run("pytest", "tests/classifier", "tests/parity", "-m", "gpu")
     work = session.cache_dir.resolve() / "gpu"
@@ -134,7 +134,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(requires=["digits"])
 def torture(session: nox.Session) -> None:
-    """Kill, starve and poison bulk runs at full size, and lose a node of a real Ray cluster; about an hour."""
+    """Kill, starve and poison full-size bulk runs, and kill a node of a real Ray cluster. Takes about an hour."""
     install(session, "-e", ".[cpu,batch,s3,ray]", *group("tests"))
     environment = {"TANDEM_TEST_HOME": str(digits_home(session)), "TANDEM_TEST_TORTURE": "1"}
     files = [
@@ -146,21 +146,21 @@ def torture(session: nox.Session) -> None:
 
 @nox.session
 def locks(session: nox.Session) -> None:
-    """Lock the packages of the images: `-- --upgrade` for newer ones, `-- --upgrade-package NAME` for one."""
+    """Lock the packages of the images. `-- --upgrade` upgrades all, `-- --upgrade-package NAME` one."""
     session.install("uv")
     for name, sources in IMAGE_SOURCES.items():
         session.run(
             *("uv", "pip", "compile", "--quiet", "--no-config", *sources, "--output-file", f"requirements/{name}.txt"),
-            # Names, versions and hashes; no address of an index, so that a mirror serves as well.
+            # Names, versions and hashes, but no index URL: a mirror works as well.
             *("--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"),
-            # What the images are. The hashes are those of all of a version's wheels, so that aarch64 can use them too.
+            # The images' platform. The hashes cover all wheels of a version, so the files also work on aarch64.
             *("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"),
             *("--custom-compile-command", "nox -s locks", *session.posargs),
         )
 
 
 def run_image_tests(session: nox.Session, *, marker: str) -> None:
-    """Run the tests of `tests/system` that `marker` marks."""
+    """Run the tests of `tests/system` with `marker`."""
     install(session, "-e", ".[cpu,service,batch,signing]", *group("tests"))
     session.run(
         *("pytest", "tests/system", "-m", marker, *session.posargs),
@@ -169,18 +169,18 @@ def run_image_tests(session: nox.Session, *, marker: str) -> None:
 
 
 def install(session: nox.Session, *requirements: str) -> None:
-    """Install `requirements` from where pip finds them, with whichever of uv and pip made the environment."""
+    """Install `requirements` with the tool that made the environment, uv or pip, but with pip's find-links."""
     environment: dict[str, str | None] = {}
-    # uv doesn't read pip's settings; PyTorch's CPU wheels are often kept in a folder that only those name.
+    # uv ignores pip's settings, and those often name the folder with PyTorch's CPU wheels.
     if (find_links := os.environ.get("PIP_FIND_LINKS")) and "UV_FIND_LINKS" not in os.environ:
         environment["UV_FIND_LINKS"] = ",".join(find_links.split())
-    # Without bytecode each `import torch` takes seconds, and a road of commands imports it over and over.
+    # Without bytecode each `import torch` takes seconds, and many commands import it.
     session.env["PYTHONDONTWRITEBYTECODE"] = None
     session.install(*requirements, env=environment)
 
 
 def group(name: str) -> tuple[str, ...]:
-    """Return the packages of one of pyproject.toml's dependency groups."""
+    """Return the packages of a dependency group in pyproject.toml."""
     return nox.project.dependency_groups(PYPROJECT, name)
 
 

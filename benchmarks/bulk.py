@@ -30,7 +30,7 @@ from PIL import Image
 
 from batch.inputs.named import find_inputs
 from batch.pipeline.reading import decode_threads
-from batch.run.interrupts import Interrupts
+from batch.run.stopping import Interrupts
 from batch.run.local import LocalRunner
 from batch.run.runner import BatchJob, run_batch
 from benchmarks.figures import at_least, at_most, finish

@@ -23,7 +23,8 @@ from benchmarks.models import make_resnet50, open_work
 from classifier.artifact import MODEL, MODEL_FP16
 from classifier.engines.graphs import OUTPUT
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
-from classifier.engines.sessions import check_cuda, load_runtime, open_on_cpu, open_on_cuda
+from classifier.engines.runtime import check_cuda, load_runtime
+from classifier.engines.sessions import open_on_cpu, open_on_cuda
 from classifier.errors import TandemError
 from export.evaluating import open_images
 from export.precisions import TOLERANCE_FLOORS

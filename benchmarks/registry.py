@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from registry import LocalRegistry
-from registry.transfer import push
+from registry.pushing import push
 from tests.registry.servers import run_proxy, run_registry
 
 MB = 1_000_000

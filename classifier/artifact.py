@@ -1,4 +1,4 @@
-"""What an artifact is made of: the names of its files, and the face through which they are read."""
+"""The files of an artifact: their names, and the interface for reading them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ GOLDEN = "golden.npz"
 CARD = "README.md"
 
 FILES = (MODEL, CONFIG, EVALUATION, GOLDEN, CARD)
-"""What every artifact has, in the order in which a manifest lists it; the graphs of other precisions come after."""
+"""The files that every artifact has, in manifest order; graphs of other precisions follow them."""
 
 
 class ArtifactFiles(Protocol):
-    """Read access to one artifact. `registry.Artifact` is the implementation."""
+    """Read access to one artifact, implemented by `registry.Artifact`."""
 
     @property
     def name(self) -> str:
@@ -28,8 +28,8 @@ class ArtifactFiles(Protocol):
         """The manifest's digest, `sha256:` and 64 hexadecimal digits: the artifact's identity."""
 
     def read(self, file: str) -> bytes:
-        """Return the contents of `file`, after its digest was checked.
+        """Return the contents of `file`, after checking its digest.
 
         Raises:
-            DamagedArtifact: the file is missing, or not what its digest says.
+            DamagedArtifact: the file is missing, or does not match its digest.
         """

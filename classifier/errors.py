@@ -1,31 +1,31 @@
-"""Every error that a user can cause. Each message names the thing, the fact and the remedy, in one sentence.
+"""Every error that a user can cause. Each message is one sentence with the thing, the fact and the remedy.
 
 TandemError                  commands print it and exit with 1
-├── ImageError               one image; a row with status `error`, HTTP 400
-│   ├── NotAnImage           not a format that is accepted, HTTP 415
-│   ├── ImageTooLarge        over a limit on bytes or pixels, HTTP 413
-│   └── UnreadableImage      empty, truncated or corrupt, or a file that can't be read
-├── ArtifactError            the files of a model
-│   ├── DamagedArtifact      a file is missing, malformed, or not what its digest says
-│   ├── UntrustedArtifact    not signed by the key that this machine trusts
-│   ├── SelfTestFailed       the golden set gives other scores
-│   ├── NoEmbeddings         embeddings were asked for, and the model was exported without
-│   └── ExportRefused        the graph can't be made, or differs from the network it was made from
-├── EngineError              what runs a model
-│   ├── EngineUnavailable    the engine, device or precision that was asked for can't be had
-│   └── OutOfDeviceMemory    the device's memory does not hold one batch
-├── RegistryError            references and the registry
-│   ├── InvalidReference     a reference that can't be read
-│   ├── ModelNotFound        nothing has that name, version, alias or digest
-│   ├── ModelNotNamed        no model was named, and there isn't exactly one
-│   ├── RegistryUnwritable   a write to a registry that can't be written
-│   ├── RegistryUnreachable  a remote registry that doesn't answer, not in time, or not as a registry does
-│   └── RegistryDenied       a remote registry that refuses: no credentials, wrong ones, or no permission
-├── DataError                an input: a folder, a data set, a run
-├── OutputError              an output: unwritable, or holding something else
-├── TooManyFailures          a bulk run was stopped by a limit on failed images
-├── ServiceError             a service that was called as a client
-└── ContainerError           an image that can't be built or pushed
+├── ImageError               an image can't be classified: a row with status `error`, HTTP 400
+│   ├── NotAnImage           the format is not an accepted one: HTTP 415
+│   ├── ImageTooLarge        it is over a limit on bytes, pixels or memory: HTTP 413
+│   └── UnreadableImage      it is empty, truncated or corrupt, or its file can't be read
+├── ArtifactError            a model's files can't be used or made
+│   ├── DamagedArtifact      a file is missing, malformed, or does not match its digest
+│   ├── UntrustedArtifact    it is not signed with the key that this machine trusts
+│   ├── SelfTestFailed       the golden set gives other scores than expected
+│   ├── NoEmbeddings         embeddings were requested, but the model was exported without them
+│   └── ExportRefused        the graph can't be made, or differs from the network that it was made from
+├── EngineError              a model can't be run
+│   ├── EngineUnavailable    the requested engine, device or precision is not available on this machine
+│   └── OutOfDeviceMemory    the model or a batch does not fit into the device's memory
+├── RegistryError            a reference can't be resolved, or a registry can't be used
+│   ├── InvalidReference     the reference is malformed
+│   ├── ModelNotFound        the registry has no model with that name, version, alias or digest
+│   ├── ModelNotNamed        no model was named, and the registry does not hold exactly one
+│   ├── RegistryUnwritable   the registry is read-only, or its disk is full
+│   ├── RegistryUnreachable  a remote registry does not answer, answers too late, or is not a registry
+│   └── RegistryDenied       a remote registry refuses: credentials are missing or wrong, or permission is missing
+├── DataError                an input can't be used: a folder, a data set, a run
+├── OutputError              an output can't be written, or holds something else
+├── TooManyFailures          a bulk run passed its limit on failed images
+├── ServiceError             a service can't be reached, or does not answer as a Tandem service
+└── ContainerError           a container image can't be built or pushed
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class TandemError(Exception):
 
 
 class ImageError(TandemError):
-    """An image that can't be classified.
+    """An image can't be classified.
 
     Attributes:
-        reason: the kind of failure in one word, stable across releases: for columns, metrics and tests.
+        reason: the kind of failure in one word, for columns, metrics and tests; stable across releases.
     """
 
     reason = "image_error"
@@ -51,41 +51,41 @@ class ImageError(TandemError):
 
 
 class NotAnImage(ImageError):
-    """Bytes that are not of an accepted format."""
+    """The format is not an accepted one."""
 
     reason = "not_an_image"
 
 
 class ImageTooLarge(ImageError):
-    """An image over a limit on bytes or pixels."""
+    """An image is over a limit on bytes, pixels or memory."""
 
     reason = "too_large"
 
 
 class UnreadableImage(ImageError):
-    """An image that is empty, truncated or corrupt, or a file that can't be read."""
+    """An image is empty, truncated or corrupt, or its file can't be read."""
 
     reason = "unreadable"
 
 
 class ArtifactError(TandemError):
-    """The files of a model can't be used or made."""
+    """A model's files can't be used or made."""
 
 
 class DamagedArtifact(ArtifactError):
-    """A file of an artifact is missing, malformed, or not what its digest says."""
+    """A file of an artifact is missing, malformed, or does not match its digest."""
 
 
 class UntrustedArtifact(ArtifactError):
-    """An artifact that isn't signed by the key that this machine trusts."""
+    """An artifact is not signed with the key that this machine trusts."""
 
 
 class SelfTestFailed(ArtifactError):
-    """The golden set gives other scores than it should."""
+    """The golden set gives other scores than expected."""
 
 
 class NoEmbeddings(ArtifactError):
-    """A model that was exported without embeddings was asked for them."""
+    """Embeddings were requested, but the model was exported without them."""
 
 
 class ExportRefused(ArtifactError):
@@ -97,11 +97,11 @@ class EngineError(TandemError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine, device or precision that was asked for can't be had on this machine."""
+    """The requested engine, device or precision is not available on this machine."""
 
 
 class OutOfDeviceMemory(EngineError):
-    """The device's memory does not hold one batch."""
+    """The model or a batch does not fit into the device's memory."""
 
 
 class RegistryError(TandemError):
@@ -109,44 +109,44 @@ class RegistryError(TandemError):
 
 
 class InvalidReference(RegistryError):
-    """A reference that can't be read."""
+    """A reference is malformed."""
 
 
 class ModelNotFound(RegistryError):
-    """Nothing in the registry has that name, version, alias or digest."""
+    """The registry has no model with that name, version, alias or digest."""
 
 
 class ModelNotNamed(RegistryError):
-    """No model was named, and the registry doesn't hold exactly one."""
+    """No model was named, and the registry does not hold exactly one."""
 
 
 class RegistryUnwritable(RegistryError):
-    """A write to a registry that can't be written: read-only, or its disk is full."""
+    """A registry is read-only, or its disk is full."""
 
 
 class RegistryUnreachable(RegistryError):
-    """A remote registry that doesn't answer, doesn't answer in time, or doesn't answer as a registry does."""
+    """A remote registry does not answer, answers too late, or is not a registry."""
 
 
 class RegistryDenied(RegistryError):
-    """A remote registry that refuses what was asked: no credentials, wrong ones, or no permission."""
+    """A remote registry refuses: credentials are missing or wrong, or permission is missing."""
 
 
 class DataError(TandemError):
-    """An input that can't be used: a folder, a data set, a run."""
+    """An input can't be used: a folder, a data set, a run."""
 
 
 class OutputError(TandemError):
-    """An output that can't be written, or that holds something else."""
+    """An output can't be written, or holds something else."""
 
 
 class TooManyFailures(TandemError):
-    """More images of a bulk run failed than it was told to bear."""
+    """A bulk run passed its limit on failed images."""
 
 
 class ServiceError(TandemError):
-    """A service that can't be reached, or that answers what a Tandem service wouldn't."""
+    """A service can't be reached, or does not answer as a Tandem service."""
 
 
 class ContainerError(TandemError):
-    """An image that can't be built or pushed."""
+    """A container image can't be built or pushed."""

@@ -1,4 +1,4 @@
-"""The golden set: a few real images and the scores that the network had for them where it was exported."""
+"""The golden set: a few real images and the scores that the network gave them when it was exported."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GoldenSet:
-    """Images and the scores that the network had for them where it was exported: the artifact's `golden.npz`.
+    """Images and their expected scores: the artifact's `golden.npz`.
 
     Attributes:
         images: the encoded bytes of each image, so that decoding is tested too.
-        scores: the probabilities of the torch network in fp32, float32 `[N, classes]`.
-        tolerances: by how much a score may differ from these, for each precision.
+        scores: the probabilities that the torch network gave in fp32, float32 `[N, classes]`.
+        tolerances: for each precision, how much a score may differ.
     """
 
     images: tuple[bytes, ...]
@@ -38,19 +38,19 @@ class GoldenSet:
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise ValueError("a golden set wants at least one image")
+            raise ValueError("a golden set needs at least one image")
         if self.scores.dtype != np.float32 or self.scores.ndim != 2 or len(self.scores) != len(self.images):
             raise ValueError(
-                f"a golden set of {len(self.images)} images wants float32 scores [{len(self.images)}, classes], "
+                f"a golden set of {len(self.images)} images needs float32 scores [{len(self.images)}, classes], "
                 f"got {self.scores.dtype} {list(self.scores.shape)}"
             )
         if not all(tolerance >= 0 for tolerance in self.tolerances.values()):
-            raise ValueError(f"a golden set wants tolerances of 0 or more, got {dict(self.tolerances)}")
+            raise ValueError(f"a golden set needs tolerances of 0 or more, got {dict(self.tolerances)}")
 
     def to_bytes(self) -> bytes:
-        """Return the set as an uncompressed .npz, the same bytes for the same set.
+        """Return the set as an uncompressed .npz; equal sets give equal bytes.
 
-        The images stand end to end in `images`; image i is `images[offsets[i]:offsets[i + 1]]`.
+        The array `images` holds all images end to end; image i is `images[offsets[i]:offsets[i + 1]]`.
         """
         precisions = sorted(self.tolerances)
         file = io.BytesIO()
@@ -70,7 +70,7 @@ class GoldenSet:
         """Return the set that `to_bytes` wrote. Nothing is unpickled.
 
         Raises:
-            DamagedArtifact: the bytes are no golden set.
+            DamagedArtifact: the bytes are not a golden set.
         """
         try:
             _check_sizes(data)
@@ -83,8 +83,8 @@ class GoldenSet:
                     scores=arrays["scores"],
                     tolerances=dict(zip(arrays["precisions"].tolist(), arrays["tolerances"].tolist(), strict=True)),
                 )
-        # What np.load and zipfile raise on bytes that aren't theirs: a member with an unknown compression is a
-        # NotImplementedError, which is a RuntimeError; an array may claim to be larger than any memory.
+        # All that np.load and zipfile raise on foreign bytes. RuntimeError covers NotImplementedError, for an unknown
+        # compression; MemoryError and OverflowError are for arrays that claim to be larger than memory.
         except (
             *(ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error),
             *(MemoryError, OverflowError),
@@ -95,7 +95,7 @@ class GoldenSet:
 
 
 def _check_sizes(data: bytes) -> None:
-    """Raise ValueError where the archive holds more than its own bytes: `to_bytes` compresses nothing."""
+    """Raise ValueError if the archive unpacks to more than its own size: `to_bytes` compresses nothing."""
     with ZipFile(io.BytesIO(data)) as archive:
         if sum(member.file_size for member in archive.infolist()) > len(data):
             raise ValueError("it is compressed")

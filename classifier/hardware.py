@@ -1,8 +1,10 @@
-"""What this machine has: the CPUs that this process may use, their instruction set, the NVIDIA driver and its GPUs."""
+"""This machine's CPUs: their instruction set, and how many of them this process may use.
+
+For GPUs see `classifier.engines.nvidia`.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import platform
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from classifier.types import CpuFeature
 
-# /proc/cpuinfo's flag → the name that is recorded with results, the highest first. These are the sets that inference
-# libraries dispatch on, so two CPUs with one name run the same kernels.
+# Flag in /proc/cpuinfo → the name recorded with results, the highest set first. Inference libraries choose kernels by
+# these sets, so two CPUs with one name run the same kernels.
 X86_SETS = {
     "amx_tile": "amx",
     "avx512_bf16": "avx512_bf16",
@@ -26,7 +28,7 @@ X86_SETS = {
 }
 ARM_SETS = {"sme": "sme", "sve": "sve", "i8mm": "neon_i8mm", "asimddp": "neon_dotprod", "asimd": "neon"}
 
-# What adds up products of 8 bits in 32 bits, and so never overflows; what multiplies bf16. The last are ARM's.
+# "vnni": sums 8-bit products in 32 bits, so never overflows. "bf16": multiplies bf16. The last flags are ARM's.
 _FEATURE_FLAGS: dict[CpuFeature, frozenset[str]] = {
     "vnni": frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp"}),
     "bf16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
@@ -37,7 +39,7 @@ _AVX512_VNNI = _AMX | {"avx512_bf16"}
 _AVX512 = _AVX512_VNNI | {"avx512_vnni", "avx_vnni"}
 _AVX2_VNNI = _AVX512_VNNI | {"avx512_vnni", "avx512f"}
 _AVX2 = _AVX2_VNNI | {"avx_vnni"}
-# What `ONEDNN_MAX_CPU_ISA` may be → the flags that count as absent then. Other values hide nothing that counts here.
+# Value of `ONEDNN_MAX_CPU_ISA` → the flags that it hides. Other values hide none of the flags used here.
 _HIDDEN_BY_ONEDNN = {
     "sse41": _AVX2 | {"avx2", "avx"},
     "avx": _AVX2 | {"avx2"},
@@ -54,11 +56,11 @@ _HIDDEN_BY_ONEDNN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cpu:
-    """The CPU, as far as the bits and the speed of inference depend on it.
+    """The features of a CPU that affect the bits or the speed of inference.
 
     Attributes:
-        instruction_set: the highest that inference uses, `avx512_vnni` or `neon`.
-        features: what a precision may need.
+        instruction_set: the highest one that inference uses, such as `avx512_vnni` or `neon`.
+        features: the features that a precision may need.
     """
 
     instruction_set: str
@@ -68,18 +70,18 @@ class Cpu:
 def cpu(root: Path = Path("/")) -> Cpu:
     """Return this machine's CPU.
 
-    Where there is no `/proc/cpuinfo` (macOS, Windows), or none of the known sets in it, the set is `neon` on ARM, else
-    the machine's name, `x86_64`; and no feature is known.
+    If `/proc/cpuinfo` is missing (macOS, Windows) or lists no known set, the set is `neon` on ARM, else the machine's
+    name, such as `x86_64`; without `/proc/cpuinfo`, no features are known.
     """
     flags = _cpu_flags(root)
     return Cpu(instruction_set=_highest_set(flags), features=_features(flags))
 
 
 def cpu_of_onednn(root: Path = Path("/")) -> Cpu:
-    """Return this machine's CPU as oneDNN, and with it OpenVINO, uses it: `ONEDNN_MAX_CPU_ISA` hides instructions.
+    """Return this machine's CPU as oneDNN and OpenVINO use it, without what `ONEDNN_MAX_CPU_ISA` hides.
 
-    Held to `avx2` on a better CPU it is `avx2_on_avx512_bf16`: not all of OpenVINO's kernels obey, so its scores need
-    not be those of a CPU that ends at AVX2.
+    A better CPU limited to AVX2 is recorded as `avx2_on_avx512_bf16`, not `avx2`: some of OpenVINO's kernels ignore the
+    limit, so scores may differ from those of a CPU with AVX2 only.
     """
     flags = _cpu_flags(root)
     real = _highest_set(flags)
@@ -95,7 +97,7 @@ def _cpu_flags(root: Path) -> frozenset[str]:
         lines = (root / "proc/cpuinfo").read_text().splitlines()
     except OSError:
         return frozenset()
-    # x86 has `flags`, ARM `Features`. The first processor stands for all.
+    # Named `flags` on x86, `Features` on ARM. The first processor stands for all.
     found = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
     return frozenset(next(found, ()))
 
@@ -113,18 +115,17 @@ def _features(flags: frozenset[str]) -> frozenset[CpuFeature]:
 
 
 def cpu_limit(root: Path = Path("/")) -> int:
-    """Return how many CPUs this process may keep busy, at least 1.
+    """Return how many CPUs this process may use, at least 1.
 
-    The lower of its CPU affinity and its control group's quota, rounded up: a container that was given 1.5 CPUs on a
-    machine with 64 runs 2 threads, not 64 that are throttled.
+    The lower of its CPU affinity and its control group's quota, rounded up: in a container with 1.5 of 64 CPUs this is
+    2, since 64 threads would be throttled.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [affinity, *(math.ceil(quota) for quota in _cgroup_quotas(root))]
-    return max(1, min(quotas))
+    return max(1, min([affinity, *(math.ceil(quota) for quota in _cgroup_quotas(root))]))
 
 
 def _cgroup_quotas(root: Path) -> list[float]:
-    """Return the CPU quotas, in CPUs, of this process's control groups and of those above them; v1 and v2."""
+    """Return the quotas, in CPUs, of this process's control groups (v1 or v2) and of all groups above them."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -138,7 +139,7 @@ def _cgroup_quotas(root: Path) -> list[float]:
             mount, read_quota = root / "sys/fs/cgroup/cpu", _quota_v1
         else:
             continue
-        # In a container the path may be the host's and not exist here: the root of the mount is then the group.
+        # In a container this may be the host's path, which does not exist here: then the mount's root is the group.
         folder = mount / group.lstrip("/")
         for candidate in (folder, *(parent for parent in folder.parents if parent.is_relative_to(mount))):
             quota = read_quota(candidate)
@@ -161,79 +162,3 @@ def _quota_v1(group: Path) -> float | None:
         return None if quota <= 0 else quota / int((group / "cpu.cfs_period_us").read_text())
     except (OSError, ValueError, ZeroDivisionError):
         return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """One GPU that the NVIDIA driver shows to this process.
-
-    Attributes:
-        compute_capability: as `sm_90`.
-    """
-
-    name: str
-    compute_capability: str
-
-    @property
-    def kind(self) -> str:
-        """All on which the bits of a score depend: libraries choose kernels by the number of processors, too."""
-        return f"{self.compute_capability} {self.name}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NvidiaDriver:
-    """The NVIDIA driver of this machine.
-
-    Attributes:
-        cuda_version: the newest CUDA that it can run, (13, 0).
-        gpus: in the order of their indices; `CUDA_VISIBLE_DEVICES` is respected.
-    """
-
-    cuda_version: tuple[int, int]
-    gpus: tuple[Gpu, ...]
-
-    @property
-    def cuda(self) -> str:
-        """The newest CUDA as one writes it, `13.0`."""
-        return ".".join(map(str, self.cuda_version))
-
-
-_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute, cuda.h
-
-
-def nvidia_driver() -> NvidiaDriver | None:
-    """Return the NVIDIA driver with its GPUs, or None where none is installed.
-
-    Asks the driver's own library, as CUDA does: `nvidia-smi` is missing from many containers, and ignores
-    `CUDA_VISIBLE_DEVICES`. No context is opened, no memory of the GPU taken.
-    """
-    cuda = load_driver()
-    if cuda is None:
-        return None
-    version = ctypes.c_int()
-    if cuda.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return None
-    return NvidiaDriver(cuda_version=(version.value // 1000, version.value % 1000 // 10), gpus=_gpus(cuda))
-
-
-def load_driver() -> ctypes.CDLL | None:
-    """Return the NVIDIA driver's library, None where none is installed."""
-    try:
-        return ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
-    except OSError:
-        return None
-
-
-def _gpus(cuda: ctypes.CDLL) -> tuple[Gpu, ...]:
-    count = ctypes.c_int()
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return ()
-    gpus = []
-    for index in range(count.value):
-        device, major, minor, name = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-        cuda.cuDeviceGet(ctypes.byref(device), index)
-        cuda.cuDeviceGetName(name, len(name), device)
-        cuda.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device)
-        cuda.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device)
-        gpus.append(Gpu(name=name.value.decode(errors="replace"), compute_capability=f"sm_{major.value}{minor.value}"))
-    return tuple(gpus)

@@ -1,4 +1,4 @@
-"""Where Tandem keeps its files on this machine."""
+"""The folder where Tandem keeps its files on this machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def tandem_home() -> Path:
-    """Return `$TANDEM_HOME`, or `~/.tandem` where it isn't set.
+    """Return `$TANDEM_HOME`, or `~/.tandem` if that is not set.
 
     Raises:
-        RuntimeError: there is no home either, as in a container whose user has none.
+        RuntimeError: the user has no home folder either, as in some containers.
     """
     return Path(os.environ.get("TANDEM_HOME") or "~/.tandem").expanduser()

@@ -33,10 +33,10 @@ class Model:
 
     Attributes:
         name: `digits`.
-        digest: of the artifact, `sha256:…`.
+        digest: the artifact's digest, `sha256:…`.
         config: labels and preprocessing.
-        engine: what runs the graph; `engine.info` is recorded with every answer.
-        golden: what `self_test` replays.
+        engine: runs the graph; `engine.info` is recorded with every answer.
+        golden: the images and scores that `self_test` replays.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Model:
         batch_size: int | None = None,
         tuning: Tuning = "latency",
     ) -> Self:
-        """Return the model of an artifact, not yet self-tested. For the options see `open_engine`.
+        """Return the model in an artifact, not yet self-tested. For the options see `open_engine`.
 
         Raises:
             DamagedArtifact: a file is missing or malformed.
-            EngineUnavailable: the engine, device or precision can't be had.
-            OutOfDeviceMemory: the device does not hold the graph, or one batch.
+            EngineUnavailable: the engine, device or precision is not available here.
+            OutOfDeviceMemory: the graph or one batch does not fit into the device's memory.
         """
         try:
             config = from_json(artifact.read(CONFIG), ModelConfig)
@@ -97,10 +97,10 @@ class Model:
         return f"{self.name}@{self.digest}"
 
     def decode(self, data: bytes) -> DecodedImage:
-        """Return the pixels of an encoded image as the model takes them.
+        """Return the pixels of an encoded image, preprocessed for this model.
 
         Raises:
-            ImageError: the image can't be classified.
+            ImageError: the image can't be decoded.
         """
         return decode_image(data, self.config.preprocessing)
 
@@ -109,17 +109,17 @@ class Model:
         return self.engine.run(images_nhwc)
 
     def scores_and_embeddings(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return what `scores` does, and the embeddings as float32 `[N, config.embedding_size]`.
+        """Return the result of `scores`, and the embeddings as float32 `[N, config.embedding_size]`.
 
         Raises:
-            ValueError: the model was exported without.
+            ValueError: the model was exported without embeddings.
         """
         return self.engine.embed(images_nhwc)
 
     def top_k(self, scores_row: NDArray[np.float32], k: int) -> tuple[Prediction, ...]:
-        """Return the `k` labels with the highest scores, the highest first, of equals the lower index first.
+        """Return the `k` labels with the highest scores, best first; on a tie, the lower index first.
 
-        All labels where `k` is larger than their number.
+        Returns all labels if the model has fewer than `k`.
         """
         [best] = self.best(scores_row[np.newaxis], k)
         return tuple(
@@ -128,13 +128,13 @@ class Model:
         )
 
     def best(self, scores: NDArray[np.float32], k: int) -> NDArray[np.intp]:
-        """Return the labels' indices as `top_k` has them, for each row of scores `[N, classes]`."""
+        """Return the indices of the top-k labels, as in `top_k`, for each row of scores `[N, classes]`."""
         if k < 1:
-            raise ValueError(f"top-k wants k >= 1, got {k}")
+            raise ValueError(f"top_k must be at least 1, got {k}")
         return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
     def classify(self, images: Sequence[bytes], k: int = 5) -> list[tuple[Prediction, ...] | ImageError]:
-        """Return the top-k predictions for each encoded image, or its error: one bad image spoils no other."""
+        """Return the top-k predictions for each encoded image, or its error; a bad image affects no other."""
         answers: list[tuple[Prediction, ...] | ImageError] = []
         pixels = []
         for data in images:

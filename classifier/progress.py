@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal; elsewhere a log line now and then."""
+"""Progress of long work: a bar on a terminal, else a log line every `LOG_EVERY_S`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def show_progress(total: int, *, done: int = 0, title: str = "", unit: Unit = "images") -> Iterator[Advance]:
-    """Yield a function that any thread can call with the number of units that are newly done.
+    """Yield a function that reports progress: call it, from any thread, with the number of units just done.
 
     Args:
-        total: units of the whole work.
-        done: units that were done before.
-        title: names the work.
+        total: number of units in all.
+        done: number of units done by an earlier run; they don't count towards the rate.
+        title: shown before the numbers.
         unit: what is counted.
     """
     with _bar(total, done, title, unit) if sys.stderr.isatty() else _log_lines(total, title, unit) as update:
@@ -47,7 +47,7 @@ def show_progress(total: int, *, done: int = 0, title: str = "", unit: Unit = "i
 
 @contextmanager
 def _bar(total: int, done: int, title: str, unit: Unit) -> Iterator[Callable[[int, float], None]]:
-    # Imported late: not needed without a terminal.
+    # Imported here because only a terminal needs it.
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
@@ -68,13 +68,13 @@ def _bar(total: int, done: int, title: str, unit: Unit) -> Iterator[Callable[[in
 
 @contextmanager
 def _log_lines(total: int, title: str, unit: Unit) -> Iterator[Callable[[int, float], None]]:
-    said = time.monotonic()
+    logged = time.monotonic()
 
     def update(now: int, rate: float) -> None:
-        nonlocal said
-        if time.monotonic() - said < LOG_EVERY_S:
+        nonlocal logged
+        if time.monotonic() - logged < LOG_EVERY_S:
             return
-        said = time.monotonic()
+        logged = time.monotonic()
         left_s = round((total - now) / rate) if rate else 0
         log.info(
             "%s%s of %s%s, %s%s/s, %s s left",

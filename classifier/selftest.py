@@ -1,4 +1,4 @@
-"""The golden set: a few real images with the scores that they must get, replayed wherever a model is opened."""
+"""The self-test: replay a model's golden set, a few real images with the scores that they must get."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfTestReport:
-    """A golden set that was replayed and passed.
+    """The result of a self-test that passed.
 
     Attributes:
-        images: how many were replayed.
-        max_difference: the largest distance of a score from the expected one.
-        tolerance: the distance that is allowed at the engine's precision.
-        engine: what ran.
+        images: number of images replayed.
+        max_difference: the largest difference between a score and the expected one.
+        tolerance: the difference allowed at the engine's precision.
+        engine: the engine that ran.
+        elapsed_s: duration in seconds.
     """
 
     images: int
@@ -38,14 +39,14 @@ class SelfTestReport:
 
 
 def self_test(model: Model) -> SelfTestReport:
-    """Return a report of the model's golden set, decoded and run as any other image is.
+    """Return the report of the model's self-test; golden images are decoded and run like any others.
 
-    Two facts are tested: the scores are the expected ones, within the tolerance of the precision that runs, and each
-    image's scores are the same bits alone as in a batch.
+    It checks that the scores are within the precision's tolerance of the expected ones, and that each image's scores
+    are bit-equal alone and in a batch.
 
     Raises:
-        SelfTestFailed: one of them does not hold.
-        DamagedArtifact: the golden set is not of this model.
+        SelfTestFailed: a check fails, or a golden image can't be decoded here.
+        DamagedArtifact: the golden set does not fit the model.
     """
     started = time.perf_counter()
     golden, info = model.golden, model.engine.info
@@ -58,25 +59,25 @@ def self_test(model: Model) -> SelfTestReport:
         images_nhwc = np.stack([model.decode(image).pixels for image in golden.images])
     except ImageError as error:
         raise SelfTestFailed(
-            f"{model.identity} failed its self-test: a golden image does not decode here ({error}); "
+            f"{model.identity} failed its self-test: a golden image can't be decoded here ({error}); "
             "'tandem doctor' shows what is installed"
         ) from error
     scores = model.scores(images_nhwc)
     if scores.shape != golden.scores.shape:
         raise DamagedArtifact(
-            f"{GOLDEN} of {model.identity} has scores {list(golden.scores.shape)} where the graph gives "
+            f"{GOLDEN} of {model.identity} has scores {list(golden.scores.shape)} but the graph gives "
             f"{list(scores.shape)}; export the model again"
         )
     difference = float(np.abs(scores - golden.scores).max())
-    if not difference <= tolerance:  # so written, a NaN fails
+    if not difference <= tolerance:  # Not `>`: NaN must fail.
         raise SelfTestFailed(
-            f"{model.identity} failed its self-test on {info}: a score is {difference:.3g} away from the "
-            f"expected one, and {tolerance:.3g} is allowed; choose another engine, device or precision"
+            f"{model.identity} failed its self-test on {info}: a score differs by {difference:.3g} from the "
+            f"expected one, {tolerance:.3g} is allowed; choose another engine, device or precision"
         )
     if not are_independent(model.engine, images_nhwc, scores):
         raise SelfTestFailed(
-            f"{model.identity} failed its self-test on {info}: an image's scores depend on the images beside "
-            "it; choose another engine or device"
+            f"{model.identity} failed its self-test on {info}: an image's scores depend on the other images in "
+            "its batch; choose another engine or device"
         )
     return SelfTestReport(
         images=len(golden.images),
@@ -88,6 +89,6 @@ def self_test(model: Model) -> SelfTestReport:
 
 
 def are_independent(engine: Engine, images_nhwc: NDArray[np.uint8], scores: NDArray[np.float32]) -> bool:
-    """Return whether each image's scores are the same bits alone as in a batch, where they were `scores`."""
+    """Return whether each image, run alone, gets the very bits that it got in a batch: `scores`."""
     alone = np.concatenate([engine.run(image[np.newaxis]) for image in images_nhwc])
     return alone.tobytes() == scores.tobytes()

@@ -1,7 +1,7 @@
-"""The values that every layer of Tandem speaks in.
+"""The values that all layers of Tandem exchange.
 
-All are frozen, slotted, keyword-only dataclasses, and check themselves when they are made: a value that
-can't be right can't be constructed. They are written to and read from JSON by `to_json` and `from_json`.
+All are frozen, slotted, keyword-only dataclasses that validate themselves, so an invalid value can't be constructed.
+`to_json` and `from_json` write and read them.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "ham
 Decode = Literal["exact", "scaled"]
 
 SCHEMA_VERSION = 1
-"""Of `config.json`. A reader refuses a newer one."""
+"""Version of the format of `config.json`. Readers refuse a newer one."""
 
 _T = TypeVar("_T")
 
 
 def to_json(value: object) -> bytes:
-    """Return `value` as indented JSON that is the same bytes for the same value."""
+    """Return `value` as indented JSON; equal values give equal bytes."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def from_json(data: bytes, type: type[_T]) -> _T:
-    """Return the `type` that `data` describes.
+    """Return the value of `type` that the JSON `data` describes.
 
     Raises:
-        ValueError: the JSON is malformed, lacks a field, or has a value out of its range.
+        ValueError: the JSON is malformed, lacks a field, or has an invalid value.
     """
     try:
         return msgspec.json.decode(data, type=type)
@@ -70,26 +70,24 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not 1 <= self.crop_size <= self.resize_size <= 4096:
             raise ValueError(
-                f"preprocessing wants 1 <= crop_size <= resize_size <= 4096, got {self.crop_size}, {self.resize_size}"
+                f"preprocessing needs 1 <= crop_size <= resize_size <= 4096, got {self.crop_size}, {self.resize_size}"
             )
         if min(self.std) <= 0:
-            raise ValueError(f"preprocessing wants a std above 0, got {self.std}")
+            raise ValueError(f"preprocessing needs a std above 0, got {self.std}")
         if not all(0 <= level <= 255 for level in self.background):
-            raise ValueError(f"preprocessing wants a background of three levels in 0…255, got {self.background}")
+            raise ValueError(f"preprocessing needs a background of three levels in 0…255, got {self.background}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllowedPrecision:
-    """One way in which an artifact may be run, because its accuracy was measured to be within the limit.
+    """A way in which an artifact may run: its measured accuracy is within the limit.
 
     Attributes:
         precision: the arithmetic of convolutions and matrix products.
-        engine: what it was measured with, `onnxruntime` or `openvino`.
-        device: the kind of device that it was measured on.
-        graph: the file of the artifact that this precision runs, `model.onnx`; bf16 is how an engine executes that of
-            fp32.
-        needs: instructions of the CPU without which the answers would be wrong (int8), or slower than those of fp32
-            (bf16).
+        engine: the engine it was measured with, `onnxruntime` or `openvino`.
+        device: the kind of device it was measured on.
+        graph: the artifact's file that runs, such as `model.onnx`; bf16 runs the graph of fp32.
+        needs: CPU features without which the scores would be wrong (int8), or slower to get than in fp32 (bf16).
     """
 
     precision: Precision
@@ -101,16 +99,18 @@ class AllowedPrecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What one must know of a model to run it: the artifact's `config.json`.
+    """Everything needed to run a model: the artifact's `config.json`.
 
     Attributes:
-        name: the model's name, without a version: the registry gives that.
-        architecture: the network, in torchvision's name for it, or `small_cnn`.
+        name: the model's name; the registry adds the version.
+        architecture: torchvision's name of the network, or `small_cnn`.
         labels: the classes, in the order of the graph's outputs.
-        allowed: how the artifact may be run, the most exact first: fp32 with ONNX Runtime is always there.
-        opset: of the ONNX graphs.
-        embedding_size: how many numbers an image's embedding has, which is what the last layer takes; UNSET where the
-            graphs don't give it, and then `config.json` does not speak of it.
+        preprocessing: how an encoded image becomes the graph's input.
+        allowed: how the artifact may run, the most exact first; always has fp32 with ONNX Runtime.
+        opset: the ONNX opset of the graphs.
+        embedding_size: length of an image's embedding, the input of the network's last layer; UNSET, and not in
+            `config.json`, if the graphs don't output it.
+        schema_version: the format of `config.json`.
     """
 
     name: str
@@ -129,11 +129,11 @@ class ModelConfig:
                 "update Tandem"
             )
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
-            raise ValueError("a model wants two or more distinct labels")
+            raise ValueError("a model needs at least two distinct labels")
         if not self.allowed:
-            raise ValueError("a model wants at least one allowed precision")
+            raise ValueError("a model needs at least one allowed precision")
         if self.embedding_size is not msgspec.UNSET and self.embedding_size < 1:
-            raise ValueError(f"a model's embeddings want 1 number or more, got {self.embedding_size}")
+            raise ValueError(f"embedding_size must be at least 1, got {self.embedding_size}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,12 +171,12 @@ class EngineInfo:
     batch_size: int | None = None
 
     def __str__(self) -> str:
-        """Return the engine for people to read: `onnxruntime 1.31.1, cpu (avx512_vnni), fp32`."""
+        """Return one line for people: `onnxruntime 1.31.1, cpu (avx512_vnni), fp32`."""
         batch = "" if self.batch_size is None else f", batches of {self.batch_size}"
         return f"{self.name} {self.version}, {self.device} ({self.instruction_set}), {self.precision}{batch}"
 
     def bit_equal_to(self, other: EngineInfo) -> bool:
-        """Return whether equal images must get bit-equal scores from both; else they agree within the tolerance."""
+        """Return whether both give bit-equal scores; else the scores agree within the tolerance."""
         return self._numerics() == other._numerics()
 
     def _numerics(self) -> tuple[str | int | None, ...]:

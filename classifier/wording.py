@@ -1,15 +1,15 @@
-"""How numbers are said."""
+"""Numbers, times and text as people read them."""
 
 from __future__ import annotations
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, `1 image` or `2,000 images`."""
+    """Return a number and its noun: `1 image`, `2,000 images`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def duration(seconds: float) -> str:
-    """Return a time that a person can read, in its two largest units: `2 d 3 h`, `5 min 10 s`."""
+    """Return a duration in its two largest units: `2 d 3 h`, `5 min 10 s`."""
     left = round(seconds)
     units: list[str] = []
     for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
@@ -17,3 +17,8 @@ def duration(seconds: float) -> str:
         if count or units:
             units.append(f"{count:,} {unit}")
     return " ".join(units[:2]) or "0 s"
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line, without control characters: it can't move a terminal's cursor."""
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,4 +1,4 @@
-"""`tandem classify`: a quick look at what a model makes of a few images."""
+"""`tandem classify`: a quick look at a few images."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import msgspec
 
 from classifier.errors import ImageError, UnreadableImage
 from classifier.wording import counted
+from commands.exit_codes import FAILED_IMAGES
 from commands.options import engine_options, model_option
 
 if TYPE_CHECKING:
     from classifier.model import Model
     from classifier.types import Prediction
-
-EXIT_FAILED_IMAGES = 3
 
 _EXAMPLE = """\b
 Example:
@@ -36,10 +35,10 @@ Example:
 def classify(images: tuple[Path, ...], model: str | None, top_k: int, as_json: bool, **engine_options: Any) -> None:
     """Classify a few images and print the top labels of each.
 
-    An image that can't be classified gets a line that says why, and the others still get their answers; the exit code
-    is then 3. For folders there is 'tandem batch'.
+    An image that can't be classified gets a line that says why; the others still get their answers, and the exit code
+    is 3. For folders, use 'tandem batch'.
     """
-    from registry.opening import open_model  # noqa: PLC0415  # --help answers without an engine
+    from registry.opening import open_model  # noqa: PLC0415  # imported late, so that --help answers at once
 
     opened = open_model(model, **engine_options)
     failed = 0
@@ -49,12 +48,12 @@ def classify(images: tuple[Path, ...], model: str | None, top_k: int, as_json: b
         click.echo(as_line(opened, path, answer) if as_json else as_text(path, answer))
     if failed:
         click.echo(f"{failed} of {counted(len(images), 'image')} could not be classified", err=True)
-        sys.exit(EXIT_FAILED_IMAGES)
+        sys.exit(FAILED_IMAGES)
 
 
 def classify_file(model: Model, path: Path, k: int) -> tuple[Prediction, ...] | ImageError:
-    """Return the top-k predictions for the image in a file, or why it has none."""
-    from classifier.images import read_image  # noqa: PLC0415  # --help answers without Pillow
+    """Return the top-k predictions for the image in a file, or its error."""
+    from classifier.images import read_image  # noqa: PLC0415  # imported late, so that --help answers at once
 
     if path.is_dir():
         return UnreadableImage(
@@ -69,7 +68,7 @@ def classify_file(model: Model, path: Path, k: int) -> tuple[Prediction, ...] | 
 
 
 def as_line(model: Model, path: Path, answer: tuple[Prediction, ...] | ImageError) -> str:
-    """Return an answer as one line of JSON, with the keys that the service's answers have."""
+    """Return an answer as one line of JSON, with the keys of the service's answers."""
     record: dict[str, object] = {"path": shown(path)}
     if isinstance(answer, ImageError):
         record["error"] = {"reason": answer.reason, "message": str(answer)}
@@ -90,5 +89,5 @@ def as_text(path: Path, answer: tuple[Prediction, ...] | ImageError) -> str:
 
 
 def shown(path: Path) -> str:
-    r"""Return a path as text that can be printed: bytes that are not UTF-8 as `\xff`."""
+    r"""Return a path as printable text: a byte that is not UTF-8 is written as `\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

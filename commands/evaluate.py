@@ -1,4 +1,4 @@
-"""`tandem evaluate`: parse, evaluate, print."""
+"""`tandem evaluate`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from commands.options import Number
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--max-accuracy-drop", metavar="PART", type=Number(0, 1),
-    help="A precision is allowed if its acc1 is at most so much below that of fp32: 0.005 is half a point.  "
-    "[default: what the model was exported with]",
+    help="Allow a precision if its acc1 is at most this much below fp32's: 0.005 is half a point.  "
+    "[default: as the model was exported]",
 )  # fmt: skip
 def evaluate(reference: str, folder: Path, max_accuracy_drop: float | None) -> None:
-    """Measure MODEL in the precisions that its export could not run: a new version with more evidence.
+    """Measure MODEL in precisions that its export could not run, and add a version with the new evidence.
 
-    FOLDER has a folder of images for each of the model's labels. Each precision that this machine can run, and that is
-    not measured yet, is compared with fp32 on them. The graphs stay what they are; where there is nothing new, so does
-    the version. Aliases are not moved: 'tandem models tag' does that. Of a remote model the new version is local:
-    'tandem models push' brings it back.
+    FOLDER holds a folder of images for each of the model's labels. Every precision that this machine can run and that
+    is not measured yet is compared with fp32 on these images. The graphs don't change, and without new evidence there
+    is no new version. Aliases don't move: use 'tandem models tag'. The new version of a remote model is local: use
+    'tandem models push'.
     """
     from export.evaluating import evaluate_model  # noqa: PLC0415 # the engines take a second to import
     from export.reporting import report  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""`tandem export`: parse, export, print."""
+"""`tandem export`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) 
     names = PRECISIONS if value == "auto" else [name.strip() for name in value.split(",")]
     if unknown := [name for name in names if name not in PRECISIONS]:
         raise click.BadParameter(
-            f"there is no precision {unknown[0]!r}; give 'auto', or with commas between them some of "
-            f"{', '.join(PRECISIONS)}"
+            f"there is no precision {unknown[0]!r}; give 'auto', or a list with commas of {', '.join(PRECISIONS)}"
         )
     return tuple(precision for precision in PRECISIONS if precision in names)
 
@@ -35,21 +34,19 @@ def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) 
 @click.command(epilog=_EXAMPLE)
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name; the registry numbers its versions.")
-@click.option(
-    "--tag", "aliases", multiple=True, metavar="ALIAS", help="Put this alias on the version; may be given repeatedly."
-)
+@click.option("--tag", "aliases", multiple=True, metavar="ALIAS", help="Put this alias on the version. Repeatable.")
 @click.option(
     "--precisions", metavar="LIST", default="auto", show_default=True, callback=_parse_precisions,
-    help="What to make and measure beside fp32, which all models have: 'bf16,int8', or 'auto' for all there is.",
+    help="Precisions to make and measure beside fp32, which every model has: 'bf16,int8', or 'auto' for all.",
 )  # fmt: skip
 @click.option(
     "--max-accuracy-drop", metavar="PART", type=Number(0, 1), default=MAX_ACCURACY_DROP, show_default=True,
-    help="A precision is allowed if its acc1 is at most so much below that of fp32: 0.005 is half a point.",
+    help="Allow a precision if its acc1 is at most this much below fp32's: 0.005 is half a point.",
 )  # fmt: skip
 @click.option(
     "--embeddings", is_flag=True,
-    help="Let the graph also give each image's embedding, what the last layer takes: 'tandem batch --embeddings' "
-    "writes it.",
+    help="Let the graph also give each image's embedding, the input of the last layer, which 'tandem batch "
+    "--embeddings' writes.",
 )  # fmt: skip
 def export(
     run_path: Path,
@@ -61,11 +58,11 @@ def export(
 ) -> None:
     """Export the best network of RUN as a model artifact into the registry.
 
-    The network becomes an ONNX graph, is compared with torch on every validation image, measured at each precision by
-    the engine that will run it, and self-tested before it enters. A run that was exported before makes no second
-    version.
+    The network becomes an ONNX graph. The graph is compared with torch on every validation image, measured at each
+    precision by the engine that will run it, and self-tested before it enters the registry. Exporting the same run
+    again makes no second version.
 
-    What this machine can't run is not allowed until 'tandem evaluate' has measured it on one that can.
+    Precisions that this machine can't run are not allowed until 'tandem evaluate' measures them on a machine that can.
     """
     # torch and onnx take seconds to import.
     from export.exporting import export_run  # noqa: PLC0415

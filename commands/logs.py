@@ -1,4 +1,4 @@
-"""Log lines: text for a person at a terminal, one JSON object a line for whatever else reads standard error."""
+"""Log lines on standard error: text for people; JSON, one object a line, for programs that read a bulk run's log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+
+_NOISY = ("PIL", "matplotlib", "onnxscript", "onnx_ir", "httpx", "httpcore", "torch", "urllib3")
 
 
 class JsonLines(logging.Formatter):
@@ -22,12 +24,24 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        # In ASCII: a path in a message may hold bytes that are no UTF-8.
+        # In ASCII: a path in a message can hold bytes that are not UTF-8.
         return json.dumps(line, default=str)
 
 
+def log_to_stderr(*, verbose: bool) -> None:
+    """Log to standard error as text, from INFO on; from DEBUG on if `verbose`."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def log_as_json_unless_on_a_terminal() -> None:
-    """Let what writes log lines to standard error write JSON, where that is no terminal."""
+    """Log as JSON if standard error is not a terminal."""
     if sys.stderr.isatty():
         return
     for handler in logging.getLogger().handlers:

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from classifier.wording import counted
+from commands.exit_codes import NOT_IN_PARITY
 from commands.options import engine_options
 
 if TYPE_CHECKING:
     from parity.roads import ParityReport
-
-NOT_IN_PARITY = 3
-"""Exit code where both roads were compared, and differ."""
 
 _EXAMPLE = """\b
 Example:
@@ -28,19 +26,19 @@ Example:
 @click.command(short_help="Prove that a service and a bulk run give the same scores.", epilog=_EXAMPLE)
 @click.argument("model", metavar="MODEL")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("--service", metavar="URL", required=True, help="Of the running service, http://localhost:3000.")
+@click.option("--service", metavar="URL", required=True, help="URL of the running service, http://localhost:3000.")
 @click.option(
     "--report",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write what was found as JSON.",
+    help="Write the report as JSON.",
 )
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Compare the first N images only.")
-@click.option("--concurrency", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at one time.")
+@click.option("--concurrency", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at a time.")
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Of the bulk run. On a GPU bits depend on it: give the service's, 8, to compare every bit.",
+    help="Batch size of the bulk run. On a GPU bits depend on it: give the service's, 8, to compare every bit.",
 )
 @engine_options
 @click.pass_context
@@ -59,17 +57,17 @@ def parity(
 ) -> None:
     """Send the images of the INPUTs to a running service and through a bulk run, and compare every score.
 
-    Where both run the same engine, version, instruction set and precision on the same kind of device, the scores must
-    be equal bit for bit, on a GPU where their batches are of one size; elsewhere they must agree within the tolerance
-    of the artifact. Images that can't be classified must be refused by both for the same reason.
+    If both run the same engine, version, instruction set and precision on the same kind of device, the scores must be
+    equal bit for bit; on a GPU, if their batch sizes are equal, too. Otherwise they must agree within the artifact's
+    tolerance. Images that can't be classified must be refused by both for the same reason.
 
-    Exit codes: 0 in parity, 1 could not compare, 2 usage, 3 not in parity.
+    Exit codes: 0 in parity, 1 could not compare, 2 wrong usage, 3 not in parity.
     """
     from batch.inputs.named import find_inputs  # noqa: PLC0415
     from batch.inputs.plan import require_images  # noqa: PLC0415
     from classifier.errors import OutputError  # noqa: PLC0415
     from classifier.types import to_json  # noqa: PLC0415
-    from parity.client import ServiceClient  # noqa: PLC0415 # all of these: so that --help answers at once
+    from parity.client import ServiceClient  # noqa: PLC0415 # imported late, so that --help answers at once
     from parity.roads import compare_roads  # noqa: PLC0415
     from registry import open_model  # noqa: PLC0415
 
@@ -93,7 +91,7 @@ def parity(
 
 
 def summarise(report: ParityReport) -> list[str]:
-    """Return what a person wants to know of the comparison, the verdict last."""
+    """Return the report as text, a line for each fact, the verdict last."""
     share = report.top1_equal / report.images if report.images else 0.0
     equal = f"{report.bit_equal:,} bit-equal, largest difference of a score {report.max_difference:.3g}"
     lines = [
@@ -119,7 +117,7 @@ def summarise(report: ParityReport) -> list[str]:
 
 
 def _what_differs(report: ParityReport) -> str:
-    """Return what lets the scores differ: of one kind of GPU, it may be no more than the size of the batches."""
+    """Return what explains a difference: on one kind of GPU, the batch size alone can."""
     if replace(report.bulk_engine, batch_size=None).bit_equal_to(replace(report.service_engine, batch_size=None)):
         return "the sizes of the batches"
     return "engine or machine"

@@ -1,4 +1,4 @@
-"""`tandem selftest`: does a model give the scores here that it gave where it was made?"""
+"""`tandem selftest`: replay the golden set of a model on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from classifier.errors import EngineError, SelfTestFailed
 from classifier.types import to_json
-from commands.options import engine_options
+from commands.options import engine_options, json_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,15 +28,20 @@ Example:
 @click.command(epilog=_EXAMPLE)
 @click.argument("model", required=False, metavar="[MODEL]", envvar="TANDEM_MODEL")
 @engine_options
-@click.option("--all", "every_way", is_flag=True, help="In each way that the model allows and this machine has.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, for programs.")
+@click.option(
+    "--all",
+    "every_way",
+    is_flag=True,
+    help="Test every engine and precision that the model allows here.",
+)
+@json_option
 def selftest(model: str | None, every_way: bool, as_json: bool, **engine_options: Any) -> None:
-    """Replay a model's golden set: real images in, the scores of the trained network expected.
+    """Replay a model's golden set: classify its real images and compare the scores with the trained network's.
 
-    Services and bulk runs do the same before they start. Without MODEL, the only one in the registry. The exit code
-    is 1 where a score is further away than the model's tolerance allows.
+    Services and bulk runs do the same before they start. Without MODEL, the only model in the registry is tested. The
+    exit code is 1 if a score differs by more than the model's tolerance.
     """
-    from registry import LocalRegistry, fetch_model  # noqa: PLC0415  # --help answers at once
+    from registry import LocalRegistry, fetch_model  # noqa: PLC0415  # imported late, so that --help answers at once
 
     artifact = fetch_model(model, LocalRegistry.default())
     if every_way:
@@ -49,7 +54,7 @@ def selftest(model: str | None, every_way: bool, as_json: bool, **engine_options
 
 
 def _print_every_way(artifact: Artifact, *, as_json: bool, **engine_options: Any) -> int:
-    """Print a line for each way that was asked for, or all as JSON; return the exit code."""
+    """Print a line for each way of running the model, or all as JSON; return the exit code."""
     replays: list[dict[str, object]] = []
     for way, outcome in _replay_every_way(artifact, **engine_options):
         match outcome:
@@ -72,12 +77,12 @@ def _print_every_way(artifact: Artifact, *, as_json: bool, **engine_options: Any
 def _replay_every_way(
     artifact: Artifact, *, engine: str, device: str, precision: str, threads: int | None
 ) -> Iterator[tuple[str, SelfTestReport | SelfTestFailed | EngineError | str]]:
-    """Yield each way of running the model with its report, its error, or what this machine lacks for it."""
-    from classifier.engines.selection import choose, describe_way  # noqa: PLC0415  # --help answers without numpy
+    """Yield each way of running the model with its report, its error, or the reason why this machine can't."""
+    from classifier.engines.selection import choose, describe_way  # noqa: PLC0415  # imported late, so that --help answers at once
 
     choice = choose(artifact.config, engine=engine, device=device, precision=precision)
     for way in choice.ways:
-        name = way.device if device == "auto" else device  # what was asked for may be `cuda:1`
+        name = way.device if device == "auto" else device  # the option can be `cuda:1`
         try:
             report = _replay(artifact, engine=way.engine, device=name, precision=way.precision, threads=threads)
         except (SelfTestFailed, EngineError) as error:
@@ -89,10 +94,10 @@ def _replay_every_way(
 
 
 def _replay(artifact: Artifact, **engine_options: Any) -> SelfTestReport:
-    from classifier.selftest import self_test  # noqa: PLC0415  # --help answers without numpy
+    from classifier.selftest import self_test  # noqa: PLC0415  # imported late, so that --help answers at once
     from registry.opening import open_model  # noqa: PLC0415
 
-    # Opening has tested it already; this one is for its numbers.
+    # Opening has already tested the model. This test is for its numbers.
     return self_test(open_model(artifact.identity, **engine_options))
 
 

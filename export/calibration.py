@@ -1,4 +1,4 @@
-"""The training images that show int8 which values a network meets."""
+"""Calibration images: the training images that show the value ranges int8 must cover."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ logger = logging.getLogger(__name__)
 
 IMAGES = 256
 MIN_IMAGES = 64
-"""Of fewer, the largest values say little of those that other images give."""
+"""With fewer, the largest values say little about those of other images."""
 
 
 def calibration_images(run: Run) -> NDArray[np.uint8]:
-    """Return a sample of the run's training images, uint8 `[N, H, W, 3]`: the same for the same run.
+    """Return a sample of the run's training images, uint8 `[N, H, W, 3]`; the same run gives the same sample.
 
     Raises:
-        ExportRefused: there are too few, or they are gone.
+        ExportRefused: there are too few, or they can't be read. The message is written into the artifact.
     """
     config = run.config
     try:
         folders = open_folders(Path(config.data), val_fraction=config.val_fraction, seed=config.seed)
-        # Images may have come and gone since: none that validates may calibrate as well.
+        # If images were added since training, the split may differ now. A validation image must never calibrate.
         validating = {path for path, _ in run.validation_files()}
         files = [sample.path for sample in folders.train if sample.path not in validating]
         if len(files) < MIN_IMAGES:
             raise ExportRefused(f"int8 wants {MIN_IMAGES} training images to calibrate on, and there are {len(files)}")
-        random_of_run = random.Random(config.seed)  # noqa: S311 # chosen to be the same each time, not to be secret
+        random_of_run = random.Random(config.seed)  # noqa: S311 # must be reproducible, not secret
         sample = sorted(random_of_run.sample(files, min(IMAGES, len(files))))
         images = LabelledImages([(path, 0) for path in sample], config.preprocessing)
         return np.concatenate([images_nhwc for _, images_nhwc in images.batches()])
     except DataError as error:
-        # The sentence names paths of this machine, and what is refused is written into the artifact.
-        logger.warning("No int8: %s", error)
+        # The error names paths of this machine, which must not enter the artifact.
+        logger.warning("int8 is not made: %s", error)
         raise ExportRefused("int8 wants the training images to calibrate on, and they can't be read") from error

@@ -1,4 +1,4 @@
-"""The model card: what a person should know of a model before using it, in the sections that model hubs use."""
+"""The model card: what to know about a model before using it, in the sections that model hubs use."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MAX_CONFUSION_LABELS = 20
 _PRECISIONS = "## Precisions"
 
 MAX_LISTED_LABELS = 100
-"""Of more labels, the card lists those that are recognised worst."""
+"""If there are more labels, the card lists those with the lowest recall."""
 
 
 def write_card(config: ModelConfig, evaluation: Evaluation, training: TrainingConfig) -> str:
-    """Return the model card as Markdown, with the front matter that model hubs read. It has no date and no path."""
+    """Return the model card as Markdown with front matter for model hubs; it contains no date and no path."""
     sections = (
         _front_matter(),
         f"# {config.name}\n\n{_summary(config, evaluation)}",
@@ -126,7 +126,7 @@ def _evaluation(config: ModelConfig, evaluation: Evaluation) -> str:
 
 
 def replace_precisions(card: str, evaluation: Evaluation) -> str:
-    """Return the model card with its section on precisions written anew."""
+    """Return the model card with its precisions section rewritten."""
     before, heading, after = card.partition(f"\n{_PRECISIONS}\n")
     _, next_heading, rest = after.partition("\n## ")
     return f"{before}{heading}\n{_precisions(evaluation)}\n{next_heading}{rest}"
@@ -191,5 +191,5 @@ def _triple(values: tuple[float, float, float]) -> str:
 
 
 def _text(text: str) -> str:
-    """Return `text`, the name of some folder, so that Markdown shows it and does nothing else with it."""
+    """Return `text`, such as a folder's name, escaped so that Markdown shows it verbatim."""
     return "".join(f"\\{char}" if char in "\\`*_{}[]<>()#+!|~&" else char for char in " ".join(text.split()))

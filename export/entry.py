@@ -1,4 +1,4 @@
-"""The door of the registry: nothing enters that can't be written there, or that fails its self-test."""
+"""Checks before a model enters the registry: the registry is writable, and the model passes its self-test."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ logger = logging.getLogger(__name__)
 
 
 def check_writable(registry: LocalRegistry) -> None:
-    """Check, as far as permissions tell, that the registry can be written.
+    """Check that the registry's permissions allow writing.
 
     Raises:
-        RegistryUnwritable: it can't.
+        RegistryUnwritable: they don't, or the registry's place is taken by a file.
     """
     folder = next(path for path in (registry.root, *registry.root.absolute().parents) if path.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        fact = "can't be written" if folder.is_dir() else "is not a folder"
+        fact = "is not writable" if folder.is_dir() else "is not a folder"
         raise RegistryUnwritable(
-            f"the registry {registry.root} can't take a model, because {folder} {fact}: set TANDEM_HOME to another"
+            f"a model can't be added to the registry {registry.root}, because {folder} {fact}: set TANDEM_HOME to "
+            "another folder"
         )
 
 
 def self_test_files(name: str, files: Mapping[str, bytes]) -> None:
-    """Check that the files pass as a model: stored, resolved, verified, opened and self-tested as any other is.
+    """Check a new model's files: store them in a temporary registry, then open and self-test the model from there.
 
-    Each way of running it that is allowed, and that this machine has, must pass.
+    Every allowed way of running the model must pass, as far as this machine can run it.
 
     Raises:
-        ArtifactError: they don't.
+        ArtifactError: a check failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         staging = LocalRegistry(Path(folder))
@@ -49,7 +50,7 @@ def self_test_files(name: str, files: Mapping[str, bytes]) -> None:
                     engine=way.engine,
                     device=way.device,
                     precision=way.precision,
-                    trust=False,  # who signs it has yet to see it
+                    trust=False,  # it can only be signed later
                 )
             except EngineUnavailable as error:
-                logger.debug("Not self-tested here: %s", error)
+                logger.debug("Not self-tested on this machine: %s", error)

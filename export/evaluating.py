@@ -1,6 +1,6 @@
-"""A model of the registry, measured in the ways that its export could not measure: a new version with more evidence.
+"""`tandem evaluate`: measures a model in the ways that the exporting machine couldn't, and adds a version with them.
 
-It runs where models are served: nothing that it imports needs torch or onnx.
+It runs on machines that serve models, so nothing here imports torch or onnx.
 """
 
 from __future__ import annotations
@@ -37,20 +37,19 @@ logger = logging.getLogger(__name__)
 def evaluate_model(
     artifact: Artifact, folder: Path, *, registry: LocalRegistry, max_accuracy_drop: float | None = None
 ) -> Added:
-    """Return the version of a model that holds what this machine could measure: a new one, if that is anything new.
+    """Measure the unmeasured ways of running a model; return the version with the results, new if they are new.
 
-    Its graphs stay what they are. New are the evaluation, what the config allows, the golden set's tolerances and the
-    model card.
+    The graphs stay unchanged. The new version has another evaluation, allowed precisions, tolerances and model card.
 
     Args:
         artifact: the model.
-        folder: has a folder of images for each of its labels.
-        registry: where the new version goes.
-        max_accuracy_drop: by how much acc1 may be lower than in fp32; None keeps the limit that the model has.
+        folder: has one folder of images for each of the model's labels.
+        registry: gets the new version.
+        max_accuracy_drop: the largest allowed loss of acc1 against fp32; None keeps the model's limit.
 
     Raises:
         DataError: the folder's classes are not the model's labels, or an image can't be read.
-        EngineUnavailable: this machine can run nothing of what is not measured yet.
+        EngineUnavailable: this machine can't run any of the unmeasured ways.
         DamagedArtifact: a file of the model is missing or malformed.
         RegistryUnwritable: the registry can't be written.
     """
@@ -71,30 +70,30 @@ def evaluate_model(
         GOLDEN: replace(golden, tolerances=tolerances(precisions)).to_bytes(),
         CARD: replace_precisions(artifact.read(CARD).decode(), after).encode(),
     }
-    name = Reference.parse(artifact.name).name  # without a remote model's host: what is made here is no copy
+    name = Reference.parse(artifact.name).name  # without the registry host: the new version exists only here
     self_test_files(name, files)
     return registry.add(name, files)
 
 
 def open_images(folder: Path, config: ModelConfig) -> LabelledImages:
-    """Return the images of a folder that has a folder for each of the model's labels.
+    """Return the images in the class folders of `folder`.
 
     Raises:
-        DataError: it has other folders, too few or none.
+        DataError: the class folders are not the model's labels.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder: give one that has a folder of images for each label")
+        raise DataError(f"{folder} is not a folder: give a folder with one folder of images for each label")
     classes = scan_classes(folder)
     labels = set(config.labels)
     differences = [
-        f"{what} {name_some(sorted(names))}"
-        for what, names in (("lacks", labels - classes.keys()), ("has", classes.keys() - labels))
+        f"{verb} {name_some(sorted(names))}"
+        for verb, names in (("lacks", labels - classes.keys()), ("has", classes.keys() - labels))
         if names
     ]
     if differences:
         raise DataError(
             f"the folders in {folder} are not the labels of model '{config.name}': it {' and '.join(differences)}; "
-            "give one that has a folder of images for each label"
+            "give a folder with one folder of images for each label"
         )
     samples = [(file, index) for index, label in enumerate(config.labels) for file in classes[label]]
     return LabelledImages(samples, config.preprocessing)
@@ -110,7 +109,11 @@ def _read_evaluation(artifact: Artifact) -> Evaluation:
 
 
 def _open_unmeasured(artifact: Artifact, evaluation: Evaluation, *, needed: bool) -> dict[AllowedPrecision, Engine]:
-    """Return engines for what is not measured yet and this machine can run; with `needed`, at least one if anything."""
+    """Return engines for the unmeasured ways that this machine can run.
+
+    Raises:
+        EngineUnavailable: there are unmeasured ways, this machine can run none of them, and `needed` is true.
+    """
     engines, refused = {}, {}
     for way in (each.way() for each in evaluation.precisions if each.measurement is None):
         if way.graph not in artifact.files:
@@ -120,12 +123,12 @@ def _open_unmeasured(artifact: Artifact, evaluation: Evaluation, *, needed: bool
                 engines[way] = open_way(way, artifact.config, artifact.read(way.graph))
                 continue
         except EngineError as error:
-            lack = f"wants another machine ({error})"
+            lack = f"needs another machine ({error})"
         refused[way] = lack
-        logger.info("%s is not measured: it %s", describe_way(way), lack)
+        logger.info("%s is not measured, because it %s", describe_way(way), lack)
     if needed and refused and not engines:
         raise EngineUnavailable(
-            f"this machine can run nothing of what model '{artifact.reference}' was not measured with: "
+            f"this machine can run none of the ways in which model '{artifact.reference}' is not measured yet: "
             f"{'; '.join(describe_refused(refused))}"
         )
     return engines
@@ -160,7 +163,7 @@ def _judge_again(
 ) -> PrecisionEvaluation:
     way = each.way()
     measurement = measured.get(way, each.measurement)
-    if measurement is None:  # What failed where it was exported keeps its reason.
+    if measurement is None:  # keep the reason, such as a failure on the exporting machine
         return each
     again = judge(way, measurement, limit=limit, note=each.note)
     if again.allowed and way.graph not in artifact.files:

@@ -1,4 +1,4 @@
-"""How good a network is, by torch and by each engine that may run it: the artifact's `evaluation.json`."""
+"""The accuracy of a model, in torch and in each engine that may run it: the artifact's `evaluation.json`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ClassMetrics:
     """How well one label is recognised.
 
     Attributes:
-        precision: of the images that got this label, the part that has it; None where no image got it.
-        recall: of the images that have this label, the part that got it.
-        support: how many images have this label.
+        precision: fraction of the images given this label that really have it; None if no image was given it.
+        recall: fraction of the images with this label that were given it; None if no image has it.
+        support: number of images with this label.
     """
 
     label: str
@@ -36,13 +36,13 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """How good the scores of some images are. All parts are of 1, to six decimals.
+    """The accuracy of a set of scores. Fractions and loss are rounded to six decimals.
 
     Attributes:
-        acc1: part of the images whose best label is right.
-        acc5: part whose label is among the best five; None where there are no more than five.
+        acc1: fraction of the images whose top label is right.
+        acc5: fraction of the images whose label is among the top five; None if the model has at most five labels.
         loss: mean cross-entropy.
-        confusion: label → label that was given → images; what never happened is left out.
+        confusion: true label → given label → number of images, without zeros.
     """
 
     acc1: float
@@ -54,18 +54,18 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What one way of running a model does with some images, beside what fp32 does with them.
+    """How one way of running a model compares with fp32 on the same images.
 
     Attributes:
         dataset: the name of the images' folder.
-        images: how many there were.
-        fp32_acc1: the same images' acc1 in fp32: by torch, or in `tandem evaluate` by ONNX Runtime on the CPU.
-        agreement: part of the images that get the same best label as in fp32.
-        max_difference: the largest distance of a probability from that of fp32, rounded up to two digits.
-        run_alone: how many of the images were run by themselves, too, on a CPU on one thread.
-        unlike_alone: how many of these got another bit then.
-        engine_version: of what ran.
-        instruction_set: of the CPU or GPU that ran it, as in `EngineInfo`.
+        images: number of images.
+        fp32_acc1: acc1 of the same images in fp32: by torch, or in `tandem evaluate` by ONNX Runtime on the CPU.
+        agreement: fraction of the images with the same top label as in fp32.
+        max_difference: the largest difference between a probability and that in fp32, rounded up to two digits.
+        run_alone: number of images that were also run one at a time; on a CPU, on one thread.
+        unlike_alone: number of these whose scores then differed in any bit.
+        engine_version: the engine's.
+        instruction_set: of the CPU or GPU, as in `EngineInfo`.
     """
 
     dataset: str
@@ -81,20 +81,20 @@ class Measurement:
 
     @property
     def acc1_drop(self) -> float:
-        """By how much acc1 is lower than in fp32; negative where it is higher."""
+        """By how much acc1 is lower than in fp32; negative if it is higher."""
         return round(self.fp32_acc1 - self.metrics.acc1, 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionEvaluation:
-    """One way of running an artifact: what was measured, and whether it may be run so.
+    """One way of running an artifact: its measurement, and whether it is allowed.
 
     Attributes:
-        precision: with `engine`, `device`, `graph` and `needs` as in `AllowedPrecision`.
-        allowed: whether it may be run so.
-        reason: why not, in a few words; empty where it may.
-        note: what else is to be known of it.
-        measurement: None where nothing has run it yet.
+        precision: this, `engine`, `device`, `graph` and `needs` are as in `AllowedPrecision`.
+        allowed: whether the artifact may be run this way.
+        reason: why not, in a few words; empty if allowed.
+        note: a remark, such as which layers stay in fp32.
+        measurement: None if it has not been measured.
     """
 
     precision: Precision
@@ -108,7 +108,7 @@ class PrecisionEvaluation:
     measurement: Measurement | None
 
     def way(self) -> AllowedPrecision:
-        """Return the way of running itself."""
+        """Return the way of running, without its results."""
         return AllowedPrecision(
             precision=self.precision, engine=self.engine, device=self.device, graph=self.graph, needs=self.needs
         )
@@ -116,13 +116,13 @@ class PrecisionEvaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """How good a model is, and how it may be run: the artifact's `evaluation.json`.
+    """A model's accuracy, and the ways it may be run: the artifact's `evaluation.json`.
 
     Attributes:
         dataset: the name of the data set's folder.
-        images: how many validated.
-        torch: what the network itself, in fp32, does with them.
-        max_accuracy_drop: by how much a precision's acc1 may be lower than that of fp32.
+        images: number of validation images.
+        torch: metrics of the network itself, in torch and fp32.
+        max_accuracy_drop: the largest allowed loss of acc1 against fp32.
         precisions: every way of running that was considered, the most exact first.
     """
 
@@ -135,24 +135,24 @@ class Evaluation:
 
     @property
     def fp32(self) -> Measurement:
-        """What ONNX Runtime does with the validation images in fp32, on the CPU."""
+        """The measurement of ONNX Runtime in fp32 on the CPU."""
         measured = self.precisions[0].measurement
-        assert measured is not None  # An export that can't measure this is refused.
+        assert measured is not None  # `tandem export` always measures this way
         return measured
 
     def allowed(self) -> tuple[AllowedPrecision, ...]:
-        """Return the ways in which the artifact may be run."""
+        """Return the allowed ways of running the artifact."""
         return tuple(each.way() for each in self.precisions if each.allowed)
 
 
 def measure(scores: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]) -> Metrics:
-    """Return the metrics of probabilities `[N, classes]`. Of equal ones the lower index is the better, as in top-k."""
+    """Return the metrics of probabilities `[N, classes]`; ties go to the lower index, as in top-k."""
     classes = len(labels)
     rows = np.arange(len(truth))
     own = scores[rows, truth, np.newaxis]
     better = (scores > own) | ((scores == own) & (np.arange(classes) < truth[:, np.newaxis]))
     rank = better.sum(axis=1)
-    # A probability that underflowed to 0 would make the mean infinite.
+    # Without a lower bound, a probability that underflowed to 0 would make the mean infinite.
     losses = -np.log(np.maximum(own[:, 0].astype(np.float64), np.finfo(np.float32).tiny))
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (truth, scores.argmax(axis=1)), 1)
@@ -185,7 +185,7 @@ def compare(
     engine: EngineInfo,
     dataset: str,
 ) -> Measurement:
-    """Return the measurement of probabilities `[N, classes]`, beside those that fp32 gives."""
+    """Return how probabilities `[N, classes]` compare with those in fp32."""
     best = scores.argmax(axis=1)
     return Measurement(
         dataset=dataset,
@@ -200,7 +200,7 @@ def compare(
 
 
 def round_up(value: float) -> float:
-    """Return the smallest number of two significant digits that is not below `value`."""
+    """Return `value` rounded up to two significant digits."""
     return float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(value))
 
 

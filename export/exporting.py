@@ -1,4 +1,4 @@
-"""A training run → an artifact in the registry, where nothing enters that was not measured and self-tested."""
+"""`tandem export`: a training run → an artifact in the registry, measured and self-tested."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from msgspec import UNSET
 
 from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
-from classifier.engines.sessions import load_runtime
+from classifier.engines.runtime import load_runtime
 from classifier.errors import DataError, InvalidReference
 from classifier.progress import show_progress
-from classifier.types import ModelConfig, from_json, to_json
+from classifier.types import ModelConfig, to_json
 from export.calibration import calibration_images
 from export.card import write_card
 from export.entry import check_writable, self_test_files
@@ -27,11 +27,12 @@ from export.scoring import score_images
 from export.variants import make_fp16, make_int8, measure_fp32_graph
 from registry import Added, LocalRegistry, Reference
 from registry.oci.references import check_alias
-from training.files import METRICS
-from training.metrics import EpochMetrics, best_epoch
+from training.metrics import best_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+
+    from torch import nn
 
     from classifier.types import Precision
     from export.evaluation import Measurement
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_ACC1_DIFFERENCE = 0.005
-"""By how much acc1 may differ from the one in training, where a GPU rounded otherwise. On a CPU it is the same."""
+"""The largest allowed change of acc1 since training. On a CPU it stays the same; a GPU rounds differently."""
 
 
 def export_run(
@@ -54,28 +55,28 @@ def export_run(
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
     embeddings: bool = False,
 ) -> Added:
-    """Return the artifact of a run's best network, now the next version of `name` in the registry.
+    """Add the artifact of a run's best network to the registry, as the next version of `name`; return it.
 
-    A run whose artifact the registry holds already makes no new version. In both cases `aliases` are put on it.
+    If the registry already holds this artifact, it gets no new version. In both cases it gets the `aliases`.
 
     Args:
         run: the run.
-        name: of the model.
-        registry: where it goes.
-        aliases: what to call the version, beside its number.
-        precisions: which to make and measure, beside fp32, which all artifacts have.
-        max_accuracy_drop: by how much the acc1 of one that is allowed may be lower than that of fp32.
-        embeddings: whether the graphs also give what the network's last layer takes.
+        name: the model's name.
+        registry: gets the artifact.
+        aliases: tags for the version.
+        precisions: precisions to make and measure, besides fp32.
+        max_accuracy_drop: the largest loss of acc1 against fp32 at which a precision is allowed.
+        embeddings: whether the graphs also output embeddings.
 
     Raises:
-        InvalidReference: `name` can't be a new model's, or an alias no alias.
+        InvalidReference: `name` or an alias is invalid.
         RegistryUnwritable: the registry can't be written.
-        EngineUnavailable: ONNX Runtime isn't installed, or twice.
-        DataError: the run has no complete epoch, or its validation images are gone or others.
-        ExportRefused: the network can't be written as ONNX, or its graph gives other scores.
-        SelfTestFailed: the artifact does not give its own golden scores.
+        EngineUnavailable: ONNX Runtime is not installed, or installed twice.
+        DataError: the run has no complete epoch, or its validation images are missing or have changed.
+        ExportRefused: the network can't be written as ONNX, or its graph computes other scores.
+        SelfTestFailed: the artifact does not reproduce its golden scores.
     """
-    # What can be known before minutes of work.
+    # Find errors before minutes of work.
     check_name(name)
     for alias in aliases:
         Reference(name=name, tag=check_alias(alias))
@@ -93,40 +94,32 @@ def export_run(
 
 
 def check_name(name: str) -> None:
-    """Check that a new model may have this name, which the registry gives a version.
+    """Check that `name` is a plain model name, without registry host, tag or digest.
 
     Raises:
-        InvalidReference: it may not.
+        InvalidReference: it is not.
     """
     parsed = Reference.parse(name)
     if name != parsed.name:
-        raise InvalidReference(f"'{name}' is no name for a new model: write '{parsed.name}', the registry numbers it")
+        raise InvalidReference(
+            f"'{name}' is not a plain model name: give '{parsed.name}', and the registry numbers the version"
+        )
 
 
 def build_artifact(
     run: Run, *, name: str, precisions: Collection[Precision], max_accuracy_drop: float, embeddings: bool
 ) -> dict[str, bytes]:
-    """Return the files of a run's artifact: the same bytes for the same run, on the same machine.
+    """Return the files of a run's artifact; on one machine, the same run gives the same bytes.
 
     Raises:
-        DataError: the run has no complete epoch, or its validation images are gone or others.
-        ExportRefused: the network can't be written as ONNX, or its graph gives other scores.
+        DataError: the run has no complete epoch, or its validation images are missing or have changed.
+        ExportRefused: the network can't be written as ONNX, or its graph computes other scores.
     """
-    config, network, samples = run.config, run.load_network(), run.validation_files()
-    acc1_in_training = _read_acc1(run)
-    _check_all_there(run, samples)
+    config, network, images = run.config, run.load_network(), _open_validation_images(run)
+    acc1_in_training = best_epoch(run.read_metrics()).val_acc1
     logger.info("Writing the graph of %s, %d labels", config.architecture, len(config.labels))
     head = find_head(network, config.preprocessing) if embeddings else None
     graph = export_graph(network, config.labels, config.preprocessing, head=head)
-
-    logger.info("Comparing it with torch on %d validation images", len(samples))
-    images = LabelledImages(samples, config.preprocessing)
-    engine = OnnxRuntimeEngine(graph, device="cpu")
-    with show_progress(len(images), title="fp32") as advance:
-        scored = score_images(network, engine, images, config.preprocessing, head=head, advance=advance)
-    torch_metrics = measure(scored.reference, images.truth, config.labels)
-    _check_same_images(run, torch_metrics.acc1, acc1_in_training)
-
     model_config = ModelConfig(
         name=name,
         architecture=config.architecture,
@@ -136,8 +129,9 @@ def build_artifact(
         opset=OPSET,
         embedding_size=UNSET if head is None else embedding_size_of(network, head),
     )
-    yardstick = Yardstick(dataset=Path(config.data).name, images=images, config=model_config, fp32=scored.reference)
-    fp32 = yardstick.compare(scored.scores, engine)
+    yardstick, fp32 = _compare_with_torch(run, network, graph, images, model_config, head=head)
+    torch_metrics = measure(yardstick.fp32, images.truth, config.labels)
+    _check_same_acc1(run, now=torch_metrics.acc1, in_training=acc1_in_training)
     variants = list(_make_variants(run, graph, yardstick, fp32, precisions=precisions, limit=max_accuracy_drop))
     evaluation = Evaluation(
         dataset=yardstick.dataset,
@@ -147,14 +141,35 @@ def build_artifact(
         max_accuracy_drop=max_accuracy_drop,
         precisions=tuple(each for variant in variants for each in variant.evaluations),
     )
-    model_config = replace(model_config, allowed=evaluation.allowed())
-    golden = make_golden_set(images, scored.reference, tolerances=tolerances(evaluation.precisions))
+    graphs = {variant.file: variant.graph for variant in variants if variant.graph is not None}
+    return graphs | _describe(run, model_config, yardstick, evaluation)
+
+
+def _compare_with_torch(
+    run: Run, network: nn.Module, graph: bytes, images: LabelledImages, config: ModelConfig, *, head: str | None
+) -> tuple[Yardstick, Measurement]:
+    """Return the images with torch's probabilities, and the measurement of the graph in fp32 on the CPU.
+
+    Raises:
+        ExportRefused: the graph computes other scores than torch.
+    """
+    logger.info("Comparing it with torch on %d validation images", len(images))
+    engine = OnnxRuntimeEngine(graph, device="cpu")
+    with show_progress(len(images), title="fp32") as advance:
+        scored = score_images(network, engine, images, config.preprocessing, head=head, advance=advance)
+    yardstick = Yardstick(dataset=Path(run.config.data).name, images=images, config=config, fp32=scored.reference)
+    return yardstick, yardstick.compare(scored.scores, engine)
+
+
+def _describe(run: Run, config: ModelConfig, yardstick: Yardstick, evaluation: Evaluation) -> dict[str, bytes]:
+    """Return the artifact's files other than graphs."""
+    config = replace(config, allowed=evaluation.allowed())
+    golden = make_golden_set(yardstick.images, yardstick.fp32, tolerances=tolerances(evaluation.precisions))
     return {
-        **{variant.file: variant.graph for variant in variants if variant.graph is not None},
-        CONFIG: to_json(model_config),
+        CONFIG: to_json(config),
         EVALUATION: to_json(evaluation),
         GOLDEN: golden.to_bytes(),
-        CARD: write_card(model_config, evaluation, config).encode(),
+        CARD: write_card(config, evaluation, run.config).encode(),
     }
 
 
@@ -175,30 +190,22 @@ def _make_variants(
         yield make_int8(graph, yardstick, limit=limit, calibration_images=lambda: calibration_images(run))
 
 
-def _check_all_there(run: Run, samples: Sequence[tuple[Path, int]]) -> None:
+def _open_validation_images(run: Run) -> LabelledImages:
+    samples = run.validation_files()
     if not samples:
         raise DataError(f"the run {run.path} lists no validation images: train again")
     if missing := [path for path, _ in samples if not path.is_file()]:
         raise DataError(
-            f"{len(missing):,} of the {len(samples):,} images that validated the run {run.path} can't be found, the "
-            f"first {missing[0]}: restore the data set, or train again"
+            f"{len(missing):,} of the {len(samples):,} validation images of the run {run.path} are missing, the first "
+            f"is {missing[0]}: restore the data set, or train again"
         )
+    return LabelledImages(samples, run.config.preprocessing)
 
 
-def _check_same_images(run: Run, now: float, then: float) -> None:
-    """Check that the network's acc1 on the validation images is what it was in training, or they are others."""
-    if abs(now - then) > MAX_ACC1_DIFFERENCE:
+def _check_same_acc1(run: Run, *, now: float, in_training: float) -> None:
+    """Check that acc1 on the validation images is still that of training; if not, the images have changed."""
+    if abs(now - in_training) > MAX_ACC1_DIFFERENCE:
         raise DataError(
-            f"the validation images in {run.config.data} give acc1 {now:.2%} where training measured {then:.2%}, so "
-            "they are not the same any more: restore the data set, or train again"
+            f"acc1 on the validation images in {run.config.data} is {now:.2%}, but training measured "
+            f"{in_training:.2%}, so the images have changed: restore the data set, or train again"
         )
-
-
-def _read_acc1(run: Run) -> float:
-    try:
-        lines = (run.path / METRICS).read_bytes().splitlines()
-        return best_epoch([from_json(line, EpochMetrics) for line in lines]).val_acc1
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{run.path / METRICS} can't be read ({error}): 'tandem train … --run {run.path} --resume' writes it again"
-        ) from error

@@ -1,4 +1,4 @@
-"""fp32 → fp16: the network in half precision, between pixels and probabilities that stay in fp32."""
+"""fp32 → fp16: the network in half precision; normalisation and softmax stay in fp32."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from export.traces import strip_traces
 
 
 def to_fp16(graph: bytes, *, size: int, classes: int) -> bytes:
-    """Return a graph of `export_graph` with weights and arithmetic in fp16: the same bytes for the same graph.
+    """Return a graph of `export_graph` with weights and arithmetic in fp16; the same graph gives the same bytes.
 
-    Inputs and outputs stay what they are, normalisation and softmax in fp32.
+    Inputs and outputs keep their types; normalisation and softmax stay in fp32.
 
     Raises:
-        ExportRefused: an operation of the network can't be in fp16.
+        ExportRefused: the network has an operation that can't run in fp16.
     """
     model = onnx.load_from_string(graph)
     softmax, *normalising = surroundings(model)
@@ -37,9 +37,9 @@ def to_fp16(graph: bytes, *, size: int, classes: int) -> bytes:
 
 
 def _convert(model: onnx.ModelProto, around: list[onnx.NodeProto], *, network_input: str, size: int) -> onnx.ModelProto:
-    """Return the nodes of `model` but those `around`, in fp16 between two casts.
+    """Return `model` without the nodes `around` the network, in fp16 between two casts.
 
-    The converter could leave these in fp32, but would round their constants and results: so it doesn't get to see them.
+    The converter can exclude nodes, but still rounds their constants and results; so these nodes are taken out first.
     """
     network = onnx.ModelProto()
     network.CopyFrom(model)

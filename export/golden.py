@@ -1,4 +1,4 @@
-"""Which validation images become the golden set."""
+"""The choice of validation images for the golden set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_IMAGES = 16
 def make_golden_set(
     images: LabelledImages, reference: NDArray[np.float32], *, tolerances: Mapping[Precision, float]
 ) -> GoldenSet:
-    """Return a few validation images as they are on disk, with the scores that torch gives them in fp32."""
+    """Return a few validation images as encoded on disk, with torch's fp32 scores for them."""
     chosen = choose([file.stat().st_size for file in images.files], images.truth, reference)
     return GoldenSet(
         images=tuple(read_image(images.files[index]) for index in chosen),
@@ -35,18 +35,18 @@ def make_golden_set(
 def choose(sizes_bytes: Sequence[int], truth: NDArray[np.int64], reference: NDArray[np.float32]) -> list[int]:
     """Return the indices of up to `MAX_IMAGES` images: the least certain one, and small ones of many labels.
 
-    An artifact is copied often, so nothing of the larger half is taken for its uncertainty. The same images give the
+    The least certain image comes from the smaller half, because an artifact is copied often. The same images give the
     same choice.
     """
     by_size = sorted(range(len(sizes_bytes)), key=lambda index: (sizes_bytes[index], index))
     smaller_half = by_size[: (len(by_size) + 1) // 2]
     least_certain = min(smaller_half, key=lambda index: (reference[index].max(), index))
-    # The smallest of each label, then the second smallest of each, and so on.
+    # First the smallest image of each label, then the second smallest of each, and so on.
     turns: Counter[int] = Counter()
     turn_of = {}
     for index in by_size:
         label = int(truth[index])
         turn_of[index] = turns[label]
         turns[label] += 1
-    in_turn = sorted(by_size, key=turn_of.__getitem__)  # A stable sort: by size within a turn.
+    in_turn = sorted(by_size, key=turn_of.__getitem__)  # stable: by size within a turn
     return sorted(list(dict.fromkeys([least_certain, *in_turn]))[:MAX_IMAGES])

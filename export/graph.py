@@ -1,4 +1,4 @@
-"""torch → ONNX: one self-contained graph that takes the pixels `classifier.images` gives, and gives probabilities."""
+"""torch → ONNX: one self-contained graph from the pixels of `classifier.images` to probabilities."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ OUTPUTS = ("logits", "probabilities")
 EMBEDDINGS = "embeddings"
 
 MAX_WEIGHT_BYTES = 2_000_000_000
-"""protobuf ends at 2 GiB; past it ONNX keeps weights in a second file, and an artifact's graph is one file."""
+"""A protobuf file ends at 2 GiB; ONNX keeps larger weights in a second file, but an artifact's graph is one file."""
 
 _NORMALISING = ("Transpose", "Cast", "Div", "Sub")
-_SAMPLE_BATCH = 2  # torch.export takes a dimension of 0 or 1 for a constant.
+_SAMPLE_BATCH = 2  # torch.export treats a dimension of 0 or 1 as constant
 
 
 class EndToEnd(nn.Module):
-    """`network` with what stands around it in production: uint8 `[N, H, W, 3]` to logits and probabilities.
+    """`network` between normalisation and softmax: maps uint8 `[N, H, W, 3]` to logits and probabilities.
 
-    With `head`, the name of its last layer, what that takes comes as a third output: the embeddings.
+    With `head`, the name of the network's last layer, the input of that layer becomes a third output: the embeddings.
     """
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing, *, head: str | None = None) -> None:
@@ -48,7 +48,7 @@ class EndToEnd(nn.Module):
 
     def forward(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return float32 logits and probabilities `[N, classes]`, and with `head` embeddings `[N, width]`."""
-        # Contiguous, or torch writes each pooling of its channels-last view as a gather that no engine can fuse.
+        # Contiguous, because torch exports pooling of a channels-last view as a gather, which no engine can fuse.
         pixels = normalise(images_nhwc, self.preprocessing).contiguous()
         if self.head is None:
             logits = self.network(pixels)
@@ -60,10 +60,10 @@ class EndToEnd(nn.Module):
 
 
 def find_head(network: nn.Module, preprocessing: Preprocessing) -> str:
-    """Return the name of the linear layer that gives the logits, by watching the network at work.
+    """Return the name of the linear layer whose output is the logits; running the network once finds it.
 
     Raises:
-        ExportRefused: there is none, so that there are no embeddings.
+        ExportRefused: there is no such layer, and so there are no embeddings.
     """
     given: dict[str, torch.Tensor] = {}
     with contextlib.ExitStack() as hooks, torch.inference_mode():
@@ -77,31 +77,31 @@ def find_head(network: nn.Module, preprocessing: Preprocessing) -> str:
         if output is logits:
             return name
     raise ExportRefused(
-        "the network has no embeddings: no linear layer gives its logits; export it without --embeddings, or train "
-        "another --arch"
+        "the network has no embeddings, because its logits don't come from a linear layer: export it without "
+        "--embeddings, or train another --arch"
     )
 
 
 def export_graph(
     network: nn.Module, labels: Sequence[str], preprocessing: Preprocessing, *, head: str | None = None
 ) -> bytes:
-    """Return `network` as a checked ONNX file that runs any batch size, with nothing of this machine in it.
+    """Return `network` as a checked ONNX file for any batch size, without traces of this machine.
 
     Args:
-        network: in eval mode, on the CPU; takes normalised float32 `[N, 3, H, W]`, gives logits `[N, classes]`.
-        labels: the classes in the order of the logits. They travel in the file's metadata, as does `preprocessing`.
+        network: in eval mode, on the CPU; maps normalised float32 `[N, 3, H, W]` to logits `[N, classes]`.
+        labels: the classes, in the order of the logits. The file's metadata holds them, and `preprocessing`.
         preprocessing: its `crop_size` is the graph's H and W; its mean and std become part of the graph.
-        head: the name of the last layer, as `find_head` gives it, where the graph shall give embeddings too.
+        head: the name of the last layer, from `find_head`, if the graph should output embeddings too.
 
     Raises:
-        ExportRefused: the network has other outputs than `labels`, can't be written as ONNX, or is over 2 GB.
+        ExportRefused: the network's outputs don't match `labels`, ONNX can't express it, or it is over 2 GB.
     """
     size = preprocessing.crop_size
     sample = torch.zeros(_SAMPLE_BATCH, size, size, 3, dtype=torch.uint8)
     _check_network(network, len(labels), sample)
     model = _to_onnx(EndToEnd(network, preprocessing, head=head).eval(), sample)
     strip_traces(model)
-    # The build (+cpu, +cu130) is the machine's; the version is the exporter's.
+    # Without the build (+cpu, +cu130), which depends on the machine.
     model.producer_version = torch.__version__.partition("+")[0]
     for key, value in (("labels", list(labels)), ("preprocessing", preprocessing)):
         model.metadata_props.add(key=key, value=msgspec.json.encode(value).decode())
@@ -112,17 +112,17 @@ def export_graph(
 
 
 def embedding_size_of(network: nn.Module, head: str) -> int:
-    """Return how many numbers an embedding of `network`, whose last layer is `head`, has."""
+    """Return the size of an embedding of `network`, whose last layer is `head`."""
     layer = network.get_submodule(head)
     assert isinstance(layer, nn.Linear)
     return layer.in_features
 
 
 def check_graph(model: onnx.ModelProto, *, size: int, classes: int, embedding_size: int | None = None) -> None:
-    """Check that `model` is valid ONNX, has the artifact's inputs and outputs, and tells nothing of this machine.
+    """Check that `model` is valid ONNX, has an artifact's inputs and outputs, and has no traces of this machine.
 
     Raises:
-        ExportRefused: it is not so.
+        ExportRefused: a check failed. For fp16 and int8, the message is written into the artifact.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -146,7 +146,7 @@ def check_graph(model: onnx.ModelProto, *, size: int, classes: int, embedding_si
 
 
 def embedding_size_in(model: onnx.ModelProto) -> int | None:
-    """Return how many numbers an embedding has in a graph of `export_graph`; None where it gives none."""
+    """Return the size of an embedding in a graph of `export_graph`; None if it has no embeddings."""
     for output in model.graph.output:
         if output.name == EMBEDDINGS:
             return int(output.type.tensor_type.shape.dim[1].dim_value)
@@ -154,9 +154,9 @@ def embedding_size_in(model: onnx.ModelProto) -> int | None:
 
 
 def surroundings(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the nodes around the network: those that turn pixels into its input, and the softmax after its logits."""
+    """Return the nodes around the network: the softmax first, then the nodes that normalise the pixels."""
     nodes = [node for node in model.graph.node if OUTPUTS[1] in node.output]
-    # normalise() is one chain. A Shape that also reads the images belongs to the network.
+    # normalise() is one chain of nodes. A Shape node that also reads the images belongs to the network.
     name = INPUT
     while (node := _only_reader(model, name)) is not None and node.op_type in _NORMALISING:
         nodes.append(node)
@@ -178,14 +178,14 @@ def _check_network(network: nn.Module, classes: int, sample: torch.Tensor) -> No
     weight_bytes = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     if weight_bytes > MAX_WEIGHT_BYTES:
         raise ExportRefused(
-            f"the network's weights take {weight_bytes / 1e9:.1f} GB, and one ONNX file holds "
+            f"the network's weights take {weight_bytes / 1e9:.1f} GB, but one ONNX file holds at most "
             f"{MAX_WEIGHT_BYTES / 1e9:.1f} GB: choose a smaller architecture"
         )
     with torch.inference_mode():
         shape = tuple(network(sample.permute(0, 3, 1, 2).float()).shape)
     if shape != (len(sample), classes):
         raise ExportRefused(
-            f"for {len(sample)} images the network gives scores of shape {shape}, where {classes} labels want "
+            f"for {len(sample)} images the network returns scores of shape {shape}, but {classes} labels need "
             f"({len(sample)}, {classes}): train it with these labels"
         )
 
@@ -208,13 +208,13 @@ def _to_onnx(module: EndToEnd, sample: torch.Tensor) -> onnx.ModelProto:
         raise ExportRefused(
             f"torch can't write the network as ONNX opset {OPSET} ({reason}): replace that operation in the network"
         ) from error
-    assert program is not None  # None only where dynamo=False.
+    assert program is not None  # with dynamo=True it never is
     return program.model_proto
 
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Hold back what torch prints, logs and warns of while it exports: pages, of which the error has the gist."""
+    """Suppress torch's pages of output, logs and warnings during an export; the error's message has the gist."""
     log = logging.getLogger("torch")
     level = log.level
     log.setLevel(logging.CRITICAL)

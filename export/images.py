@@ -1,4 +1,7 @@
-"""Labelled images, decoded as production decodes them, as often as something is measured on them."""
+"""Labelled images for measurements, decoded as in production.
+
+Not `training.data.ImageSet`, which needs torch: `tandem evaluate` measures without it.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,22 @@ if TYPE_CHECKING:
     from classifier.types import Preprocessing
 
 BATCH_SIZE = 32
-"""Fixed, because the last bits of torch's scores depend on it, and these scores are part of an artifact."""
+"""Fixed, because it affects the last bits of torch's scores, and these scores are part of an artifact."""
 
 MAX_BYTES_IN_MEMORY = 1 << 30
-"""Images whose pixels fit in this are decoded once, others each time."""
+"""Images whose pixels fit in this are decoded once; others, in every pass."""
 
 
 class LabelledImages:
     """Images with their labels.
 
     Attributes:
-        files: the images.
-        truth: the index of each one's label, int64 `[N]`.
+        files: the image files.
+        truth: the index of each image's label, int64 `[N]`.
     """
 
     def __init__(self, samples: Sequence[tuple[Path, int]], preprocessing: Preprocessing) -> None:
-        """Take images with the indices of their labels; none is opened yet."""
+        """Take image files with the indices of their labels, without opening them."""
         self.files = tuple(path for path, _ in samples)
         self.truth = np.array([label for _, label in samples], dtype=np.int64)
         self._preprocessing = preprocessing
@@ -51,7 +54,7 @@ class LabelledImages:
         Raises:
             DataError: an image is gone or can't be read.
         """
-        with ThreadPoolExecutor(max_workers=cpu_limit()) as pool:  # The codecs release the GIL.
+        with ThreadPoolExecutor(max_workers=cpu_limit()) as pool:  # the codecs release the GIL
             for index, start in enumerate(range(0, len(self.files), BATCH_SIZE)):
                 files = self.files[start : start + BATCH_SIZE]
                 if index < len(self._decoded):
@@ -66,10 +69,10 @@ class LabelledImages:
         """Return the pixels of one image, uint8 `[H, W, 3]`.
 
         Raises:
-            DataError: it is gone or can't be read.
+            DataError: the image is gone or can't be read.
         """
-        batch, place = divmod(index, BATCH_SIZE)
-        return self._decoded[batch][place] if batch < len(self._decoded) else self._decode(self.files[index])
+        batch, offset = divmod(index, BATCH_SIZE)
+        return self._decoded[batch][offset] if batch < len(self._decoded) else self._decode(self.files[index])
 
     def _decode(self, path: Path) -> NDArray[np.uint8]:
         try:

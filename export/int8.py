@@ -1,4 +1,4 @@
-"""fp32 → int8: static quantisation (QDQ, per channel), in which the layers that suffer most may stay in fp32."""
+"""fp32 → int8: static quantisation (QDQ, per channel); the most sensitive layers can stay in fp32."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LAYER_TYPES = ("Conv", "Gemm", "MatMul")
-"""What holds nearly all of a network's weights and arithmetic."""
+"""The layers with nearly all of a network's weights and arithmetic."""
 
 QUANTISED_TYPES = (
     *LAYER_TYPES,
-    # Between two layers in int8, these would otherwise cost a way to fp32 and back.
+    # Otherwise, these would convert to fp32 and back between two int8 layers.
     *("Add", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Concat"),
 )
 
 _RANKING_IMAGES = 32
-"""At most: each layer is tried on them."""
+"""At most. Ranking runs them once for each layer."""
 _BATCH_SIZE = 16
 
 
 class Quantiser:
-    """A graph with the ranges of its activations, from which int8 graphs are made.
+    """Makes int8 graphs of one fp32 graph.
 
     Attributes:
-        layers: the names of the layers that are quantised, in the graph's order.
+        layers: the names of the layers to quantise, in the graph's order.
     """
 
     def __init__(self, graph: bytes, calibration_nhwc: NDArray[np.uint8]) -> None:
-        """Take a graph of `export_graph`, and training images `[N, H, W, 3]` that show the ranges."""
+        """Take a graph of `export_graph`, and training images `[N, H, W, 3]` that show its activations' ranges."""
         self._graph = graph
         self._model = onnx.load_from_string(graph)
         self._calibration_nhwc = calibration_nhwc
@@ -56,10 +56,10 @@ class Quantiser:
         self._ranges: bytes | None = None
 
     def quantise(self, *, float_layers: Collection[str] = (), reduce_range: bool = True) -> bytes:
-        """Return the graph in int8, but for `float_layers`: the same bytes for the same arguments.
+        """Return the graph in int8, with `float_layers` in fp32; the same arguments give the same bytes.
 
-        With `reduce_range`, weights have 7 bits. Two products of those and 8-bit activations fit into 16 bits, which is
-        all that CPUs without VNNI add them up in: 255 × 64 × 2 < 2¹⁵.
+        With `reduce_range`, weights have 7 bits. CPUs without VNNI add two products of a weight and an 8-bit
+        activation in 16 bits; with 7-bit weights that never overflows: 255 × 64 × 2 < 2¹⁵.
         """
         if reduce_range not in self._quantised:
             self._quantised[reduce_range] = self._quantise_all(reduce_range=reduce_range)
@@ -91,7 +91,7 @@ class Quantiser:
                 _Batches(self._calibration_nhwc),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(QUANTISED_TYPES),
-                # Pixels and what normalises them are exact in fp32, and so is a softmax.
+                # Normalisation and softmax stay exact in fp32.
                 nodes_to_exclude=[node.name for node in surroundings(self._model)],
                 per_channel=True,
                 reduce_range=reduce_range,
@@ -99,9 +99,8 @@ class Quantiser:
                 weight_type=QuantType.QInt8,
                 calibration_cache_path=ranges,
                 extra_options={
-                    # Each layer quantises what it reads, none what it gives: so Relu stays where it is (left to the
-                    # clamping of a quantiser, it would be missing where a layer in fp32 reads past that), and logits
-                    # stay fp32 (in 256 levels, the best labels would be tied).
+                    # Quantise the inputs of layers, never their outputs. Else Relu would be replaced by the clamping
+                    # of a quantiser, which layers left in fp32 bypass; and logits in 256 levels would have ties.
                     "OpTypesToExcludeOutputQuantization": [*LAYER_TYPES, "Add", "ReduceMean"],
                     "ForceQuantizeNoInputCheck": True,
                     "MatMulConstBOnly": True,
@@ -111,12 +110,12 @@ class Quantiser:
             return onnx.load(target)
 
     def rank_layers(self) -> list[str]:
-        """Return the layers, first the one that spoils the scores most by being in int8.
+        """Return the layers, the most sensitive to int8 first.
 
-        Each in turn is left in fp32 while all others are quantised; how much nearer that brings the scores to those of
-        fp32 is its rank.
+        Each layer in turn is left in fp32 while all others are quantised; the nearer the scores then are to those in
+        fp32, the more sensitive is the layer.
         """
-        # From all of them: they come sorted, and the first are of one or two labels.
+        # Evenly from all images, because they are sorted by label.
         images_nhwc = self._calibration_nhwc[:: -(-len(self._calibration_nhwc) // _RANKING_IMAGES)]
         expected = OnnxRuntimeEngine(self._graph).run(images_nhwc)
 
@@ -128,7 +127,7 @@ class Quantiser:
 
 
 def _leave_float(quantised: onnx.ModelProto, original: onnx.ModelProto, layers: Collection[str]) -> None:
-    """Let `layers` read what there was before it was quantised: their weights, and what the layer before gives."""
+    """Connect `layers` to unquantised inputs: their own fp32 weights, and the outputs of the layers before them."""
     writers = {output: node for node in quantised.graph.node for output in node.output}
     originals = {node.name: node for node in original.graph.node if node.name in layers}
     weights = {initializer.name: initializer for initializer in original.graph.initializer}
@@ -142,11 +141,11 @@ def _leave_float(quantised: onnx.ModelProto, original: onnx.ModelProto, layers: 
             if (quantise := writers.get(dequantise.input[0])) is not None:
                 node.input[index] = quantise.input[0]
                 continue
-            # Another name, because what dequantises a bias writes to the bias's own.
+            # Under a new name, because the node that dequantises a bias writes to the bias's own name.
             weight = quantised.graph.initializer.add()
             weight.CopyFrom(weights[originals[node.name].input[index]])
             weight.name = node.input[index] = f"{weight.name}_fp32"
-    # What averages a layer in fp32 reads what that gives; its levels are there for layers in int8.
+    # A ReduceMean after one of these layers reads its fp32 output too; only int8 layers need the quantised one.
     for node in quantised.graph.node:
         if node.op_type == "ReduceMean" and (quantise := _quantiser_before(node, writers)) is not None:
             layer = writers.get(quantise.input[0])
@@ -158,7 +157,7 @@ def _leave_float(quantised: onnx.ModelProto, original: onnx.ModelProto, layers: 
 
 
 def _quantiser_before(node: onnx.NodeProto, writers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
-    """Return what quantises the first thing that a node reads; None where it is not quantised."""
+    """Return the node that quantises the first input of `node`; None if that input is not quantised."""
     dequantise = writers.get(node.input[0])
     if dequantise is None or dequantise.op_type != "DequantizeLinear":
         return None
@@ -166,9 +165,9 @@ def _quantiser_before(node: onnx.NodeProto, writers: Mapping[str, onnx.NodeProto
 
 
 def _remove_unused(model: onnx.ModelProto) -> None:
-    """Remove the nodes and the weights that no output depends on."""
+    """Remove nodes and weights that no output depends on."""
     used = {output.name for output in model.graph.output}
-    for node in reversed(list(model.graph.node)):  # They are sorted: who reads stands after who writes.
+    for node in reversed(list(model.graph.node)):  # sorted: a node comes after those it reads from
         if used.intersection(node.output):
             used.update(node.input)
         else:
@@ -196,7 +195,7 @@ def _divergence(expected: NDArray[np.float32], scores: NDArray[np.float32]) -> f
 
 @contextlib.contextmanager
 def _quiet_quantiser() -> Iterator[None]:
-    """Hold back the advice that ONNX Runtime's quantiser logs to the root logger: torch's exporter has followed it."""
+    """Suppress advice that ONNX Runtime's quantiser logs to the root logger; torch's exporter already follows it."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The ways in which an artifact might be run: each measured with the engine that will run it, and allowed or not."""
+"""The ways of running an artifact: measuring each with the engine that will run it, and deciding if it is allowed."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ WAYS = (
     AllowedPrecision(precision="int8", engine="onnxruntime", device="cpu", graph=MODEL_INT8),
     AllowedPrecision(precision="int8", engine="openvino", device="cpu", graph=MODEL_INT8),
 )
-"""Every way that this release knows, the most exact first. The first is what all others are measured against."""
+"""Every way of running that this release knows, the most exact first. All others are compared with the first."""
 
 PRECISIONS: tuple[Precision, ...] = tuple(dict.fromkeys(way.precision for way in WAYS))
 
 MAX_ACCURACY_DROP = 0.005
-"""By how much acc1 may be lower than in fp32, unless the user says otherwise."""
+"""The largest allowed loss of acc1 against fp32, unless the user gives another."""
 
 TOLERANCE_FLOORS: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-3, "bf16": 8e-3, "int8": 1e-2}
-"""What another machine's kernels may differ by, however near those of the measuring one came. fp16 rounds each value by
-up to 2⁻¹¹ of it, bf16 and int8 by up to 2⁻⁸."""
+"""The smallest tolerance for each precision, because kernels of other machines differ more than a measurement shows.
+fp16 rounds each value by up to 2⁻¹¹ of it, bf16 and int8 by up to 2⁻⁸."""
 
 RUN_ALONE = 256
-"""Images that are run by themselves, too, on one thread. bf16 was seen to give one of 80 other bits so, and no more."""
+"""Images that are also run one at a time, on one thread. bf16 has been seen to change the bits of only one in 80."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Yardstick:
-    """Labelled images with the probabilities that fp32 gives them: what every other way is measured with.
+    """Labelled images and their fp32 probabilities, with which every other way of running is compared.
 
     Attributes:
         dataset: the name of the images' folder.
-        config: of the model.
+        config: the model's.
         fp32: float32 `[N, classes]`.
     """
 
@@ -68,25 +68,25 @@ class Yardstick:
     fp32: NDArray[np.float32]
 
     def measure(self, way: AllowedPrecision, engine: Engine, graph: bytes) -> Measurement:
-        """Return what `engine`, opened to run `graph` in this way, does with the images.
+        """Return the measurement of `engine`, which was opened to run `graph` in this way.
 
         Raises:
             DataError: an image is gone or can't be read.
-            EngineError: the engine failed, or its scores are no numbers.
+            EngineError: the engine failed, or its scores are not finite. The message is written into the artifact.
         """
         scores = run_engine(engine, self.images, title=describe_way(way))
         if not np.isfinite(scores).all():
             raise EngineError(f"{describe_way(way)} gives scores that are no finite numbers; choose another precision")
-        # A GPU takes no number of threads.
+        # The number of threads doesn't apply to a GPU.
         single = engine if way.device == "cuda" else open_way(way, self.config, graph, threads=1)
-        # Of all labels, by which the images are in order.
+        # Evenly from all images, because they are sorted by label.
         count = min(len(scores), RUN_ALONE)
         chosen = [index * len(scores) // count for index in range(count)]
         unlike = self._unlike_alone(single, scores, chosen, title=f"{describe_way(way)}, one at a time")
         return replace(self.compare(scores, engine), run_alone=count, unlike_alone=unlike)
 
     def _unlike_alone(self, engine: Engine, scores: NDArray[np.float32], chosen: Sequence[int], *, title: str) -> int:
-        """Return how many of the chosen images get another bit than `scores` has when each is run by itself."""
+        """Return how many of the chosen images, each run alone, get scores that differ in any bit from `scores`."""
         unlike = 0
         with show_progress(len(chosen), title=title) as advance:
             for index in chosen:
@@ -96,24 +96,24 @@ class Yardstick:
         return unlike
 
     def compare(self, scores: NDArray[np.float32], engine: Engine) -> Measurement:
-        """Return the measurement of the scores that `engine` gave the images."""
+        """Return the measurement of `scores`, which `engine` gave the images."""
         return compare(
             scores, self.fp32, self.images.truth, self.config.labels, engine=engine.info, dataset=self.dataset
         )
 
 
 def ways_of(graph: str) -> list[AllowedPrecision]:
-    """Return the ways of running this file of an artifact."""
+    """Return the ways of running a graph file of an artifact."""
     return [way for way in WAYS if way.graph == graph]
 
 
 def open_way(way: AllowedPrecision, config: ModelConfig, graph: bytes, *, threads: int | None = None) -> Engine:
-    """Return what runs `graph`, of the model with `config`, in this way: the engine of production, opened as there.
+    """Return an engine that runs `graph`, of the model with `config`, in this way, opened as in production.
 
     Raises:
-        EngineError: this machine can't run it so.
+        EngineError: this machine can't run it this way.
     """
-    # As it will be opened where the config allows it.
+    # Production opens only what the config allows.
     allowing = replace(config, allowed=tuple(dict.fromkeys((WAYS[0], way))))
     return open_engine(
         allowing, lambda _: graph, engine=way.engine, device=way.device, precision=way.precision, threads=threads
@@ -123,9 +123,9 @@ def open_way(way: AllowedPrecision, config: ModelConfig, graph: bytes, *, thread
 def try_way(
     way: AllowedPrecision, graph: bytes, yardstick: Yardstick, *, limit: float, note: str = ""
 ) -> PrecisionEvaluation:
-    """Return what came of running `graph` in this way on the yardstick's images: unmeasured where this machine can't.
+    """Measure and judge running `graph` in this way; it stays unmeasured if this machine can't run it.
 
-    What fails on one of them is not allowed; the other ways of the model don't suffer.
+    A way whose engine fails is not allowed; other ways are unaffected.
     """
     measurement = None
     try:
@@ -139,7 +139,7 @@ def try_way(
 
 
 def run_engine(engine: Engine, images: LabelledImages, *, title: str) -> NDArray[np.float32]:
-    """Return the probabilities that `engine` gives all images, `[N, classes]`."""
+    """Return the probabilities of all images by `engine`, `[N, classes]`."""
     scores = []
     with show_progress(len(images), title=title) as advance:
         for files, images_nhwc in images.batches():
@@ -151,14 +151,15 @@ def run_engine(engine: Engine, images: LabelledImages, *, title: str) -> NDArray
 def judge(
     way: AllowedPrecision, measurement: Measurement | None, *, limit: float, note: str = ""
 ) -> PrecisionEvaluation:
-    """Return whether a model may be run in this way, by what was measured; None is what could not be measured.
+    """Decide whether a model may be run in this way. `measurement` is None if this machine could not measure it.
 
-    ONNX Runtime in fp32 always may: it computes what the network does, and any machine has it.
+    ONNX Runtime in fp32 is always allowed: it computes what the network does, and every machine has it. The reasons
+    are written into the artifact.
     """
     reason = ""
     if measurement is None:
         if way.precision != "fp32" or way.engine != WAYS[0].engine:
-            reason = f"not measured yet: 'tandem evaluate' does it on a machine with {_wanted(way)}"
+            reason = f"not measured yet: 'tandem evaluate' does it on a machine with {_requirements(way)}"
     elif measurement.unlike_alone and way != WAYS[0]:
         reason = (
             f"{measurement.unlike_alone} of {counted(measurement.run_alone, 'image')} got other scores alone "
@@ -180,12 +181,12 @@ def judge(
 
 
 def not_made(way: AllowedPrecision, reason: str) -> PrecisionEvaluation:
-    """Return that a model may not be run in this way, because there is no graph for it."""
+    """Return the evaluation of a way that has no graph; `reason` is written into the artifact."""
     return replace(judge(way, None, limit=0), allowed=False, reason=f"not made: {reason}")
 
 
 def tolerances(evaluations: Iterable[PrecisionEvaluation]) -> dict[Precision, float]:
-    """Return by how much a score may differ from fp32's at each precision that is allowed: twice what was measured."""
+    """Return each allowed precision's tolerance: twice the largest difference from fp32, but at least the floor."""
     found: dict[Precision, float] = {}
     for each in evaluations:
         if each.allowed:
@@ -194,6 +195,11 @@ def tolerances(evaluations: Iterable[PrecisionEvaluation]) -> dict[Precision, fl
     return found
 
 
-def _wanted(way: AllowedPrecision) -> str:
-    wanted = {"cuda": "an NVIDIA GPU", "openvino": "OpenVINO", "bf16": "a CPU with bf16", "vnni": "a CPU with VNNI"}
-    return " and ".join(wanted[name] for name in (way.device, way.engine, *way.needs) if name in wanted)
+def _requirements(way: AllowedPrecision) -> str:
+    requirements = {
+        "cuda": "an NVIDIA GPU",
+        "openvino": "OpenVINO",
+        "bf16": "a CPU with bf16",
+        "vnni": "a CPU with VNNI",
+    }
+    return " and ".join(requirements[name] for name in (way.device, way.engine, *way.needs) if name in requirements)

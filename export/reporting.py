@@ -1,4 +1,4 @@
-"""What `tandem export` and `tandem evaluate` print of the version that they made."""
+"""The output of `tandem export` and `tandem evaluate`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def report(added: Added) -> Iterator[str]:
-    """Yield the lines that say what is in the registry now, how good it is, and how it may be run."""
+    """Yield lines with the version, its accuracy, and the ways it may be run."""
     artifact = added.artifact
     evaluation = from_json(artifact.read(EVALUATION), Evaluation)
     yield f"{'' if added.created else 'unchanged: '}{artifact.reference}  {artifact.digest}"

@@ -1,4 +1,4 @@
-"""The validation images, scored by the network and by its graph, which must agree on each."""
+"""Comparing the exported graph with the network: they must agree on every validation image."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from export.images import LabelledImages
 
 MAX_DIFFERENCE = 1e-4
-"""By how much a probability of the exported graph may differ from the network's. Labels nearer than this are tied."""
+"""The largest allowed difference of a probability. Labels whose probabilities are nearer than this count as tied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoredImages:
-    """The probabilities of the validation images, by the network and by an engine.
+    """The probabilities of the validation images, from the network and from an engine.
 
     Attributes:
-        reference: by torch in fp32, float32 `[N, classes]`.
-        scores: by the engine, float32 `[N, classes]`.
+        reference: from torch in fp32, float32 `[N, classes]`.
+        scores: from the engine, float32 `[N, classes]`.
     """
 
     reference: NDArray[np.float32]
@@ -49,14 +49,14 @@ def score_images(
     head: str | None = None,
     advance: Advance,
 ) -> ScoredImages:
-    """Return what `network` and `engine`, with its graph in fp32, make of `images`.
+    """Return the probabilities of `images` from `network` and from `engine`, which runs its fp32 graph.
 
-    `advance` is called once for each image. With `head`, the name of the network's last layer, their embeddings are
-    compared too.
+    `advance` is called with the number of images just scored. With `head`, the name of the network's last layer, the
+    embeddings are compared too.
 
     Raises:
         DataError: an image is gone or can't be read.
-        ExportRefused: the two differ.
+        ExportRefused: network and engine disagree.
     """
     end_to_end = EndToEnd(network, preprocessing, head=head).eval()
     reference, scores = [], []
@@ -73,42 +73,42 @@ def score_images(
 
 
 def check_agreement(files: Sequence[Path], reference: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
-    """Check that an engine gives the network's probabilities, and the same best label but for ties.
+    """Check that an engine's probabilities equal the network's, and that top labels differ only in ties.
 
     Raises:
-        ExportRefused: it does not, or the network's scores are no numbers.
+        ExportRefused: they don't, or the network's scores are not finite numbers.
     """
     if not np.isfinite(reference).all():
         raise ExportRefused("the network's scores are not finite numbers: train again with a lower --lr")
     differences = np.abs(scores - reference).max(axis=1)
     worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
-    if not differences[worst] <= MAX_DIFFERENCE:  # So written, a NaN is refused.
+    if not differences[worst] <= MAX_DIFFERENCE:  # `not <=`, because it also catches NaN
         raise ExportRefused(
-            f"the exported graph does not compute what the network does: a probability of {files[worst].name} is "
-            f"{differences[worst]:.2g} away, and {MAX_DIFFERENCE:g} is allowed; train another --arch"
+            f"the exported graph does not compute what the network does: a probability of {files[worst].name} differs "
+            f"by {differences[worst]:.2g}, but only {MAX_DIFFERENCE:g} is allowed; train another --arch"
         )
     rows = np.arange(len(reference))
     lead = reference.max(axis=1) - reference[rows, scores.argmax(axis=1)]
     if lead.max() > MAX_DIFFERENCE:
         worst = int(lead.argmax())
         raise ExportRefused(
-            f"the exported graph gives {files[worst].name} another label than the network, whose own best is ahead by "
-            f"{lead[worst]:.2g}, and {MAX_DIFFERENCE:g} would be a tie; train another --arch"
+            f"the exported graph gives {files[worst].name} another label than the network, whose top label leads by "
+            f"{lead[worst]:.2g}; up to {MAX_DIFFERENCE:g} would count as a tie; train another --arch"
         )
 
 
 def check_embeddings(files: Sequence[Path], reference: NDArray[np.float32], embeddings: NDArray[np.float32]) -> None:
-    """Check that an engine gives the network's embeddings.
+    """Check that an engine's embeddings equal the network's.
 
     Raises:
-        ExportRefused: it does not, or they are no numbers.
+        ExportRefused: they don't, or they are not finite numbers.
     """
-    # Unlike probabilities they have a scale of their own.
+    # Unlike probabilities, embeddings have no fixed scale.
     allowed = MAX_DIFFERENCE * np.abs(reference).max()
     differences = np.abs(embeddings - reference).max(axis=1)
     worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
-    if not differences[worst] <= allowed < np.inf:  # So written, a NaN is refused.
+    if not differences[worst] <= allowed < np.inf:  # `not <=`, because it also catches NaN
         raise ExportRefused(
-            f"the exported graph does not compute the network's embeddings: a number of that of {files[worst].name} is "
-            f"{differences[worst]:.2g} away, and {allowed:.2g} is allowed; export without --embeddings"
+            f"the exported graph does not compute the network's embeddings: a number in that of {files[worst].name} "
+            f"differs by {differences[worst]:.2g}, but only {allowed:.2g} is allowed; export without --embeddings"
         )

@@ -1,4 +1,4 @@
-"""What an exporter writes of its machine into a graph: found, and taken out."""
+"""Traces of the exporting machine in a graph: removing them, and checking that none is left."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TELLTALE_FIELDS = ("doc_string", "metadata_props")
 
 
 def strip_traces(model: onnx.ModelProto) -> None:
-    """Take every doc string and every metadata entry out of `model`, at every depth.
+    """Remove every doc string and every metadata entry from `model`, at every depth.
 
-    torch's exporter writes the Python stack of each node, with this machine's paths, into the metadata of
-    nodes, functions, subgraphs and values.
+    torch's exporter writes Python stacks, with paths of this machine, into the metadata of nodes, functions, subgraphs
+    and values.
     """
     for message in _messages(model):
         for field in _TELLTALE_FIELDS:
@@ -30,18 +30,18 @@ def strip_traces(model: onnx.ModelProto) -> None:
 
 
 def find_traces(model: onnx.ModelProto) -> list[str]:
-    """Return which of this machine's paths `model` contains outside its weights."""
+    """Return the paths of this machine that occur in `model`, outside its weights."""
     without_weights = onnx.ModelProto()
     without_weights.CopyFrom(model)
     for message in _messages(without_weights):
         if isinstance(message, onnx.TensorProto):
-            message.ClearField("raw_data")  # Any short path occurs among enough random bytes.
+            message.ClearField("raw_data")  # enough random bytes contain any short path
     data = without_weights.SerializeToString()
     return [path for path in _machine_paths() if os.fsencode(path) in data]
 
 
 def _machine_paths() -> list[str]:
-    """Return the places that name this machine, its user or its installation, and the word that gives one away."""
+    """Return paths that identify this machine, its user or its installation, and a word in the paths of packages."""
     paths = {
         str(Path.cwd()),
         str(Path(__file__).resolve().parent.parent),
@@ -56,7 +56,7 @@ def _machine_paths() -> list[str]:
 
 
 def _messages(message: Any) -> Iterator[Any]:
-    """Yield `message`, of protobuf, and every message inside it."""
+    """Yield a protobuf message and every message inside it."""
     yield message
     for field in message.DESCRIPTOR.fields:
         if field.message_type is None:

@@ -1,4 +1,4 @@
-"""The artifact's graphs, one by one: made in its precision, measured, and kept where it may be run."""
+"""The graphs of an artifact: each is converted to its precision, measured, and kept if it may be run."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_FLOAT_PART = 0.5
-"""What part of the layers may stay in fp32: past that, little of int8's speed is left."""
+"""The largest fraction of layers that may stay in fp32; beyond it, little of int8's speed is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """A graph, and what came of each way of running it.
+    """A graph, and the evaluation of each way of running it.
 
     Attributes:
         file: its name in the artifact.
-        graph: None where it was not made, or is not worth keeping.
+        graph: None if it could not be made, or is not worth keeping.
     """
 
     file: str
@@ -45,9 +45,9 @@ class Variant:
 def measure_fp32_graph(
     graph: bytes, yardstick: Yardstick, measured: Measurement, *, precisions: Collection[Precision], limit: float
 ) -> Variant:
-    """Return the fp32 graph with what it gives in fp32, and in bf16 if `precisions` has that.
+    """Return the fp32 graph, evaluated in fp32, and in bf16 if `precisions` has that.
 
-    `measured` is what ONNX Runtime gives on the CPU.
+    `measured` is the measurement of ONNX Runtime on the CPU.
     """
     first, *others = (way for way in ways_of(MODEL) if way.precision in {"fp32", *precisions})
     evaluations = [judge(first, measured, limit=limit)]
@@ -56,7 +56,7 @@ def measure_fp32_graph(
 
 
 def make_fp16(graph: bytes, yardstick: Yardstick, *, limit: float) -> Variant:
-    """Return the graph in fp16, which only a GPU can measure: ONNX Runtime computes it in fp32 on a CPU."""
+    """Return the graph in fp16, which only a GPU can measure, because on a CPU ONNX Runtime computes in fp32."""
     ways = ways_of(MODEL_FP16)
     size, classes = yardstick.config.preprocessing.crop_size, len(yardstick.config.labels)
     try:
@@ -70,9 +70,9 @@ def make_fp16(graph: bytes, yardstick: Yardstick, *, limit: float) -> Variant:
 def make_int8(
     graph: bytes, yardstick: Yardstick, *, limit: float, calibration_images: Callable[[], NDArray[np.uint8]]
 ) -> Variant:
-    """Return the graph in int8, as little of it in fp32 as the limit wants; no graph where none is within it.
+    """Return the graph in int8, with as few layers in fp32 as the limit needs; without a graph if none meets the limit.
 
-    `calibration_images` gives training images, or raises ExportRefused.
+    `calibration_images` returns training images, or raises ExportRefused.
     """
     first, *others = ways_of(MODEL_INT8)
     try:
@@ -101,7 +101,7 @@ def _quantise_within(limit: float, quantiser: Quantiser, yardstick: Yardstick) -
     """Return the first int8 graph whose acc1 is within the limit, else the most accurate one.
 
     Raises:
-        ExportRefused: not one can be used.
+        ExportRefused: no graph is usable. The message is written into the artifact.
     """
     best: _Quantised | None = None
     for float_layers, needs in _candidates(quantiser):
@@ -111,16 +111,16 @@ def _quantise_within(limit: float, quantiser: Quantiser, yardstick: Yardstick) -
         try:
             measurement = yardstick.measure(way, open_way(way, yardstick.config, graph), graph)
         except EngineUnavailable as error:
-            logger.debug("int8, weights of 8 bits, is not tried: %s", error)
+            logger.debug("int8 with 8-bit weights is not tried: %s", error)
             continue
         except EngineError as error:
-            logger.info("Not kept: %s", error)
+            logger.info("int8 graph dropped: %s", error)
             continue
         if measurement.unlike_alone:
-            logger.info("Not kept: %s", judge(way, measurement, limit=limit).reason)
+            logger.info("int8 graph dropped: %s", judge(way, measurement, limit=limit).reason)
             continue
         logger.info(
-            "int8, weights of %d bits%s: acc1 %.2f %%, %+.2f points",
+            "int8 with %d-bit weights%s: acc1 %.2f %%, %+.2f points",
             8 if needs else 7, note and f", {note}", 100 * measurement.metrics.acc1, -100 * measurement.acc1_drop,
         )  # fmt: skip
         if best is None or measurement.acc1_drop < best.measurement.acc1_drop:
@@ -133,7 +133,7 @@ def _quantise_within(limit: float, quantiser: Quantiser, yardstick: Yardstick) -
 
 
 def _candidates(quantiser: Quantiser) -> Iterator[tuple[list[str], tuple[CpuFeature, ...]]]:
-    """Yield which layers to leave in fp32, and what the CPU must have: first what is fastest on most machines."""
+    """Yield the layers to leave in fp32 and the CPU features needed; the fastest on most machines comes first."""
     yield [], ()
     yield [], ("vnni",)
     ranked, count = quantiser.rank_layers(), 1

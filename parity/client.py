@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import httpx
 
+from classifier.answers import Classification, ModelDescription, Refusal
 from classifier.errors import ServiceError
-from classifier.types import EngineInfo, Prediction, from_json
+from classifier.types import from_json
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from classifier.answers import Error
 
 _T = TypeVar("_T")
 
@@ -22,46 +24,12 @@ TRIES = 4
 OVERLOADED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """What a service says of its model: `GET /model`."""
-
-    model: str
-    digest: str
-    labels: tuple[str, ...]
-    engine: EngineInfo
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a service says of an image: `POST /classify`."""
-
-    predictions: tuple[Prediction, ...]
-    digest: str
-    engine: EngineInfo
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Why a service does not classify an image.
-
-    Attributes:
-        reason: the kind of failure, in the words of `ImageError.reason`.
-    """
-
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Refused:
-    error: Refusal
-
-
 class ServiceClient:
-    """Calls the service at a URL. Safe to call from several threads.
+    """Calls the service at a URL. Threads may share it.
 
-    Each method raises ServiceError where the service can't be reached, fails, or is no Tandem service.
+    Raises:
+        ServiceError: from the constructor and every method, if the URL is invalid, or the service can't be reached,
+            fails, or does not answer as a Tandem service.
     """
 
     def __init__(self, url: str, *, connections: int = 1) -> None:
@@ -84,29 +52,29 @@ class ServiceClient:
     ) -> None:
         self._http.close()
 
-    def describe(self) -> ServedModel:
-        """Return what the service serves, once it is ready."""
+    def describe(self) -> ModelDescription:
+        """Return the description of the model that the service serves. A service that is not ready is an error."""
         ready = self._send("GET", "/readyz", tries=1)
         if ready.status_code in OVERLOADED:
-            raise ServiceError(f"the service at {self.url} is not ready; its log says what it waits for")
+            raise ServiceError(f"the service at {self.url} is not ready; its log says why")
         response = self._send("GET", "/model")
         if response.status_code != HTTPStatus.OK:
             raise self._foreign(response)
-        return self._read(response, ServedModel)
+        return self._read(response, ModelDescription)
 
-    def classify(self, data: bytes, *, top_k: int) -> Answer | Refusal:
-        """Return the service's predictions for an encoded image, or why it has none."""
+    def classify(self, data: bytes, *, top_k: int) -> Classification | Error:
+        """Return the service's predictions for an encoded image, or the reason why it refused the image."""
         response = self._send("POST", "/classify", top_k=top_k, data=data)
         if response.status_code == HTTPStatus.OK:
-            return self._read(response, Answer)
+            return self._read(response, Classification)
         if response.is_client_error and response.status_code not in {HTTPStatus.NOT_FOUND, *OVERLOADED}:
-            return self._read(response, _Refused).error
+            return self._read(response, Refusal).error
         raise self._foreign(response)
 
     def _send(
         self, method: str, path: str, *, top_k: int | None = None, data: bytes | None = None, tries: int = TRIES
     ) -> httpx.Response:
-        """Return the response. A broken connection or a full queue is tried again: both pass, and no answer changes."""
+        """Return the response. Retry a broken connection and an overload: both are temporary and change no answer."""
         for attempt in range(1, tries + 1):
             wait_s = 0.1 * 2**attempt
             try:
@@ -143,6 +111,6 @@ class ServiceClient:
             return ServiceError(f"the service at {self.url} failed with HTTP {status} on {path}; its log says why")
         why = f" ({error})" if error else ""
         return ServiceError(
-            f"{self.url} answers on {path}, HTTP {status}, with what no Tandem service of this version says{why}; "
-            "check the URL, and the version of the service"
+            f"{self.url} does not answer as a Tandem service of this version: {path} gave HTTP {status}{why}; "
+            "check the URL and the service's version"
         )

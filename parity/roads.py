@@ -1,7 +1,7 @@
-"""Parity: one folder down both roads, through a running service and as `tandem batch` does it, and the scores compared.
+"""Compare the scores that a running service and a bulk run give to the same images.
 
-Where engine and its version, kind of device, instruction set and precision are the same, both must give the same bits.
-Elsewhere they must agree within the tolerance that the artifact has for its precision.
+If both run the same engine and version, kind of device, instruction set and precision, every bit must be equal.
+Otherwise the scores must agree within the artifact's tolerance for the precisions.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from batch.inputs.plan import listed_images
 from batch.pipeline.inference import batch_size_of, batched, score_batches
 from batch.pipeline.reading import decode_threads, load_image, load_images, map_ahead, read_file, with_data
+from classifier.answers import Error
 from classifier.errors import DataError, ImageError, ServiceError
 from classifier.types import EngineInfo  # noqa: TC001 # msgspec reads the annotations
-from parity.client import Answer, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
     from batch.inputs.plan import ImageFile
     from batch.pipeline.inference import ScoredImage
     from batch.pipeline.reading import LoadedImage
+    from classifier.answers import Classification, ModelDescription
     from classifier.model import Model
-    from parity.client import ServedModel, ServiceClient
+    from parity.client import ServiceClient
 
 MAX_LISTED = 20
-"""Disagreements that a report lists; it counts them all."""
+"""How many disagreements a report lists. It counts all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disagreement:
-    """An image on which the roads differ by more than they may."""
+    """An image whose two results differ by more than allowed."""
 
     path: str
     what: str
@@ -46,19 +47,19 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityReport:
-    """What the comparison found.
+    """The result of a comparison.
 
     Attributes:
         must_be_bit_equal: whether both run the same engine in the same way.
-        tolerance: by how much a score may differ; 0 where it must be bit-equal.
-        images: that both roads classified.
-        bit_equal: how many of them got the same bits for every score.
-        top1_equal: how many of them got the same top label.
-        max_difference: the largest distance between the two scores of a label.
-        refused: how many neither road could classify, both for the same reason.
-        unread: how many could not be read, and were sent nowhere.
-        disagreements: on how many images the roads differ by more than they may.
-        listed: the first of those.
+        tolerance: the largest difference of a score that is allowed; 0 if scores must be bit-equal.
+        images: images that both classified.
+        bit_equal: those of them with the same bits in every score.
+        top1_equal: those of them with the same top label.
+        max_difference: the largest difference between the two scores of a label.
+        refused: images that both refused for the same reason.
+        unread: files that could not be read, so nothing was sent to the service.
+        disagreements: images whose two results differ by more than allowed.
+        listed: the first MAX_LISTED of those.
     """
 
     model: str
@@ -81,17 +82,19 @@ class ParityReport:
 def compare_roads(
     model: Model, client: ServiceClient, inputs: Sequence[Input], *, limit: int | None = None, concurrency: int = 8
 ) -> ParityReport:
-    """Return what the service and a bulk run with `model` make of the same images, the first `limit` of them.
+    """Return the comparison of the service with a bulk run of `model`, on the first `limit` images of `inputs`.
+
+    Up to `concurrency` requests are sent at a time.
 
     Raises:
-        DataError: a folder can't be listed, or there is no image that both roads classify.
+        DataError: a folder can't be listed, or neither side classified an image.
         ServiceError: the service can't be used, or serves another model.
     """
     served = client.describe()
     if served.digest != model.digest:
         raise ServiceError(
-            f"the service at {client.url} serves {served.model}, and here the model is {model.identity}; "
-            "name the same model on both roads"
+            f"the service at {client.url} serves {served.model}, but the bulk run uses {model.identity}; "
+            "use the same model for both"
         )
     tally = _Tally(
         must_be_bit_equal=model.engine.info.bit_equal_to(served.engine), tolerance=_tolerance(model, served.engine)
@@ -99,7 +102,10 @@ def compare_roads(
     for image, answer in _both_roads(model, client, served, inputs, limit=limit, concurrency=concurrency):
         tally.add(image, answer)
     if not tally.images and not tally.disagreements:
-        raise DataError("neither road classified an image, so nothing is proved; name a folder with sound images")
+        raise DataError(
+            "neither the service nor the bulk run classified an image, so nothing was compared; "
+            "choose a folder with valid images"
+        )
     return ParityReport(
         model=model.identity,
         service=client.url,
@@ -120,7 +126,7 @@ def compare_roads(
 
 
 def _tolerance(model: Model, served: EngineInfo) -> float:
-    """Return by how much a score may differ between this machine's engine and the service's."""
+    """Return the largest allowed difference between a score from this machine's engine and one from the service's."""
     info = model.engine.info
     if info.bit_equal_to(served):
         return 0.0
@@ -128,29 +134,28 @@ def _tolerance(model: Model, served: EngineInfo) -> float:
         return max(model.golden.tolerances[each.precision] for each in (info, served))
     except KeyError as error:
         raise ServiceError(
-            f"{model.identity} has no tolerance for precision {error}, with which the service runs; "
-            "export the model again"
+            f"{model.identity} has no tolerance for precision {error}, which the service runs; export the model again"
         ) from error
 
 
 def _both_roads(
     model: Model,
     client: ServiceClient,
-    served: ServedModel,
+    served: ModelDescription,
     inputs: Sequence[Input],
     *,
     limit: int | None,
     concurrency: int,
-) -> Iterator[tuple[ScoredImage, NDArray[np.float32] | Refusal | None]]:
-    """Yield each image as the bulk road has it, and the service's scores, or its refusal; None where none was sent."""
+) -> Iterator[tuple[ScoredImage, NDArray[np.float32] | Error | None]]:
+    """Yield each image with its bulk result, and the service's scores or error; None if its file could not be read."""
 
-    def ask(file: ImageFile) -> NDArray[np.float32] | Refusal | None:
+    def ask(file: ImageFile) -> NDArray[np.float32] | Error | None:
         try:
             data = read_file(file)
         except ImageError:
             return None
         answer = client.classify(data, top_k=len(model.config.labels))
-        return answer if isinstance(answer, Refusal) else _scores(answer, model, client, served)
+        return answer if isinstance(answer, Error) else _scores(answer, model, client, served)
 
     def load(files: Sequence[ImageFile]) -> list[LoadedImage]:
         return [load_image(file, model.decode) for file in files]
@@ -165,24 +170,26 @@ def _both_roads(
         yield from zip(chain.from_iterable(scored), answers, strict=True)
 
 
-def _scores(answer: Answer, model: Model, client: ServiceClient, served: ServedModel) -> NDArray[np.float32]:
+def _scores(
+    answer: Classification, model: Model, client: ServiceClient, served: ModelDescription
+) -> NDArray[np.float32]:
     """Return the scores of an answer in the order of the model's labels, float32 `[classes]`."""
     if (answer.digest, answer.engine) != (served.digest, served.engine):
         raise ServiceError(
-            f"the service at {client.url} answered with {answer.digest} on {answer.engine} after it had "
-            f"said {served.digest} on {served.engine}; compare with one replica, and while none is deployed"
+            f"the service at {client.url} answered with {answer.digest} on {answer.engine}, but described itself as "
+            f"{served.digest} on {served.engine}; compare with a single replica, and not during a deployment"
         )
     scores = {prediction.label: prediction.score for prediction in answer.predictions}
     if scores.keys() != set(model.config.labels):
         raise ServiceError(
-            f"the service at {client.url} answered {len(scores)} of the model's {len(model.config.labels)} labels; "
-            "check that no proxy drops the query 'top_k'"
+            f"the service at {client.url} returned {len(scores)} of the model's {len(model.config.labels)} labels; "
+            "check that no proxy drops the query parameter 'top_k'"
         )
     return np.array([scores[label] for label in model.config.labels], dtype=np.float32)
 
 
 class _Tally:
-    """The comparison, image by image. Its fields are those of `ParityReport`."""
+    """Counts the comparison, image by image. The fields mean the same as in `ParityReport`."""
 
     def __init__(self, *, must_be_bit_equal: bool, tolerance: float) -> None:
         self.must_be_bit_equal = must_be_bit_equal
@@ -191,17 +198,17 @@ class _Tally:
         self.max_difference = 0.0
         self.listed: list[Disagreement] = []
 
-    def add(self, image: ScoredImage, answer: NDArray[np.float32] | Refusal | None) -> None:
-        """Compare one image: its scores on the bulk road with the service's answer."""
+    def add(self, image: ScoredImage, answer: NDArray[np.float32] | Error | None) -> None:
+        """Add the comparison of one image."""
         bulk = image.loaded.image.reason if isinstance(image.loaded.image, ImageError) else image.scores
         if answer is None or image.loaded.sha256 is None:
             self.unread += 1
         elif isinstance(bulk, np.ndarray) and isinstance(answer, np.ndarray):
             self._compare(image, bulk, answer)
-        elif isinstance(answer, Refusal) and bulk == answer.reason:
+        elif isinstance(answer, Error) and bulk == answer.reason:
             self.refused += 1
         else:
-            service = answer.reason if isinstance(answer, Refusal) else "ok"
+            service = answer.reason if isinstance(answer, Error) else "ok"
             self._disagree(image, f"bulk says {bulk if isinstance(bulk, str) else 'ok'}, the service {service}")
 
     def _compare(self, image: ScoredImage, bulk: NDArray[np.float32], service: NDArray[np.float32]) -> None:
@@ -211,7 +218,7 @@ class _Tally:
         self.bit_equal += same_bits
         self.top1_equal += bool(bulk.argmax() == service.argmax())
         self.max_difference = max(self.max_difference, difference)
-        # Written so that a NaN, which is equal to nothing, disagrees.
+        # `not (… <= …)`: a NaN compares false, so it disagrees.
         if not (same_bits if self.must_be_bit_equal else difference <= self.tolerance):
             self._disagree(image, f"a score differs by {difference:.3g}")
 

@@ -9,21 +9,21 @@ from msgspec.structs import replace
 
 from classifier.errors import DamagedArtifact, InvalidReference, ModelNotFound, RegistryError
 from classifier.home import tandem_home
-from classifier.types import from_json
-from registry.companions import read_referrers, store_referrers
 from registry.oci.garbage import reachable
 from registry.oci.index import artifacts, next_version, with_tag, without_tags
 from registry.oci.layout import Layout
-from registry.oci.manifest import Descriptor, Index, Manifest, pack
+from registry.oci.manifest import pack
 from registry.oci.references import Reference, check_alias, version_of
-from registry.oci.referrers import referrers_of
+from registry.oci.referrers import list_referrers, read_referrers, store_referrers
 from registry.resolving import SEE_LIST, find_artifact, may_be_model, only_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from registry.oci.artifact import Artifact
+    from registry.oci.manifest import Index
+    from registry.oci.referrers import Referrer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Added:
     """What `LocalRegistry.add` did.
 
     Attributes:
-        created: False where the registry had this very artifact before, and made no new version.
+        created: False if the registry already had this artifact, and made no new version.
     """
 
     artifact: Artifact
@@ -43,8 +43,8 @@ class Removed:
     """What `LocalRegistry.remove` did.
 
     Attributes:
-        references: the versions and aliases that are gone.
-        freed_bytes: of blobs that nothing else uses; 0 where the artifact still has a version.
+        references: the versions and aliases that were removed.
+        freed_bytes: the size of the deleted blobs, which nothing else used; 0 if the artifact still has a version.
     """
 
     references: tuple[str, ...]
@@ -52,17 +52,17 @@ class Removed:
 
 
 class LocalRegistry:
-    """The models in the OCI layout at `root`. Safe with several processes: writers lock, readers never do."""
+    """The models in the OCI layout at `root`. Several processes may use it at once: writers lock, readers don't."""
 
     def __init__(self, root: Path) -> None:
         self._layout = Layout(root)
 
     @classmethod
     def default(cls) -> Self:
-        """Return the registry of `$TANDEM_HOME`, which is `~/.tandem` where it isn't set.
+        """Return the registry in `$TANDEM_HOME`, by default `~/.tandem`.
 
         Raises:
-            RegistryError: there is no home either, as in a container whose user has none.
+            RegistryError: TANDEM_HOME isn't set and the user has no home folder, as in some containers.
         """
         try:
             return cls(tandem_home() / "registry")
@@ -71,13 +71,13 @@ class LocalRegistry:
 
     @property
     def layout(self) -> Layout:
-        """The OCI image layout that holds everything."""
+        """The OCI image layout on disk."""
         return self._layout
 
     @classmethod
     def holding(cls, artifact: Artifact) -> Self:
-        """Return the local registry from which `artifact` was resolved."""
-        assert isinstance(artifact.layout, Layout), "a remote model is fetched before it is used"
+        """Return the local registry that holds `artifact`."""
+        assert isinstance(artifact.layout, Layout), "a remote model is pulled before it is used"
         return cls(artifact.layout.root)
 
     @property
@@ -86,19 +86,19 @@ class LocalRegistry:
         return self._layout.root
 
     def models(self) -> list[Artifact]:
-        """Return every model, by name and version; what else some tool copied into the folder is left out."""
+        """Return every model, by name and version; artifacts of other tools are left out."""
         return [artifact for artifact in self._artifacts() if may_be_model(artifact)]
 
     def resolve(self, reference: str | None) -> Artifact:
-        """Return the model that `reference` names; for None, the only one there is.
+        """Return the model that `reference` names; None means the only model.
 
         A bare name means its `production` alias, else its highest version.
 
         Raises:
-            InvalidReference: it can't be read.
-            ModelNotFound: nothing has that name, version, alias or digest, or what has it is no model.
-            ModelNotNamed: None, and there are several models.
-            DamagedArtifact: the manifest is missing, or not what its digest says.
+            InvalidReference: `reference` can't be parsed.
+            ModelNotFound: nothing has that name, version, alias or digest, or it isn't a model.
+            ModelNotNamed: `reference` is None, and there are several models.
+            DamagedArtifact: the manifest is missing or damaged.
         """
         stored = self._artifacts()
         reference = only_name(stored, self.root) if reference is None else reference
@@ -110,29 +110,31 @@ class LocalRegistry:
         return artifact
 
     def find(self, reference: str) -> Artifact:
-        """Return the artifact that `reference` names, be it damaged or no model: nothing of it is opened.
+        """Return the artifact that `reference` names without opening it: it may be damaged, or not a model.
 
         Raises:
-            InvalidReference: it can't be read.
+            InvalidReference: `reference` can't be parsed.
             ModelNotFound: nothing has that name, version, alias or digest.
         """
         return find_artifact(Reference.parse(reference), self._artifacts(), self.root)
 
     def add(self, name: str, files: Mapping[str, bytes]) -> Added:
-        """Store `files` as the next version of `name`, unless a version of it has exactly these.
+        """Store `files` as the next version of `name`, unless one of its versions has the same files.
 
         Raises:
-            InvalidReference: `name` is none, or has a tag, a digest or a host.
+            InvalidReference: `name` is invalid, or has a tag, a digest or a host.
             DamagedArtifact: `config.json` is missing or malformed.
-            RegistryUnwritable: the disk is full, the folder is read-only, or another writer does not end.
+            RegistryUnwritable: the disk is full, the folder is read-only, or another writer doesn't finish.
         """
         parsed = Reference.parse(name)
         if name != parsed.name:
-            raise InvalidReference(f"'{name}' can't name a new model: write '{parsed.name}', the registry numbers it")
+            raise InvalidReference(
+                f"'{name}' can't name a new model: write '{parsed.name}', and the registry numbers it"
+            )
         descriptor, blobs = pack(files)
         with self._layout.writing():
             index = self._layout.read_index()
-            # Before the look at the versions, so that adding a damaged artifact again repairs it.
+            # Before comparing versions, so that adding a damaged artifact again repairs it.
             self._layout.write_blobs(blobs)
             same = artifacts(index, self._layout).get((name, descriptor.digest))
             if same is not None and same.version is not None:
@@ -145,8 +147,8 @@ class LocalRegistry:
         """Store `artifact` in `target` under the same name, version and digest.
 
         Raises:
-            RegistryError: `target` has another model by that version.
-            DamagedArtifact: a file is missing, or not what its digest says.
+            RegistryError: `target` has another model under that version.
+            DamagedArtifact: a file is missing or damaged.
             RegistryUnwritable: `target` can't be written.
         """
         manifest = artifact.manifest
@@ -160,31 +162,31 @@ class LocalRegistry:
                         f"'{artifact.reference}' in the registry {target.root} is {other.digest}, "
                         f"not {artifact.digest}, and versions never change: copy to another folder"
                     )
-            for blob in (*manifest.layers, manifest.config, artifact.descriptor):
+            for blob in (*manifest.blobs, artifact.descriptor):
                 layout.write_blobs({blob.digest: artifact.layout.read_blob(blob)})
             index = with_tag(index, artifact.name, tag, artifact.descriptor)
             layout.write_index(index)
         store_referrers(read_referrers(artifact.digest, self._layout), layout)
         return artifacts(index, layout)[artifact.name, artifact.digest]
 
-    def adopt(self, name: str, tag: str | None, descriptor: Descriptor, manifest: bytes) -> Artifact | None:
-        """Give a model whose blobs were received its name; return None, and do nothing, if one isn't there.
+    def adopt(self, artifact: Artifact) -> Artifact | None:
+        """Name a remote model whose blobs were received, and return its copy; return None if a blob is missing.
 
         Raises:
             RegistryUnwritable: the registry can't be written.
         """
-        model = from_json(manifest, Manifest)
+        manifest = artifact.layout.read_blob(artifact.descriptor)
         with self._layout.writing():
-            # Another process may have removed one since it was received: blobs without a name are anybody's to remove.
-            if not all(map(self._layout.has_blob, (*model.layers, model.config))):
+            # Until a blob is named, another process may collect it as garbage.
+            if not all(map(self._layout.has_blob, artifact.manifest.blobs)):
                 return None
-            self._layout.write_blobs({descriptor.digest: manifest})
-            index = with_tag(self._layout.read_index(), name, tag, descriptor)
+            self._layout.write_blobs({artifact.digest: manifest})
+            index = with_tag(self._layout.read_index(), artifact.name, artifact.tags[0], artifact.descriptor)
             self._layout.write_index(index)
-        return artifacts(index, self._layout)[name, descriptor.digest]
+        return artifacts(index, self._layout)[artifact.name, artifact.digest]
 
     def tag(self, reference: str, *aliases: str) -> Artifact:
-        """Put `aliases` on the model that `reference` names, and take them off any other version of it.
+        """Point `aliases` to the model that `reference` names, and no longer to another of its versions.
 
         Raises:
             InvalidReference: an alias is a number, or reads as a digest.
@@ -193,7 +195,7 @@ class LocalRegistry:
         """
         for alias in aliases:
             check_alias(alias)
-        self.resolve(reference)  # Before the lock: what isn't there is an error that makes no folder.
+        self.resolve(reference)  # Before the lock, so that an unknown model creates no folder.
         with self._layout.writing():
             artifact = self.resolve(reference)
             index = self._layout.read_index()
@@ -203,24 +205,25 @@ class LocalRegistry:
         return artifacts(index, self._layout)[artifact.name, artifact.digest]
 
     def remove(self, reference: str, *, force: bool = False) -> Removed:
-        """Remove an alias, or a version with its files; files that other versions use are kept.
+        """Remove an alias, or a version with its files; keep files that other versions use.
 
         Raises:
             InvalidReference: a bare name, which could mean any version.
             ModelNotFound: nothing has that reference.
-            RegistryError: aliases stand on the version, and not `force`.
+            RegistryError: the version has aliases, and `force` is False.
             RegistryUnwritable: the registry can't be written.
         """
-        self.find(reference)  # Before the lock: what isn't there is an error that makes no folder.
+        self.find(reference)  # Before the lock, so that an unknown model creates no folder.
         with self._layout.writing():
             artifact = self.find(reference)
             gone = _tags_to_remove(Reference.parse(reference), artifact, force=force)
             index = without_tags(self._layout.read_index(), artifact, gone)
             unnamed = all(entry.digest != artifact.digest for entry in index.manifests)
-            # What belongs to the model goes with its last name, and would else keep its files.
-            referrers = referrers_of(artifact.digest, self._layout) if unnamed else {}
-            index = replace(index, manifests=tuple(e for e in index.manifests if e.digest not in referrers))
-            # The index first: killed in between, the folder holds blobs too many, never too few.
+            # Referrers go with the model's last name; their entries would keep their files.
+            referrers = list_referrers(artifact.digest, self._layout) if unnamed else []
+            gone_too = {referrer.descriptor.digest for referrer in referrers}
+            index = replace(index, manifests=tuple(e for e in index.manifests if e.digest not in gone_too))
+            # The index first: a kill in between leaves too many blobs, never too few.
             self._layout.write_index(index)
             freed_bytes = self._remove_unused_blobs(artifact, referrers, index) if unnamed else 0
         return Removed(
@@ -231,20 +234,20 @@ class LocalRegistry:
     def _artifacts(self) -> list[Artifact]:
         return list(artifacts(self._layout.read_index(), self._layout).values())
 
-    def _remove_unused_blobs(self, artifact: Artifact, referrers: Mapping[str, Manifest], index: Index) -> int:
+    def _remove_unused_blobs(self, artifact: Artifact, referrers: Sequence[Referrer], index: Index) -> int:
         """Delete the blobs that only `artifact` and its `referrers` used; return their size in bytes."""
         try:
-            manifest = artifact.manifest
-            blobs = {blob.digest: blob.size for blob in (*manifest.layers, manifest.config, artifact.descriptor)}
+            blobs = {blob.digest: blob.size for blob in (*artifact.manifest.blobs, artifact.descriptor)}
         except DamagedArtifact:
-            # Which files a damaged manifest listed is not known any more.
+            # A damaged manifest no longer says which files it listed.
             blobs = {artifact.digest: 0}
-        for digest, referrer in referrers.items():
-            blobs |= {digest: 0, **{blob.digest: blob.size for blob in (*referrer.layers, referrer.config)}}
+        for referrer in referrers:
+            blobs |= {blob.digest: blob.size for blob in referrer.manifest.blobs}
+            blobs[referrer.descriptor.digest] = 0
         try:
             used = reachable(self._layout, index)
         except DamagedArtifact:
-            # Which files a damaged neighbour uses is not known either: too many are better than too few.
+            # A damaged neighbour may use any of these files: keep them.
             used = set(blobs) - {artifact.digest}
         unused = {digest: size for digest, size in blobs.items() if digest not in used}
         for digest in unused:
@@ -253,7 +256,7 @@ class LocalRegistry:
 
 
 def _tags_to_remove(reference: Reference, artifact: Artifact, *, force: bool) -> tuple[str | None, ...]:
-    """Return the tags that removing `reference` takes: an alias alone, or a version with all that stands on it."""
+    """Return the tags to remove for `reference`: an alias alone, or a version with its aliases."""
     if reference.tag is None and reference.digest is None and artifact.tags != (None,):
         raise InvalidReference(f"'{reference}' could mean any of its versions: name one, '{artifact.reference}'")
     others = tuple(tag for tag in artifact.tags if tag != reference.tag)

@@ -1,4 +1,4 @@
-"""From a reference to a model that has proved itself on this machine."""
+"""From a reference to a model: found where it is, fetched to this machine, or opened and self-tested."""
 
 from __future__ import annotations
 
@@ -6,14 +6,63 @@ import logging
 from typing import TYPE_CHECKING
 
 from classifier.errors import EngineUnavailable, SelfTestFailed
-from registry.fetching import fetch_model
 from registry.local import LocalRegistry
+from registry.oci.references import Reference
+from registry.oci.referrers import read_referrers
+from registry.signing import require_trust, trusted_key
 
 if TYPE_CHECKING:
     from classifier.engines import Tuning
     from classifier.model import Model
+    from registry.oci.artifact import Artifact
 
 log = logging.getLogger(__name__)
+
+
+def find_model(reference: str, registry: LocalRegistry) -> Artifact:
+    """Return the model that `reference` names, where it is: a remote one without its weights.
+
+    Raises:
+        RegistryError: the reference can't be resolved.
+    """
+    parsed = Reference.parse(reference)
+    if parsed.host is None:
+        return registry.resolve(reference)
+    # Imported late: HTTP and TLS, which few commands need.
+    from registry.remote.models import RemoteModels  # noqa: PLC0415
+
+    return RemoteModels(parsed).resolve(parsed)
+
+
+def fetch_model(reference: str | None, registry: LocalRegistry, *, trust: bool = True) -> Artifact:
+    """Return the model that `reference` names, local or remote; a remote one is pulled into `registry` once.
+
+    Versions and digests never change, so a copy answers for them without the network. A remote alias or bare name is
+    looked up each time.
+
+    Args:
+        reference: as in `LocalRegistry.resolve`, or remote.
+        registry: holds models and copies.
+        trust: refuse a model that the key in `$TANDEM_TRUSTED_KEY` didn't sign.
+
+    Raises:
+        RegistryError: the model can't be found or pulled.
+        UntrustedArtifact: the trusted key didn't sign it.
+        DamagedArtifact: a file doesn't match its digest.
+    """
+    parsed = None if reference is None else Reference.parse(reference)
+    if parsed is None or parsed.host is None:
+        artifact = registry.resolve(reference)
+    elif (copy := _find_copy(parsed, registry)) is not None:
+        artifact = copy
+    else:
+        # Imported late: HTTP and TLS, which few commands need.
+        from registry.pulling import pull  # noqa: PLC0415
+
+        return pull(parsed, registry, check=False)
+    if trust and trusted_key() is not None:
+        require_trust(artifact, read_referrers(artifact.digest, registry.layout))
+    return artifact
 
 
 def open_model(
@@ -30,27 +79,27 @@ def open_model(
 ) -> Model:
     """Return the model that `reference` names, verified, loaded on its device and self-tested.
 
-    Where `auto` chose a precision that then fails the self-test on this machine, the model runs in fp32 instead: the
-    log says so, and `engine.info`, which goes with every answer.
+    If `auto` chose a precision that fails the self-test on this machine, the model runs in fp32 instead. The log says
+    so, and so does `engine.info`, which goes with every answer.
 
     Args:
-        reference: as in `fetch_model`, so that a remote one is fetched once; None means the only model there is.
-        registry: where to look, and where copies are kept; the default registry if it isn't given.
-        engine: what runs it, `onnxruntime` or `openvino`; `auto` takes the fastest that the artifact allows and this
-            machine has, here and below.
+        reference: as in `fetch_model`; None means the only model.
+        registry: holds models and copies; by default `LocalRegistry.default()`.
+        engine: `onnxruntime` or `openvino`. Here and below, `auto` takes the fastest that the artifact allows and this
+            machine has.
         device: `cpu`, `cuda`, `cuda:1`.
         precision: `fp32`, `bf16`, `fp16`, `int8`.
-        threads: of the CPU; None for as many as this process may keep busy.
+        threads: CPU threads; None for as many as this process may keep busy.
         batch_size: images per execution; None for the engine's own choice.
-        tuning: `latency` for the soonest answer, as in a service; `throughput` for the most images in a second.
-        trust: refuse what the key in `$TANDEM_TRUSTED_KEY` didn't sign.
+        tuning: `latency` for the fastest single answer, as in a service; `throughput` for the most images per second.
+        trust: refuse a model that the key in `$TANDEM_TRUSTED_KEY` didn't sign.
 
     Raises:
-        RegistryError: the reference can't be resolved, or not be fetched.
+        RegistryError: the model can't be found or pulled.
         ArtifactError: a file is damaged, or the golden set gives other scores.
-        EngineError: what was asked for can't be had on this machine, or its memory does not hold it.
+        EngineError: this machine lacks what was asked for, or its device lacks the memory.
     """
-    # Here, not above: an engine takes a second to import, and most commands of the registry need none.
+    # Imported late: an engine takes a second, and most commands of the registry need none.
     from classifier.model import Model  # noqa: PLC0415
     from classifier.selftest import self_test  # noqa: PLC0415
 
@@ -71,13 +120,24 @@ def open_model(
     try:
         self_test(model)
     except SelfTestFailed as failed:
-        # What was asked for is had or refused, and nothing stands in for fp32.
+        # A precision that the user chose is never replaced, and nothing can replace fp32.
         if precision != "auto" or model.engine.info.precision == "fp32":
             raise
         log.warning("%s; it runs in fp32 instead", failed)
         try:
             model = open_in("fp32")
-        except EngineUnavailable:  # The engine that was asked for runs this model in no other precision.
+        except EngineUnavailable:  # The chosen engine runs this model in no other precision.
             raise failed from None
         self_test(model)
     return model
+
+
+def _find_copy(reference: Reference, registry: LocalRegistry) -> Artifact | None:
+    """Return the whole copy of the version or digest that `reference` names; None if there isn't one."""
+    for model in registry.models():
+        named = (reference.digest is not None and model.digest == reference.digest) or (
+            reference.digest is None and reference.version is not None and reference.tag in model.tags
+        )
+        if named and model.name == reference.repository:
+            return model if all(map(registry.layout.has_blob, model.manifest.blobs)) else None
+    return None

@@ -1,4 +1,4 @@
-"""From a reference to the one artifact that it names, or to an error that says what there is instead."""
+"""From a reference to the stored artifact that it names, or to an error that lists what there is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from classifier.errors import DamagedArtifact, ModelNotFound, ModelNotNamed
-from registry.oci.references import version_of
+from registry.oci.references import tag_of_bare_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,27 +15,29 @@ if TYPE_CHECKING:
     from registry.oci.artifact import Artifact
     from registry.oci.references import Reference
 
-PRODUCTION = "production"
-"""The alias that a bare name means, where it is set."""
-
 SEE_LIST = "'tandem models list' shows what there is"
 
 
 def find_artifact(reference: Reference, stored: Sequence[Artifact], root: Path) -> Artifact:
-    """Return the one of `stored`, the artifacts of the registry at `root`, that `reference` names.
+    """Return the artifact that `reference` names.
+
+    Args:
+        reference: what to look for.
+        stored: the registry's artifacts.
+        root: the registry's folder, for error messages.
 
     Raises:
-        ModelNotFound: none has that name, version, alias or digest.
+        ModelNotFound: no artifact has that name, version, alias or digest.
     """
     named = [artifact for artifact in stored if artifact.name == reference.repository]
     if not named:
         raise _unknown_name(reference, stored, root)
-    if reference.tag is not None:
-        matching = [artifact for artifact in named if reference.tag in artifact.tags]
-    elif reference.digest is not None:
+    if reference.tag is None and reference.digest is not None:
         matching = [artifact for artifact in named if artifact.digest == reference.digest]
     else:
-        matching = _meant_by_bare_name(named)
+        # Without a tag to choose, a bare name means the entry that was copied in under the name alone.
+        tag = reference.tag or tag_of_bare_name([tag for artifact in named for tag in artifact.tags])
+        matching = [artifact for artifact in named if tag in artifact.tags]
     if not matching:
         known = ", ".join(tag for artifact in named for tag in artifact.tags if tag is not None) or "no tag"
         raise ModelNotFound(
@@ -49,11 +51,11 @@ def find_artifact(reference: Reference, stored: Sequence[Artifact], root: Path) 
 
 
 def only_name(stored: Sequence[Artifact], root: Path) -> str:
-    """Return the name of the models in the registry at `root`, where all have the same.
+    """Return the name that all models of the registry at `root` share.
 
     Raises:
-        ModelNotFound: there is no model.
-        ModelNotNamed: there are several names.
+        ModelNotFound: the registry is empty.
+        ModelNotNamed: the models have several names.
     """
     names = _model_names(stored)
     if not names:
@@ -66,7 +68,7 @@ def only_name(stored: Sequence[Artifact], root: Path) -> str:
 
 
 def may_be_model(artifact: Artifact) -> bool:
-    """Return whether this is a model, or too damaged to tell."""
+    """Return whether this is a model, or is too damaged to tell."""
     try:
         return artifact.kind is None
     except DamagedArtifact:
@@ -74,20 +76,11 @@ def may_be_model(artifact: Artifact) -> bool:
 
 
 def no_model_yet(root: Path) -> str:
-    """Return the sentence for an empty registry, with the way to a first model."""
+    """Return the message for an empty registry, with the commands that make a first model."""
     return (
         f"the registry {root} holds no model yet; 'tandem train digits --run runs/digits' and then "
         "'tandem export runs/digits --name digits' make one"
     )
-
-
-def _meant_by_bare_name(named: Sequence[Artifact]) -> list[Artifact]:
-    """Return `production`, else the highest version, else what was copied in under the name alone."""
-    versions = [tag for artifact in named for tag in artifact.tags if version_of(tag) is not None]
-    for tag in (PRODUCTION, *sorted(versions, key=lambda tag: version_of(tag) or 0)[-1:], None):
-        if matching := [artifact for artifact in named if tag in artifact.tags]:
-            return matching
-    return []
 
 
 def _unknown_name(reference: Reference, stored: Sequence[Artifact], root: Path) -> ModelNotFound:

@@ -1,4 +1,8 @@
-"""What `tandem models list` and `show` print of a model: as values for JSON, and as cells for a table."""
+"""What `tandem models list` and `show` print: values for JSON, and cells for a table.
+
+`EvaluationSummary` and its parts repeat fields of `export.evaluation.Evaluation` on purpose: `models show --json`
+prints exactly these, and an evaluation of another release needs no others to be shown.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from rich.filesize import decimal
 from classifier.artifact import EVALUATION
 from classifier.errors import DamagedArtifact
 from classifier.types import CpuFeature, DeviceKind, ModelConfig, Precision, from_json
+from classifier.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,12 +23,12 @@ if TYPE_CHECKING:
 
 
 SHOWN_LABELS = 10
-"""ImageNet's thousand would fill the page; the JSON has all."""
+"""ImageNet's thousand labels would fill the page; the JSON has them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """The parts of `export.evaluation.Metrics` that are a line long."""
+    """The accuracy on some images, as parts of 1; `acc5` is None with five labels or fewer."""
 
     acc1: float
     acc5: float | None
@@ -31,7 +36,7 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasurementSummary:
-    """What was measured of one way of running a model, and on which images."""
+    """The measurement of one way to run a model, and its images."""
 
     dataset: str
     images: int
@@ -43,7 +48,7 @@ class MeasurementSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionSummary:
-    """One way of running a model: how good it is, and whether it may be run so."""
+    """One way to run a model: how good it is, and whether it is allowed."""
 
     precision: Precision
     engine: str
@@ -55,7 +60,7 @@ class PrecisionSummary:
     measurement: MeasurementSummary | None
 
     def cells(self) -> tuple[str, ...]:
-        """Return its row of the table whose columns are `PRECISION_COLUMNS`."""
+        """Return the row under `PRECISION_COLUMNS`."""
         numbers: tuple[str, ...] = ("-",) * 5
         if (measured := self.measurement) is not None:
             numbers = (
@@ -69,22 +74,25 @@ class PrecisionSummary:
 
     @property
     def verdict(self) -> str:
-        """Whether it may be run so: `yes`, `yes, with VNNI`, `no: …`."""
+        """Whether this way is allowed: `yes`, `yes, with vnni`, `no: …`."""
         if not self.allowed:
             return f"no: {self.reason}"
         needs = "".join(f", with {feature}" for feature in self.needs)
         return f"yes{needs}{self.note and f'; {self.note}'}"
 
 
+MODEL_COLUMNS = ("MODEL", "ALIASES", "DIGEST", "SIZE", "LABELS", "ARCHITECTURE", "ACC1")
+"""The columns of `Summary.cells`."""
+
 PRECISION_COLUMNS = (
     "PRECISION", "ENGINE", "DEVICE", "ACC1", "FP32 ACC1", "SAME LABEL", "DIFFERENCE", "IMAGES", "ALLOWED",
 )  # fmt: skip
-"""Of a row of `PrecisionSummary.cells`; the difference is the largest of a probability from that of fp32."""
+"""The columns of `PrecisionSummary.cells`; DIFFERENCE is a probability's largest distance from fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSummary:
-    """What `evaluation.json` says in a few lines. Its writer, and all of it, is `export.evaluation.Evaluation`."""
+    """The part of `evaluation.json` that fits on a page."""
 
     dataset: str
     split: str
@@ -95,19 +103,19 @@ class EvaluationSummary:
 
     @property
     def acc1(self) -> float | None:
-        """That of the way of running that all models have: ONNX Runtime in fp32."""
+        """The acc1 of ONNX Runtime in fp32, which every model has."""
         measured = self.precisions[0].measurement if self.precisions else None
         return None if measured is None else measured.metrics.acc1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A model in one line. What a damaged model can't tell is None.
+    """A model in one line; fields that a damaged model can't give are None.
 
     Attributes:
         labels: how many there are.
-        acc1: of the precision that is allowed first, on the images that `evaluation.json` names.
-        damaged: what is wrong; None where manifest, config and evaluation could be read.
+        acc1: in fp32 with ONNX Runtime, on the images that `evaluation.json` names.
+        damaged: what is wrong; None if manifest, config and evaluation could be read.
     """
 
     reference: str
@@ -163,7 +171,7 @@ class Description:
     files: tuple[File, ...]
 
     def facts(self) -> list[tuple[str, str]]:
-        """Return what there is to say beside the files, each with its heading."""
+        """Return heading and text of every fact except the files."""
         config, evaluation = self.config, self.evaluation
         pixels = config.preprocessing
         labels = ", ".join(config.labels[:SHOWN_LABELS]) + (", …" if len(config.labels) > SHOWN_LABELS else "")
@@ -185,11 +193,11 @@ class Description:
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table that gives each column the room that its cells take.
+    """Return the lines of a table whose columns are as wide as their cells.
 
-    What a model or a registry says of itself stands in the cells: nothing in them can move a terminal's cursor.
+    Cells hold text of models and registries, so control characters are removed.
     """
-    rows = [["".join(char if char.isprintable() else " " for char in cell) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -198,7 +206,7 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 
 
 def summarise(artifact: Artifact) -> Summary:
-    """Return the line of the list that `artifact` gets, damaged or not."""
+    """Return the list's line for `artifact`, damaged or not."""
     names = Summary(
         reference=artifact.reference,
         name=artifact.name,
@@ -221,10 +229,10 @@ def summarise(artifact: Artifact) -> Summary:
 
 
 def describe_model(artifact: Artifact) -> Description:
-    """Return all that `artifact` says of itself.
+    """Return everything that `tandem models show` prints of `artifact`.
 
     Raises:
-        DamagedArtifact: its manifest, config or evaluation is missing, or not what its digest says.
+        DamagedArtifact: manifest, config or evaluation is missing or damaged.
     """
     files = artifact.files
     return Description(
@@ -247,5 +255,5 @@ def _evaluation(artifact: Artifact) -> EvaluationSummary | None:
     try:
         return from_json(artifact.read(EVALUATION), EvaluationSummary)
     except ValueError:
-        # Written by another release: a model is no worse for an evaluation that can't be shown.
+        # Another release wrote it; the model is still usable.
         return None

@@ -1,4 +1,4 @@
-"""Open the model that a service serves. As a module of its own, try whether that works: it knows nothing of BentoML."""
+"""Open the model that a service serves. Run with `python -m`, test that it opens, without importing BentoML."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def open_served(registry: LocalRegistry, reference: str) -> Model:
-    """Return the model, self-tested, on the engine that TANDEM_ENGINE, _DEVICE, _PRECISION and _THREADS ask for.
+    """Return the model, self-tested, with the engine that TANDEM_ENGINE, _DEVICE, _PRECISION and _THREADS request.
 
     Raises:
         ArtifactError: a file is damaged, or the golden set gives other scores.
-        EngineUnavailable: what was asked for can't be had on this machine.
+        EngineUnavailable: the request is invalid, or this machine lacks the engine, device or precision.
     """
     threads = os.environ.get("TANDEM_THREADS") or None
     if threads is not None and (not threads.isdecimal() or int(threads) < 1):
-        raise EngineUnavailable(f"TANDEM_THREADS is '{threads}', which is no number of threads: set 1 or more")
+        raise EngineUnavailable(f"TANDEM_THREADS is '{threads}', which is not a number of threads; set it to 1 or more")
     return open_model(
         reference,
         registry=registry,

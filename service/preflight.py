@@ -1,6 +1,6 @@
-"""What is checked once, before BentoML starts its workers, so that a service which can't work ends in one sentence.
+"""Checks before BentoML starts its workers, so that a service that can't work ends with one sentence.
 
-A worker that fails to start is started again, for ever, with a traceback each time.
+BentoML restarts a worker that fails to start, forever, with a traceback each time.
 """
 
 from __future__ import annotations
@@ -25,38 +25,40 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def check_port() -> None:
-    """Do nothing where the port that `bentoml serve` is about to listen on is free.
+    """Check that `bentoml serve` can listen on its port.
 
     Raises:
-        BentoMLException: it is taken, or may not be taken.
+        BentoMLException: the port is taken, or this user may not listen on it.
     """
     command = click.get_current_context(silent=True)
     if command is None or "port" not in command.params:
-        return  # `bentoml.serve()` of Python
+        return  # started from Python by `bentoml.serve()`, which has no command line
     port = command.params["port"] or BentoMLContainer.http.port.get()
     host = command.params["host"] or BentoMLContainer.http.host.get()
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            # As BentoML's own socket does, which a connection that is still closing does not keep from its port.
+            # Like BentoML's own socket: a closing connection must not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
         raise BentoMLException(
-            f"can't listen on port {port} of {host} ({error.strerror}): 'bentoml serve --port N' takes another"
+            f"port {port} on {host} is not available ({error.strerror}); choose another with 'bentoml serve --port N'"
         ) from error
 
 
 def check_model(artifact: Artifact) -> None:
-    """Do nothing where the model opens and passes its self-test.
+    """Check that the model opens and passes its self-test.
 
-    In a process of its own: neither the engine's memory nor its GPU context stays in BentoML's parent process.
+    Runs in a separate process, so that neither memory nor a GPU context stays in BentoML's parent process.
 
     Raises:
-        BentoMLException: it doesn't; the sentence says why.
+        BentoMLException: the model does not open, or fails the self-test.
     """
     command = [sys.executable, "-m", opening.__name__, str(LocalRegistry.holding(artifact).root), artifact.identity]
     ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
     if ended.returncode != 0:
-        # What else stands there was said by a library, or is the traceback of a defect.
-        *_, why = ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode} while it was opened"]
+        # Earlier lines come from a library, or belong to a traceback.
+        *_, why = ended.stderr.strip().splitlines() or [
+            f"opening {artifact.identity} ended with exit code {ended.returncode}; -9 usually means out of memory"
+        ]
         raise BentoMLException(why)

@@ -1,36 +1,55 @@
-"""The BentoML service: `bentoml serve` in the project's root, `bentoml build`, `bentoml containerize`."""
+"""The BentoML service that `bentoml serve` and `bentoml build` find through `bentofile.yaml`."""
 
 from __future__ import annotations
 
 import logging
 import os
-from functools import cache
 from pathlib import Path  # noqa: TC003  # BentoML reads the types of an API's parameters
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import bentoml
 from pydantic import Field
+from starlette.exceptions import HTTPException
 
+from classifier.answers import Classification, ModelDescription, SelfTest
 from classifier.hardware import cpu_limit
 from registry import LocalRegistry
-from service.answers import Classification, ModelDescription, SelfTest
-from service.app import ClassifierService
+from service.endpoints import ROUTES, refuse
+from service.limits import Buffer
+from service.metrics import publish_model_info
+from service.openapi import complete
 from service.opening import open_served
 from service.preflight import check_model, check_port
-from service.source import RegistryModel, as_bentoml_errors, resolve_served
-from service.uploads import DEFAULT_TOP_K, Buffer
+from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
+from service.uploads import DEFAULT_TOP_K
 
 if TYPE_CHECKING:
     from classifier.model import Model
 
-log = logging.getLogger("bentoml.tandem")  # under BentoML's, which its servers show from INFO on
+log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
 
-# distro="": BentoML installs no compiler and no curl; the locked packages are all wheels.
+class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is untyped
+    """BentoML's service object with our routes and OpenAPI document."""
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        """Return BentoML's Starlette application with our routes first: BentoML has its own `/classify`."""
+        app = super().to_asgi(is_main=is_main)
+        app.router.routes[:0] = ROUTES
+        app.add_exception_handler(HTTPException, refuse)
+        return app
+
+    @property
+    def openapi_spec(self) -> Any:
+        """BentoML's OpenAPI document, completed with our routes."""
+        return complete(super().openapi_spec, self)
+
+
+# distro="": BentoML installs neither a compiler nor curl. All locked packages are wheels.
 @bentoml.service(
-    service_class=ClassifierService,
-    traffic={"timeout": 120},  # the last resort: `service.http` answers before it, in our form
+    service_class=TandemService,
+    traffic={"timeout": 120},  # the last resort: the timeouts of `service.limits` come first
     image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro=""),
 )
 class Classifier:
@@ -41,33 +60,40 @@ class Classifier:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]  # BentoML is untyped
     @staticmethod
     def prepare() -> None:
-        """Make sure that a worker will start, and that each will serve the same model. Runs before the first does."""
+        """Check that workers can start, and fix the model that all of them serve. Runs once, before the first worker.
+
+        Raises:
+            BentoMLException: the port is taken, or the model can't be found, opened or self-tested.
+        """
         check_port()
         with as_bentoml_errors():
             artifact = resolve_served(_bento())
         check_model(artifact)
         if _bento() is None or os.environ.get("TANDEM_MODEL"):
-            # An alias that moves while the service runs must not give the next worker another model.
+            # Pin the digest: an alias that moves later must not give a restarted worker another model.
             os.environ["TANDEM_MODEL"] = artifact.identity
 
     def __init__(self) -> None:
+        # A worker answers nothing, not even /readyz, before this returns: ready means opened and self-tested.
         artifact = resolve_served(_bento())
         self.model = open_served(LocalRegistry.holding(artifact), artifact.identity)
-        # What decodes and infers. The engine's own threads come on top, and share the same cores.
+        # Threads that decode and infer. The engine starts its own threads on the same cores.
         self.workers = anyio.CapacityLimiter(cpu_limit())
         self.in_flight = 0
         self.buffer = Buffer()
         self.description = _describe(self.model)
-        _count_as_running(self.model)
+        publish_model_info(self.model)
         log.info(
             "%s runs on %s and passed its self-test of %d images",
-            *(self.model.identity, str(self.model.engine.info), self.description.self_test.images),
+            self.model.identity,
+            self.model.engine.info,
+            self.description.self_test.images,
         )
 
     @bentoml.api  # type: ignore[untyped-decorator]  # BentoML is untyped
     def classify(self, image: Path, top_k: Annotated[int, Field(ge=1)] = DEFAULT_TOP_K) -> Classification:
         """Return the labels with the highest scores for an image: JPEG, PNG, WebP or BMP."""
-        # BentoML makes its clients and documents from this method. What comes over HTTP is answered by `service.http`.
+        # BentoML's clients and OpenAPI document are made from this method. HTTP requests go to `service.endpoints`.
         return self.classify_image(image.read_bytes(), top_k)
 
     def classify_image(self, image: bytes, top_k: int) -> Classification:
@@ -87,32 +113,10 @@ class Classifier:
 
 
 def _bento() -> bentoml.Bento | None:
-    """Return the Bento that is being served, None where the project's root is."""
-    service: Any = Classifier  # the decorator's, no longer the class
+    """Return the Bento that is being served; None if the service runs from the project's root."""
+    service: Any = Classifier  # the decorator has replaced the class by a service object
     bento: bentoml.Bento | None = service.bento
     return bento
-
-
-def _count_as_running(model: Model) -> None:
-    """Add what runs to the metrics. Under `auto` it may be another precision than yesterday."""
-    labels = {
-        "model": model.identity,
-        "engine": model.engine.info.name,
-        "version": model.engine.info.version,
-        "device": model.engine.info.device,
-        "instruction_set": model.engine.info.instruction_set,
-        "precision": model.engine.info.precision,
-    }
-    _model_info(tuple(labels)).labels(**labels).set(1)
-
-
-@cache
-def _model_info(labels: tuple[str, ...]) -> Any:
-    # Here, and not above: BentoML says where the workers' metrics meet after it has imported this module.
-    from prometheus_client import Gauge  # noqa: PLC0415
-
-    # `max`: one for all workers, which run the same.
-    return Gauge("tandem_model_info", "1 for what runs.", labels, multiprocess_mode="max")
 
 
 def _describe(model: Model) -> ModelDescription:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 from hypothesis import settings
 
-from classifier.engines.sessions import check_cuda, load_runtime
+from classifier.engines.runtime import check_cuda, load_runtime
 from classifier.errors import EngineUnavailable
 
 if TYPE_CHECKING:

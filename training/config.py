@@ -1,8 +1,7 @@
-"""The config of a run: what the options say, and what the data decides where they don't."""
+"""The config of a run: what the user chose, and what the data set decides otherwise."""
 
 from __future__ import annotations
 
-import logging
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +13,13 @@ from classifier.errors import EngineUnavailable, ImageError
 from classifier.images import decode_image, read_image
 from classifier.types import Preprocessing
 from training.augment import SMALL_IMAGE_SIZE
-from training.network import SMALL_CNN, check_architecture, pretrained_preprocessing
+from training.network import SMALL_CNN, build_network, check_architecture, pretrained_preprocessing
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from training.folders import ImageFolders, Sample
     from training.options import Device, TrainingOptions
-
-logger = logging.getLogger(__name__)
 
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
@@ -29,24 +28,23 @@ _FINE_TUNING_LR = 3e-4
 _SAMPLED_IMAGES = 100
 _SMALLEST_IMAGE_SIZE = 8
 _LARGE_IMAGE_SIZE = 224
-_RESIZE_RATIO = 256 / 224  # torchvision's references: a margin of an eighth is cut off large images.
+_RESIZE_RATIO = 256 / 224  # as in torchvision's references: the crop cuts an eighth off large images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """All that a run's result depends on, beside the versions of the libraries.
+    """Everything that a run's result depends on, except library versions.
 
     Attributes:
         data: the data set's folder, absolute.
-        data_digest: `ImageFolders.digest()` of what was in it.
+        data_digest: `ImageFolders.digest()` when the run began.
         val_folder: `ImageFolders.val_folder`.
         labels: the classes, in the order of the network's outputs.
         architecture: torchvision's name of the network, or `small_cnn`.
-        weights: what the network started from: `DEFAULT`, a file, or None for random weights.
+        weights: initial weights: `DEFAULT` for torchvision's, a file, or None for random ones.
         flip: whether training mirrors images.
-        patience: training stops after so many epochs without a better one.
-        device: `cpu` or `cuda`.
-        precision: of training; validation is always fp32.
+        patience: training stops after this many epochs without a better one.
+        precision: of training; validation always runs in fp32.
     """
 
     data: str
@@ -67,18 +65,22 @@ class TrainingConfig:
     device: Literal["cpu", "cuda"]
     precision: TrainingPrecision
 
+    def build_network(self) -> nn.Module:
+        """Return the network with fresh weights from torch's generator, as `training.network.build_network` does."""
+        return build_network(self.architecture, classes=len(self.labels), image_size=self.preprocessing.crop_size)
+
 
 def choose_config(folders: ImageFolders, options: TrainingOptions) -> TrainingConfig:
-    """Return the config in which the data set has decided what `options` leave open.
+    """Return the config for `options`; the data set decides everything they leave open.
 
     Raises:
-        DataError: there is no such network, or no weights for it.
-        EngineUnavailable: the device or the mixed precision that was asked for can't be had.
+        DataError: the network, or its weights, don't exist.
+        EngineUnavailable: this machine lacks the requested device or mixed precision.
     """
     if options.arch is not None:
         check_architecture(options.arch)
     device = choose_device(options.device)
-    preprocessing = _choose_preprocessing(folders, options)
+    preprocessing = replace(_choose_sizes(folders, options), decode=options.decode)
     small = preprocessing.crop_size <= SMALL_IMAGE_SIZE
     default_lr = _LR if options.weights is None else _FINE_TUNING_LR
     return TrainingConfig(
@@ -93,7 +95,7 @@ def choose_config(folders: ImageFolders, options: TrainingOptions) -> TrainingCo
         batch_size=options.batch_size,
         lr=default_lr if options.lr is None else options.lr,
         label_smoothing=options.label_smoothing,
-        # A mirrored digit or letter is another one; a mirrored photograph rarely is.
+        # Mirroring turns digits and letters into other signs; it rarely changes what a photograph shows.
         flip=not small if options.flip is None else options.flip,
         patience=options.patience,
         val_fraction=options.val_fraction,
@@ -107,12 +109,12 @@ def choose_device(device: Device) -> Literal["cpu", "cuda"]:
     """Return the device that `device` means on this machine.
 
     Raises:
-        EngineUnavailable: `cuda` was asked for, and torch can't use it.
+        EngineUnavailable: `device` is `cuda`, and torch can't use a GPU.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        fact = "finds no GPU that it can use" if torch.version.cuda else "is a build for the CPU"
+        fact = "finds no usable GPU" if torch.version.cuda else "is a CPU-only build"
         raise EngineUnavailable(f"torch {torch.__version__} {fact}, so it can't train on cuda: give --device cpu")
     return device
 
@@ -126,14 +128,14 @@ def _choose_precision(device: str, *, amp: bool | None) -> TrainingPrecision:
         capabilities = torch.cpu.get_capabilities()
         if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
             raise EngineUnavailable(
-                "this CPU has no bf16 instructions, so mixed precision would be slower than fp32: leave out --amp"
+                "this CPU lacks bf16 instructions, so mixed precision would be slower than fp32: leave out --amp"
             )
         return "bf16"
     return "fp32"
 
 
 def resolve_weights(weights: str | None) -> str | None:
-    """Return `weights` as a config holds it: a file by its full path."""
+    """Return `weights` as stored in a config: a file as an absolute path."""
     return weights if weights in (None, "DEFAULT") else str(Path(weights).resolve())
 
 
@@ -141,10 +143,6 @@ def _default_architecture(preprocessing: Preprocessing, options: TrainingOptions
     if options.weights != "DEFAULT" and preprocessing.crop_size <= SMALL_IMAGE_SIZE:
         return SMALL_CNN
     return "resnet18"
-
-
-def _choose_preprocessing(folders: ImageFolders, options: TrainingOptions) -> Preprocessing:
-    return replace(_choose_sizes(folders, options), decode=options.decode)
 
 
 def _choose_sizes(folders: ImageFolders, options: TrainingOptions) -> Preprocessing:
@@ -162,14 +160,14 @@ def _resize_size(image_size: int) -> int:
 
 
 def _typical_size(samples: tuple[Sample, ...]) -> int:
-    """Return the image size that suits the shorter sides of some images, evenly taken from all."""
+    """Return an image size that suits the median shorter side of images sampled evenly from all."""
     probe = Preprocessing(resize_size=1, crop_size=1)
     sides = []
     for sample in samples[:: max(1, len(samples) // _SAMPLED_IMAGES)]:
         try:
             image = decode_image(read_image(sample.path), probe)
         except ImageError:
-            continue  # All that can't be read are listed before the first epoch.
+            continue  # `read_images` reports unreadable images, before the first epoch.
         sides.append(min(image.width, image.height))
     side = int(statistics.median(sides)) if sides else _LARGE_IMAGE_SIZE
     if side <= SMALL_IMAGE_SIZE:

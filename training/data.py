@@ -1,4 +1,4 @@
-"""Images as tensors: read once or in every epoch, shuffled, and normalised."""
+"""Images as tensors: decoded once or in every epoch, shuffled, and normalised."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from training.folders import ImageFolders, Sample
 
 MAX_BYTES_IN_MEMORY = 1 << 30
-"""A data set whose decoded images fit in this is read once, else in every epoch."""
+"""A data set whose decoded images fit in this is decoded once; a larger one, in every epoch."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """uint8 images `[N, H, W, 3]` and int64 labels `[N]`."""
 
 BadImage = tuple[Path, str]
-"""A file that can't be read, and why."""
+"""An unreadable file, and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadBatch:
-    """The images of a batch that can't be read.
+    """The unreadable images of a batch.
 
-    Not an exception: that would come out of a worker with the worker's traceback for a message.
+    Not an exception, because torch replaces the message of a worker's exception by the worker's traceback.
     """
 
     images: list[BadImage]
@@ -51,13 +51,13 @@ _CHUNK = 64
 _MAX_WORKERS = 8
 
 Draw = list[tuple[int, int]]
-"""The images of one batch: for each its index, and the seed of what augmentation does to it."""
+"""The images of one batch: for each, its index and the seed for its augmentation."""
 
 
 def normalise(images_nhwc: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Return uint8 images `[N, H, W, 3]` as what a network takes: float32 `[N, 3, H, W]`.
+    """Return uint8 images `[N, H, W, 3]` as a network's input: normalised float32 `[N, 3, H, W]`.
 
-    The exported graph does the same, in the same order.
+    The exported graph does the same operations in the same order.
     """
     device = images_nhwc.device
     mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
@@ -77,7 +77,7 @@ class _Draws(Sampler[Draw]):
 
 
 class ImageSet(Dataset[Batch | BadBatch]):
-    """Labelled images, decoded by `classifier.images` as they are in production."""
+    """Labelled images, decoded by `classifier.images` as in production."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class ImageSet(Dataset[Batch | BadBatch]):
         return len(self.samples)
 
     def __getitem__(self, draw: Draw) -> Batch | BadBatch:
-        """Return the images of one batch, or those of them that can't be read any more."""
+        """Return the images of one batch, or the unreadable ones if there are any."""
         images, bad = [], []
         for index, seed in draw:
             try:
@@ -115,11 +115,11 @@ class ImageSet(Dataset[Batch | BadBatch]):
 
     @property
     def is_quick(self) -> bool:
-        """Whether an image is only copied from memory, neither decoded nor transformed."""
+        """Whether an image is just copied from memory, without decoding or transforming it."""
         return self._pixels is not None and self.transform is None
 
     def read(self, indices: Iterable[int], *, advance: Advance) -> list[BadImage]:
-        """Decode images, keep them where there is memory for all, and return those that can't be read."""
+        """Decode images, keep them if all fit in memory, and return the unreadable ones."""
         bad: list[BadImage] = []
         for index in indices:
             try:
@@ -140,12 +140,13 @@ class ImageSet(Dataset[Batch | BadBatch]):
 def read_images(
     folders: ImageFolders, preprocessing: Preprocessing, *, flip: bool, advance: Advance
 ) -> tuple[ImageSet, ImageSet]:
-    """Return the images that train and those that validate, after each of them was decoded once.
+    """Return the training images and the validation images, after decoding each of them once.
 
-    Better now than after hours, in the middle of an epoch. What fits in memory is never decoded again.
+    That finds unreadable images now, not hours later in the middle of an epoch. Images that fit in memory are not
+    decoded again.
 
     Raises:
-        DataError: names the first images that can't be read, and how many there are.
+        DataError: some images are unreadable; the message counts them and names the first few.
     """
     training = training_preprocessing(preprocessing)
     pixels = len(folders.train) * training.crop_size**2 + len(folders.val) * preprocessing.crop_size**2
@@ -156,7 +157,7 @@ def read_images(
     bad: list[BadImage] = []
     for images in (train, val):
         chunks = [range(start, min(start + _CHUNK, len(images))) for start in range(0, len(images), _CHUNK)]
-        # Threads, because the codecs release the GIL.
+        # Threads are enough, because the codecs release the GIL.
         with ThreadPoolExecutor(max_workers=cpu_limit()) as pool:
             for found in pool.map(partial(images.read, advance=advance), chunks):
                 bad += found
@@ -167,14 +168,15 @@ def read_images(
 
 def _bad_images(bad: Sequence[BadImage]) -> DataError:
     named = name_some(f"{path} ({error})" for path, error in bad)
-    return DataError(f"{counted(len(bad), 'image')} can't be read: {named}; repair or remove what can't be read")
+    which = "it" if len(bad) == 1 else "them"
+    return DataError(f"{counted(len(bad), 'image')} can't be read: {named}; repair or remove {which}")
 
 
 def draw_batches(images: int, *, batch_size: int, generator: torch.Generator) -> list[Draw]:
-    """Return one epoch's batches: every image at most once, in an order and with seeds from `generator`.
+    """Return one epoch's batches: each image at most once, with order and seeds from `generator`.
 
-    An incomplete last batch is left out, because batch normalisation can't learn from one or two images; in
-    another epoch the order leaves out others.
+    An incomplete last batch is left out, because batch normalisation can't learn from one or two images. Each epoch
+    leaves out other images.
     """
     order = torch.randperm(images, generator=generator).tolist()
     seeds = torch.randint(2**62, (images,), generator=generator).tolist()
@@ -184,24 +186,24 @@ def draw_batches(images: int, *, batch_size: int, generator: torch.Generator) ->
 
 
 def in_order(images: int, *, batch_size: int) -> list[Draw]:
-    """Return batches of all images in their order; the last may be smaller."""
+    """Return batches of all images in order; the last batch may be smaller."""
     return [[(i, 0) for i in range(start, min(start + batch_size, images))] for start in range(0, images, batch_size)]
 
 
 def load_batches(images: ImageSet, draws: Sequence[Draw], *, workers: int, pin: bool) -> Iterator[Batch]:
-    """Yield the batches that `draws` lists, read ahead by `workers` processes.
+    """Yield the batches listed in `draws`, loaded ahead by `workers` processes.
 
     Raises:
-        DataError: an image can't be read any more, or a worker was killed.
+        DataError: an image has become unreadable, or a worker was killed.
     """
     loader: DataLoader[Batch | BadBatch] = DataLoader(
         images,
         sampler=_Draws(draws),
-        batch_size=None,  # One index of the sampler is one batch.
+        batch_size=None,  # the sampler yields whole batches
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_leave_interrupts_to_parent,
-        generator=torch.Generator(),  # Else it draws from the generator that dropout draws from.
+        worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # by default it would use the generator that dropout uses
     )
     try:
         for batch in loader:
@@ -213,14 +215,15 @@ def load_batches(images: ImageSet, draws: Sequence[Draw], *, workers: int, pin: 
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
-            "a process that loads images was killed, for which little memory is the usual reason: give fewer --workers"
+            "a process that loads images was killed, usually because memory ran out: give fewer --workers"
         ) from error
 
 
-def _leave_interrupts_to_parent(_worker: int) -> None:
+def _ignore_interrupts(_worker: int) -> None:
+    # Ctrl-C reaches workers too; the parent ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def default_workers(images: ImageSet) -> int:
-    """Return how many processes shall load batches: none for images that only have to be copied from memory."""
+    """Return how many processes should load batches: none if images are just copied from memory."""
     return 0 if images.is_quick else min(_MAX_WORKERS, cpu_limit())

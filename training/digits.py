@@ -17,16 +17,16 @@ from training.folders import hold_out
 logger = logging.getLogger(__name__)
 
 _SEED = 0
-_LEVELS = 16  # The set's grey levels are 0…16.
+_LEVELS = 16  # grey levels are 0…16
 _TEST_FRACTION = 0.2
-_VAL_FRACTION = 0.25  # Of what the test images leave: a fifth of all.
+_VAL_FRACTION = 0.25  # of the images that are not test images: a fifth of all
 
 
 def digits_folder() -> Path:
-    """Return the folder with `train/`, `val/` and `test/` of the digits, after writing it if it isn't there yet.
+    """Return `$TANDEM_HOME/datasets/digits`, with the digits in `train/`, `val/` and `test/`; write it if missing.
 
-    It is `datasets/digits` in `$TANDEM_HOME`, and always divided in the same way. Processes that come at the same
-    time all get the complete folder: each writes its own, and the first to rename it wins.
+    The split is always the same. Concurrent processes all get the complete folder: each writes a copy, and the first
+    to rename it wins.
 
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
 
@@ -39,20 +39,20 @@ def digits_folder() -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".digits-", dir=target.parent) as scratch:
-            # A folder inside: the temporary one is closed to other users, such as a container's.
+            # In a subfolder: other users, such as a container's, can't read the temporary folder itself.
             written = Path(scratch, "digits")
             _write_digits(written)
             _rename_unless_there(written, target)
     except OSError as error:
         raise OutputError(
-            f"the digits can't be written to {target} ({error.strerror}): set TANDEM_HOME to a folder that can be"
+            f"the digits can't be written to {target} ({error.strerror}): set TANDEM_HOME to a writable folder"
         ) from error
     logger.info("wrote the handwritten digits to %s", target)
     return target
 
 
 def _write_digits(folder: Path) -> None:
-    from sklearn.datasets import load_digits  # noqa: PLC0415  slow, and needed once
+    from sklearn.datasets import load_digits  # noqa: PLC0415  slow to import, and rarely needed
 
     bunch = load_digits()
     levels = np.round(bunch.images * (255 / _LEVELS)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The files of a run folder: their names, and how they are written: whole or not at all, never over another run's."""
+"""The files of a run folder: their names, and how they are written without damage to another run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from classifier.errors import OutputError
+from classifier.files import open_replacement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,53 +24,48 @@ CURVES = "curves.png"
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 
-NO_TORCH_FILE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
-"""What `torch.load` raises on bytes that `torch.save` did not write."""
+NOT_A_TORCH_FILE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+"""What `torch.load` raises for bytes that `torch.save` did not write."""
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of `path` when the block ends, complete and on the disk, or not at all.
+    """Yield a file that replaces `path` when the block ends.
 
     Raises:
-        OutputError: the disk is full, or the folder can't be written; what was at `path` stays.
+        OutputError: the disk is full, or the folder can't be written; the old file stays.
     """
-    aside = path.with_name(f".{path.name}.tmp")
     try:
-        with aside.open("wb") as file:
+        # Always the same name, so that the next write removes what a kill left behind.
+        with open_replacement(path, aside=path.with_name(f".{path.name}.tmp")) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
     except RuntimeError as error:
-        # torch.save hides what happened behind a RuntimeError: its archive can't be closed then.
+        # torch.save hides the cause: it fails to close its archive, and raises a RuntimeError for that.
         match error.__context__:
             case OSError() as reason:
                 raise unwritable(path, reason) from error
             case KeyboardInterrupt() as reason:
                 raise reason from error
         raise
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
     """Return the error that says why `path` can't be written."""
-    return OutputError(f"{path} can't be written ({error.strerror}): make room or mend that, or choose another --run")
+    return OutputError(f"{path} can't be written ({error.strerror}): fix that, or choose another --run")
 
 
 @contextmanager
 def lock_folder(path: Path) -> Iterator[None]:
-    """Keep other processes from training into the folder `path`, which is made if need be, until the block ends.
+    """Lock the folder `path`, created if necessary, against other trainings until the block ends.
 
     Raises:
-        OutputError: one does, or the folder can't be made.
+        OutputError: another process holds the lock, or the folder can't be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # The folder itself: a file in it could be replaced between two processes' looks at it.
+        # Lock the folder itself: a lock file could be deleted while another process is about to lock it.
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -77,16 +73,16 @@ def lock_folder(path: Path) -> Iterator[None]:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise OutputError(f"another process is training in {path}: let it end, or stop it") from error
+        raise OutputError(f"another process is training in {path}: wait until it ends, or stop it") from error
     finally:
         os.close(folder)
 
 
 def make_next_folder(parent: Path, name: str) -> Path:
-    """Return the new folder `<name>-<n>` in `parent`, with the lowest n for which there was none.
+    """Create and return the folder `<name>-<n>` in `parent`, with the lowest free n from 1.
 
     Raises:
-        OutputError: it can't be made.
+        OutputError: the folder can't be created.
     """
     for number in itertools.count(1):
         path = parent / f"{name}-{number}"
@@ -101,29 +97,29 @@ def make_next_folder(parent: Path, name: str) -> Path:
 
 
 def check_is_free(path: Path) -> None:
-    """Refuse a folder that holds something already.
+    """Check that a new run can be written to `path`.
 
     Raises:
-        OutputError: it does, or it is a file.
+        OutputError: `path` is a file, holds other files, or can't be created.
     """
     if (path / RECORD).exists():
-        raise OutputError(f"{path} holds a run already: add --resume to go on with it, or choose another --run")
+        raise OutputError(f"{path} already holds a run: add --resume to continue it, or choose another --run")
     try:
-        # What a kill may have left before there was a run.
+        # A training killed early leaves these two files without a run.
         others = {entry.name for entry in path.iterdir()} - {LABELS, VALIDATION}
     except FileNotFoundError:
-        _check_can_be_made(path)
+        _check_can_be_created(path)
         return
     except NotADirectoryError as error:
         raise OutputError(f"{path} is a file: choose another --run") from error
     except OSError as error:
         raise unwritable(path, error) from error
     if others:
-        raise OutputError(f"{path} holds something that is not a run ({min(others)}): choose another --run")
+        raise OutputError(f"{path} holds files that are not a run ({min(others)}): choose another --run")
 
 
-def _check_can_be_made(path: Path) -> None:
-    # Only an early word, before a large data set is read: making the folder is what decides.
+def _check_can_be_created(path: Path) -> None:
+    # Only an early warning, before a large data set is read; creating the folder gives the final answer.
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path} can't be made, because {parent} can't be written: choose another --run")
+        raise OutputError(f"{path} can't be created, because {parent} is not writable: choose another --run")

@@ -1,4 +1,4 @@
-"""Class folders: which images a data set has, their labels, and which of them validate."""
+"""Class folders: the images of a data set, their labels, and the split into training and validation."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFolders:
-    """A data set of class folders, divided into the images that train and those that validate.
+    """A data set of class folders, divided into training and validation images.
 
     Attributes:
         root: the data set's folder.
-        labels: the classes, sorted: the names of their folders.
-        train: the images that train, sorted by path.
-        val: the images that validate, sorted by path.
-        val_folder: where the class folders of `val` stand, relative to `root`: `val`, `train` or `.`.
+        labels: the names of the class folders, sorted.
+        train: the training images, sorted by path.
+        val: the validation images, sorted by path.
+        val_folder: the folder with the class folders of `val`, relative to `root`: `val`, `train` or `.`.
     """
 
     root: Path
@@ -48,33 +48,34 @@ class ImageFolders:
     val_folder: str
 
     def digest(self) -> str:
-        """Return a digest of all paths and file sizes: another one means that images came, went or changed."""
+        """Return a digest of all paths and file sizes; it differs if images were added, removed or changed in size."""
         lines = hashlib.sha256()
         for split, samples in (("train", self.train), ("val", self.val)):
             for sample in samples:
                 relative = sample.path.relative_to(self.root).as_posix()
-                # lstat: a dangling link is refused with the other images that can't be read.
+                # lstat, because a dangling link is reported later, with the other unreadable images.
                 line = f"{split}\0{relative}\0{sample.path.lstat().st_size}\n"
                 lines.update(line.encode(errors="surrogateescape"))
         return f"sha256:{lines.hexdigest()}"
 
 
 def open_folders(root: Path, *, val_fraction: float | None, seed: int) -> ImageFolders:
-    """Return the data set in `root`: its `train/` and `val/`, or one folder of classes divided in two.
+    """Return the data set in `root`: its `train/` and `val/`, or one folder of classes, split in two.
 
     Args:
-        root: holds `train/` and `val/` with the same class folders in both, or class folders, or `train/` alone.
-        val_fraction: the part of each class that validates, where there is no `val/`.
-        seed: of that division.
+        root: holds `train/` and `val/` with the same class folders, or `train/` alone, or class folders.
+        val_fraction: the fraction of each class that validates; needed if there is no `val/`, else None.
+        seed: of the split.
 
     Raises:
-        DataError: there are not two or more classes with images, or `train/` and `val/` have different classes.
+        DataError: there are fewer than two classes with images, `train/` and `val/` have different classes, or
+            `val_fraction` is missing or not needed.
     """
     _check_is_folder(root)
     train_folder = "train" if (root / "train").is_dir() else "."
     if (root / "val").is_dir() and train_folder == "train":
         if val_fraction is not None:
-            raise DataError(f"{root} has a val/ folder, so there is nothing to hold out: leave out --val-fraction")
+            raise DataError(f"{root} already has a val/ folder: leave out --val-fraction")
         train = scan_classes(root / "train")
         val = scan_classes(root / "val")
         _check_same_labels(root, train, val)
@@ -82,7 +83,7 @@ def open_folders(root: Path, *, val_fraction: float | None, seed: int) -> ImageF
     if val_fraction is None:
         found = "train/ but no val/" if train_folder == "train" else "no train/ and val/"
         raise DataError(
-            f"{root} has {found}: name the part of each class that shall validate, for example --val-fraction 0.2"
+            f"{root} has {found}: give the part of each class to validate with, for example --val-fraction 0.2"
         )
     classes = scan_classes(root / train_folder)
     train, val = _split_classes(classes, root=root, fraction=val_fraction, seed=seed)
@@ -90,10 +91,10 @@ def open_folders(root: Path, *, val_fraction: float | None, seed: int) -> ImageF
 
 
 def hold_out(files: Iterable[Path], *, root: Path, fraction: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """Return `files` divided in two: those that stay, and `fraction` of them, but at least one of each.
+    """Split `files` in two: return those kept, and the `fraction` held out; neither list is empty.
 
-    The order of a hash decides, so the same names and seed give the same halves on every machine and with every
-    version of every library, and a new file moves hardly any other.
+    The order of a hash of the name decides. So the same names and seed give the same split on every machine and with
+    every library version, and adding a file moves hardly any other.
     """
 
     def rank(file: Path) -> bytes:
@@ -106,7 +107,7 @@ def hold_out(files: Iterable[Path], *, root: Path, fraction: float, seed: int) -
 
 
 def name_some(names: Iterable[object], *, limit: int = _NAMED_IN_ERRORS) -> str:
-    """Return the first few names, and how many more there are, for a message."""
+    """Return the first few names and the number of the rest, for a message."""
     listed = [str(name) for name in names]
     more = f" and {len(listed) - limit:,} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
@@ -117,7 +118,7 @@ def _split_classes(
 ) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     if single := [label for label, files in classes.items() if len(files) < 2]:
         raise DataError(
-            f"each class in {root} needs two images, one to train and one to validate, but these have one: "
+            f"each class in {root} needs two images, one to train and one to validate, but these have only one: "
             f"{name_some(single)}"
         )
     halves = {label: hold_out(files, root=root, fraction=fraction, seed=seed) for label, files in classes.items()}
@@ -128,19 +129,19 @@ def scan_classes(folder: Path) -> dict[str, list[Path]]:
     """Return the image files of each class folder in `folder`; labels and files are sorted.
 
     Raises:
-        DataError: there are not two or more classes with images, or the folder can't be read.
+        DataError: there are fewer than two classes, one has no images, or the folder can't be read.
     """
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if odd := [name for name in names if _is_unprintable(name)]:
-            raise DataError(f"the class folder {odd[0]!r} in {folder} has a name that can't be printed: rename it")
+            raise DataError(f"the class folder {odd[0]!r} in {folder} has an unprintable name: rename it")
         classes = {name: _scan_images(folder / name) for name in names}
     except OSError as error:
         raise DataError(
             f"{error.filename or folder} can't be read ({error.strerror}): check its permissions"
         ) from error
     if not classes:
-        raise DataError(f"{folder} has no class folders: put the images of each class into a folder of its name")
+        raise DataError(f"{folder} has no class folders: put the images of each class into a folder with its name")
     if not any(classes.values()):
         raise DataError(f"the class folders in {folder} hold no images: {_ACCEPTED}")
     if empty := [label for label, files in classes.items() if not files]:
@@ -162,14 +163,14 @@ def _scan_images(folder: Path) -> list[Path]:
         ignored += sum(not name.startswith(".") for name in names) - len(images)
         files += [Path(parent, name) for name in images]
     if ignored:
-        logger.warning("%s: %d files whose names don't end as an image's are ignored", folder, ignored)
+        logger.warning("%s: ignored %d files without an image suffix", folder, ignored)
     if odd := [file for file in files if "\n" in str(file)]:
         raise DataError(f"{str(odd[0])!r} has a line break in its name: rename it")
     return sorted(files)
 
 
 def _is_unprintable(name: str) -> bool:
-    """Return whether `name` has control characters or bytes that are not UTF-8: it ends up in JSON and on terminals."""
+    """Return whether `name`, which ends up in JSON and on terminals, has control characters or bytes outside UTF-8."""
     return any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in name)
 
 
@@ -181,13 +182,13 @@ def _check_is_folder(root: Path) -> None:
     if not root.exists():
         raise DataError(f"{root} does not exist: name a folder of class folders, or 'digits'")
     if _is_unprintable(str(root.absolute())):
-        raise DataError(f"the path {str(root)!r} can't be printed: rename the folder")
+        raise DataError(f"the path {str(root)!r} is unprintable: rename the folder")
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: name a folder of class folders, or 'digits'")
 
 
 def _check_same_labels(root: Path, train: Mapping[str, object], val: Mapping[str, object]) -> None:
-    """Refuse labels that only one half has: they would never be trained, or never be measured."""
+    """Check that both folders have the same labels: the others would never be trained, or never be measured."""
     differences = [
         f"only {half}/ has {name_some(sorted(only))}"
         for half, only in (("train", train.keys() - val.keys()), ("val", val.keys() - train.keys()))
@@ -196,7 +197,7 @@ def _check_same_labels(root: Path, train: Mapping[str, object], val: Mapping[str
     if differences:
         raise DataError(
             f"train/ and val/ in {root} need the same class folders, but {' and '.join(differences)}: "
-            "add what is missing, or remove what is too many"
+            "add the missing folders, or remove the extra ones"
         )
 
 

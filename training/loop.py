@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from classifier.errors import DataError, OutOfDeviceMemory
 from classifier.progress import show_progress
-from training.augment import SMALL_IMAGE_SIZE, shift_turn_scale
+from training.augment import SMALL_IMAGE_SIZE, shift_rotate_scale
 from training.data import default_workers, draw_batches, in_order, load_batches, normalise, read_images
 from training.files import CURVES
 from training.metrics import EpochMetrics, best_epoch, describe_epoch
-from training.network import build_network, check_image_size, load_weights
+from training.network import check_image_size, load_weights
 from training.optimizer import lr_factor, make_optimizer
 from training.report import draw_curves
 from training.run import Checkpoint
@@ -43,8 +43,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Trainer:
     """A network, its images and its optimizer, ready to train.
 
-    On the CPU, the same config, versions and number of threads give the same weights, bit for bit, whether or
-    not the training was interrupted in between. CUDA's kernels don't promise that.
+    On the CPU, the same config, library versions and number of threads give bit-equal weights, even if the training
+    is interrupted and resumed. CUDA kernels don't guarantee that.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Trainer:
         workers: int | None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        """Build the network, read the images, and go on from `checkpoint` if there is one.
+        """Build the network, read the images, and continue from `checkpoint` if there is one.
 
         Args:
-            config: of the run.
+            config: the run's.
             folders: the images that `config` was made for.
-            workers: processes that load batches; None for none where that is quick, else one for each CPU, at most 8.
+            workers: processes that load batches; None lets `default_workers` decide.
             checkpoint: of the same run.
 
         Raises:
@@ -68,16 +68,17 @@ class Trainer:
         """
         self.config = config
         self.device = torch.device(config.device)
-        # On a GPU, convolutions would else be computed with ten bits of mantissa, and validation not be fp32.
+        # Validation must be fp32; by default, cuDNN's convolutions round their inputs to a mantissa of ten bits.
         torch.backends.cudnn.allow_tf32 = False
-        # channels_last: how the images come, and what convolutions are quickest with.
-        network = initial_network(config) if checkpoint is None else restored_network(config, checkpoint)
+        network = initial_network(config) if checkpoint is None else config.build_network()
+        # channels_last: the layout of the decoded images, and the fastest one for convolutions.
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.optimizer = make_optimizer(self.network, lr=config.lr)
         self.scaler = torch.amp.GradScaler(config.device, enabled=config.precision == "fp16")
         self.history: tuple[EpochMetrics, ...] = ()
         if checkpoint is not None:
             self.history = checkpoint.history
+            self.network.load_state_dict(checkpoint.network)
             self.optimizer.load_state_dict(checkpoint.optimizer)
             self.scaler.load_state_dict(checkpoint.scaler)
         with show_progress(len(folders.train) + len(folders.val), title="reading images") as advance:
@@ -87,10 +88,10 @@ class Trainer:
         self.workers = default_workers(self.train_images) if workers is None else workers
 
     def train(self, run: Run) -> EpochMetrics:
-        """Train until the last epoch or the early stop, with a checkpoint after each epoch; return the best one.
+        """Train until the last epoch or the early stop, saving a checkpoint after each epoch; return the best epoch.
 
         Raises:
-            DataError: the loss isn't finite any more.
+            DataError: the loss is no longer finite.
             OutputError: the run folder can't be written.
             OutOfDeviceMemory: a batch is too large.
         """
@@ -110,10 +111,12 @@ class Trainer:
         self._draw(run)
         best = best_epoch(self.history)
         if len(self.history) < self.config.epochs:
-            logger.info("stopped early: epoch %d stayed the best for %d epochs", best.epoch, self.config.patience)
+            logger.info(
+                "stopped early: no epoch was better than epoch %d for %d epochs", best.epoch, self.config.patience
+            )
         if best.val_acc1 < _LITTLE_BETTER_THAN_GUESSING / len(self.config.labels):
             logger.warning(
-                "this is little better than guessing: few images want --weights DEFAULT or a smaller --batch-size"
+                "this is little better than guessing: with few images, try --weights DEFAULT or a smaller --batch-size"
             )
         return best
 
@@ -125,16 +128,15 @@ class Trainer:
         epoch = len(self.history) + 1
         started = time.monotonic()
         try:
-            loss, acc1, lr = self._train_one_epoch(epoch)
-            trained = time.monotonic()
+            loss, acc1, lr, images_per_s = self._train_one_epoch(epoch)
             val_loss, val_acc1 = self._evaluate()
         except torch.OutOfMemoryError as error:
             raise OutOfDeviceMemory(
-                f"the GPU's memory does not hold a batch of {self.config.batch_size} for {self.config.architecture}: "
-                "give a smaller --batch-size"
+                f"a batch of {self.config.batch_size} for {self.config.architecture} does not fit into the GPU's "
+                "memory: give a smaller --batch-size"
             ) from error
         if not math.isfinite(loss + val_loss):
-            raise DataError(f"the loss is no finite number any more in epoch {epoch}: start again with a smaller --lr")
+            raise DataError(f"the loss is not a finite number in epoch {epoch}: start again with a smaller --lr")
         metrics = EpochMetrics(
             epoch=epoch,
             loss=loss,
@@ -142,33 +144,35 @@ class Trainer:
             val_loss=val_loss,
             val_acc1=val_acc1,
             lr=lr,
-            images_per_s=self._images_per_epoch() / (trained - started),
+            images_per_s=images_per_s,
             elapsed_s=time.monotonic() - started,
         )
         self.history = (*self.history, metrics)
 
-    def _train_one_epoch(self, epoch: int) -> tuple[float, float, float]:
-        """Return the mean loss, acc1 and the last learning rate."""
-        config = self.config
+    def _train_one_epoch(self, epoch: int) -> tuple[float, float, float, float]:
+        """Return the mean loss, acc1, the last learning rate, and images/s."""
+        config, started = self.config, time.monotonic()
         generator = seed_everything(config.seed, epoch)
         draws = draw_batches(len(self.train_images), batch_size=config.batch_size, generator=generator)
+        images_per_epoch = sum(map(len, draws))
         total_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        lr = 0.0
+        is_small, lr = config.preprocessing.crop_size <= SMALL_IMAGE_SIZE, 0.0
         self.network.train()
-        with show_progress(self._images_per_epoch(), title=f"epoch {epoch}/{config.epochs}") as advance:
-            for step, (loaded, labels) in enumerate(self._load(self.train_images, draws)):
+        with show_progress(images_per_epoch, title=f"epoch {epoch}/{config.epochs}") as advance:
+            for step, (images, labels) in enumerate(self._load(self.train_images, draws)):
                 lr = config.lr * lr_factor((epoch - 1) * len(draws) + step, len(draws) * config.epochs)
-                images = augment(loaded, config, generator)
+                if is_small:  # larger images were changed when they were loaded
+                    images = shift_rotate_scale(images, flip=config.flip, generator=generator)  # noqa: PLW2901
                 loss, logits = self._step(images, labels, lr)
                 total_loss += loss * len(labels)
                 correct += (logits.argmax(1) == labels).sum()
                 advance(len(labels))
-        seen = self._images_per_epoch()
-        return total_loss.item() / seen, correct.item() / seen, lr
+        mean_loss, acc1 = total_loss.item() / images_per_epoch, correct.item() / images_per_epoch
+        return mean_loss, acc1, lr, images_per_epoch / (time.monotonic() - started)
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Do one step of the optimizer; return the loss and the logits, detached."""
+        """Do one optimizer step; return the loss and the logits, detached."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         precision = self.config.precision
@@ -205,10 +209,6 @@ class Trainer:
             pixels_here, labels_here = (tensor.to(self.device, non_blocking=True) for tensor in (pixels, labels))
             yield normalise(pixels_here, self.config.preprocessing), labels_here
 
-    def _images_per_epoch(self) -> int:
-        images, batch = len(self.train_images), self.config.batch_size
-        return images if images < batch else images // batch * batch
-
     def _is_over(self) -> bool:
         if not self.history or len(self.history) >= self.config.epochs:
             return bool(self.history)
@@ -217,7 +217,7 @@ class Trainer:
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
             history=self.history,
-            # Plain tensors: whoever loads best.pt need not have this device.
+            # On the CPU, because a machine without this device must be able to load best.pt.
             network={name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()},
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
@@ -225,36 +225,22 @@ class Trainer:
 
 
 def initial_network(config: TrainingConfig) -> nn.Module:
-    """Return the network before the first epoch: random weights from the seed, or those that were asked for.
+    """Return the network before the first epoch: with random weights from the seed, or with `config.weights`.
 
     Raises:
-        DataError: the weights can't be had or don't fit, or the network can't take images of this size.
+        DataError: the weights can't be loaded or don't fit, or the network can't take images of this size.
     """
     name, size = config.architecture, config.preprocessing.crop_size
     seed_everything(config.seed, 0)
-    network = build_network(name, classes=len(config.labels), image_size=size)
+    network = config.build_network()
     if config.weights is not None:
         load_weights(network, config.weights, name, classes=len(config.labels), image_size=size)
     check_image_size(network, name, size)
     return network
 
 
-def restored_network(config: TrainingConfig, checkpoint: Checkpoint) -> nn.Module:
-    """Return the network after the last epoch of `checkpoint`."""
-    network = build_network(config.architecture, classes=len(config.labels), image_size=config.preprocessing.crop_size)
-    network.load_state_dict(checkpoint.network)
-    return network
-
-
 def seed_everything(seed: int, epoch: int) -> torch.Generator:
-    """Seed torch for `epoch`, 0 being before the first; return a generator for order and augmentation."""
+    """Seed torch for `epoch`, 0 for the initial weights; return a generator for order and augmentation."""
     for_torch, for_images = np.random.SeedSequence([seed, epoch]).generate_state(2, np.uint64)
     torch.manual_seed(int(for_torch))
     return torch.Generator().manual_seed(int(for_images))
-
-
-def augment(images: torch.Tensor, config: TrainingConfig, generator: torch.Generator) -> torch.Tensor:
-    """Return normalised images, changed at random if they are small: larger ones were, when they were loaded."""
-    if config.preprocessing.crop_size > SMALL_IMAGE_SIZE:
-        return images
-    return shift_turn_scale(images, flip=config.flip, generator=generator)

@@ -1,4 +1,4 @@
-"""What an epoch came to, which epoch is the best, and how both are shown."""
+"""The metrics of an epoch, and which epoch is the best."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochMetrics:
-    """What one epoch came to: a line of `metrics.jsonl`.
+    """The metrics of one epoch: a line of `metrics.jsonl`.
 
     Attributes:
-        epoch: from 1.
-        loss: mean loss of the training images, augmented, while the network learned from them.
-        acc1: part of them whose best label was right.
-        val_loss: mean loss of the validation images, with label smoothing as in training.
-        val_acc1: part of the validation images whose best label was right.
-        lr: learning rate of the epoch's last step.
-        images_per_s: of training.
-        elapsed_s: of training and validation.
+        epoch: its number, from 1.
+        loss: mean loss on the augmented training images, measured while the network was learning from them.
+        acc1: fraction of these images with the right top label.
+        val_loss: mean loss on the validation images, with label smoothing as in training.
+        val_acc1: fraction of the validation images with the right top label.
+        lr: learning rate at the epoch's last step.
+        images_per_s: training speed.
+        elapsed_s: time for training and validation.
     """
 
     epoch: int
@@ -35,12 +35,12 @@ class EpochMetrics:
 
 
 def best_epoch(history: Sequence[EpochMetrics]) -> EpochMetrics:
-    """Return the epoch of the highest validation acc1; of equal ones that of the lowest loss, then the first."""
+    """Return the epoch with the highest validation acc1; ties go to the lowest validation loss, then to the first."""
     return max(history, key=lambda metrics: (metrics.val_acc1, -metrics.val_loss))
 
 
 def describe_epoch(history: Sequence[EpochMetrics], epochs: int) -> str:
-    """Return the last epoch in one line."""
+    """Return one line about the last epoch of `history`, of `epochs` in all."""
     last = history[-1]
     best = "  best" if best_epoch(history) is last else ""
     return (

@@ -1,4 +1,4 @@
-"""Networks: torchvision's classifiers by their names, and a small CNN for small images."""
+"""Networks: torchvision's classifiers by name, and a small CNN for small images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from classifier.errors import DataError
 from classifier.types import Preprocessing
-from training.files import NO_TORCH_FILE
+from training.files import NOT_A_TORCH_FILE
 from training.torchvision_compat import import_torchvision
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SMALL_CNN = "small_cnn"
 
-# These two would give auxiliary logits in training, and take pixels scaled in their own way.
+# By default, these two return auxiliary logits in training. torchvision's weights for them rescale the input.
 _WITHOUT_AUXILIARY = {"aux_logits": False, "transform_input": True, "init_weights": True}
 _BUILD_OPTIONS = {"googlenet": _WITHOUT_AUXILIARY, "inception_v3": _WITHOUT_AUXILIARY}
 _AUXILIARY_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
@@ -31,7 +31,7 @@ _AUXILIARY_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
 class SmallCNN(nn.Module):
     """Six 3 × 3 convolutions in three stages, for images of 8 to about 64 pixels.
 
-    Takes float32 `[N, 3, H, W]` of any H, W >= 4, gives logits `[N, classes]`.
+    Takes float32 `[N, 3, H, W]` with any H, W >= 4; returns logits `[N, classes]`.
     """
 
     def __init__(self, classes: int) -> None:
@@ -56,21 +56,21 @@ class SmallCNN(nn.Module):
 
 
 def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    # A bias before batch normalisation would be subtracted again.
+    # No bias: batch normalisation would subtract it.
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
 
 
 def architectures() -> list[str]:
-    """Return the names of all networks that can be trained."""
+    """Return the names of all trainable networks."""
     models = import_torchvision().models
     return [SMALL_CNN, *models.list_models(module=models)]
 
 
 def check_architecture(name: str) -> None:
-    """Refuse a network that there isn't.
+    """Check that a network called `name` exists.
 
     Raises:
-        DataError: says which names are alike.
+        DataError: it doesn't; the message suggests similar names.
     """
     if name == SMALL_CNN or name in architectures():
         return
@@ -80,7 +80,7 @@ def check_architecture(name: str) -> None:
 
 
 def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
-    """Return a network with fresh weights from torch's generator: normalised float32 `[N, 3, H, W]` to logits.
+    """Return a network with fresh weights from torch's generator; it maps normalised float32 `[N, 3, H, W]` to logits.
 
     Raises:
         DataError: the network can't take images of `image_size` pixels.
@@ -100,10 +100,10 @@ def build_network(name: str, *, classes: int, image_size: int) -> nn.Module:
 
 
 def check_image_size(network: nn.Module, name: str, image_size: int) -> None:
-    """Refuse images that `network` can't take, before an epoch is spent on it.
+    """Check that `network` can take images of this size, before an epoch is spent on it.
 
     Raises:
-        DataError: they are too small, or not a multiple of what the network divides them by.
+        DataError: they are too small, or not a multiple of the network's stride.
     """
     network.eval()
     try:
@@ -119,10 +119,10 @@ def _wrong_size(name: str, image_size: int, error: Exception) -> DataError:
 
 
 def pretrained_preprocessing(name: str) -> Preprocessing:
-    """Return the preprocessing that torchvision's weights for `name` were trained with.
+    """Return the preprocessing of torchvision's weights for `name`.
 
     Raises:
-        DataError: torchvision has no weights for it.
+        DataError: torchvision has no weights for this network.
     """
     transforms = _default_weights(name).transforms()
     return Preprocessing(
@@ -135,31 +135,33 @@ def pretrained_preprocessing(name: str) -> Preprocessing:
 
 
 def load_weights(network: nn.Module, weights: str, name: str, *, classes: int, image_size: int) -> None:
-    """Put `weights` into `network`, all but a head for another number of classes.
+    """Load `weights` into `network`, except a head for another number of classes.
 
     Args:
-        network: what `build_network` gave for the last three arguments.
+        network: from `build_network`, with the last three arguments.
         weights: `DEFAULT` for torchvision's best, or a file with a state dict.
-        name: its architecture.
+        name: the network's architecture.
         classes: its number of logits.
-        image_size: of its input.
+        image_size: its input size.
 
     Raises:
-        DataError: the weights can't be had, or are not this network's.
+        DataError: the weights can't be loaded, or belong to another network.
     """
     state = _download(name) if weights == "DEFAULT" else _read_state_dict(Path(weights))
     state = {key: tensor for key, tensor in state.items() if not key.startswith(_AUXILIARY_PREFIXES)}
     own = network.state_dict()
     if (missing := sorted(own.keys() - state.keys())) or state.keys() - own.keys():
         odd = f"has no {missing[0]!r}" if missing else f"has {min(state.keys() - own.keys())!r}"
-        raise DataError(f"the weights {weights} are not those of {name} (the file {odd}): name the --arch they are of")
+        raise DataError(
+            f"the weights {weights} are not those of {name} (the file {odd}): give the --arch that they belong to"
+        )
     if other := [key for key, tensor in state.items() if tensor.shape != own[key].shape]:
         one_more = build_network(name, classes=classes + 1, image_size=image_size).state_dict()
         for key in other:
-            if one_more[key].shape == own[key].shape:  # Not of the head, which grows with the number of classes.
+            if one_more[key].shape == own[key].shape:  # not in the head, whose shape depends on the number of classes
                 raise DataError(
                     f"the weights {weights} don't fit {name}: {key!r} is {tuple(state[key].shape)} in the file and "
-                    f"{tuple(own[key].shape)} in the network; give the --arch and --image-size they were made with"
+                    f"{tuple(own[key].shape)} in the network; give the --arch and --image-size they were trained with"
                 )
     network.load_state_dict(dict(state) | {key: own[key] for key in other})
 
@@ -167,7 +169,7 @@ def load_weights(network: nn.Module, weights: str, name: str, *, classes: int, i
 def _default_weights(name: str) -> Any:
     weights = None if name == SMALL_CNN else import_torchvision().models.get_model_weights(name)
     if not weights:
-        raise DataError(f"torchvision has no weights for {name}: leave out --weights, or name a file")
+        raise DataError(f"torchvision has no weights for {name}: leave out --weights, or give a file")
     return weights.DEFAULT
 
 
@@ -175,17 +177,17 @@ def _download(name: str) -> StateDict:
     weights = _default_weights(name)
     try:
         state: StateDict = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError.
+    except (OSError, RuntimeError) as error:  # a URLError is an OSError; a wrong hash raises a RuntimeError
         raise DataError(
             f"torchvision's weights for {name} can't be downloaded ({error}): fetch {weights.url} elsewhere and "
-            "name the file with --weights"
+            "give the file with --weights"
         ) from error
     return state
 
 
 def _read_state_dict(file: Path) -> StateDict:
     try:
-        # weights_only: a pickle could run anything.
+        # weights_only, because unpickling can run any code.
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError(
@@ -193,14 +195,12 @@ def _read_state_dict(file: Path) -> StateDict:
         ) from error
     except OSError as error:
         raise DataError(f"the weights file {file} can't be read ({error.strerror}): check its permissions") from error
-    except NO_TORCH_FILE as error:
+    except NOT_A_TORCH_FILE as error:
         raise DataError(
-            f"{file} is not a file of weights: save a state dict with torch.save(network.state_dict(), …)"
+            f"{file} is not a weights file: save a state dict with torch.save(network.state_dict(), …)"
         ) from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
     ):
-        raise DataError(
-            f"{file} holds something else than a state dict: save one with torch.save(network.state_dict(), …)"
-        )
+        raise DataError(f"{file} does not hold a state dict: save one with torch.save(network.state_dict(), …)")
     return state

@@ -1,4 +1,4 @@
-"""The optimizer, and how its learning rate moves."""
+"""The optimizer and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ _WARMUP_FRACTION = 0.1
 
 
 def make_optimizer(network: nn.Module, *, lr: float) -> torch.optim.Optimizer:
-    """Return AdamW over the parameters of `network`."""
-    # Biases and the scales of normalisation layers are not to shrink.
+    """Return AdamW for the parameters of `network`; biases and normalisation scales get no weight decay."""
     decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -24,7 +23,7 @@ def make_optimizer(network: nn.Module, *, lr: float) -> torch.optim.Optimizer:
 
 
 def lr_factor(step: int, steps: int) -> float:
-    """Return what the learning rate is multiplied with at `step` of `steps`: a linear warm-up, then half a cosine."""
+    """Return the factor for the learning rate at `step` of `steps`: linear warm-up, then half a cosine down to 0."""
     warmup = max(1, round(_WARMUP_FRACTION * steps))
     if step < warmup:
         return (step + 1) / warmup

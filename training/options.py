@@ -1,4 +1,4 @@
-"""The options of `tandem train`."""
+"""The options of `tandem train`; without torch, so that `--help` can show their defaults quickly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """What a user may choose, with what holds for one who doesn't; None lets the data and the other options decide."""
+    """What a user can choose, with defaults; None means that the data set and the other options decide."""
 
     arch: str | None = None
     weights: str | None = None

@@ -1,4 +1,4 @@
-"""The curves of a run, as a picture."""
+"""A picture of a run's loss and accuracy curves."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _TEXT_COLOUR = "#24292f"
 
 
 def draw_curves(history: Sequence[EpochMetrics], path: Path, *, title: str) -> None:
-    """Write loss and acc1 of every epoch to the PNG file `path`, the best epoch marked.
+    """Plot loss and acc1 of every epoch into the PNG file `path`, and mark the best epoch.
 
     Raises:
         OutputError: the file can't be written.
     """
     epochs = [metrics.epoch for metrics in history]
     best = best_epoch(history)
-    # Without pyplot, which keeps state and looks for a display.
+    marker = "." if len(epochs) < 3 else None  # a line through one point is invisible
+    # Not pyplot, which keeps global state and looks for a display.
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title, color=_TEXT_COLOUR, fontsize=12)
     panels = figure.subplots(1, 2)
@@ -37,10 +38,8 @@ def draw_curves(history: Sequence[EpochMetrics], path: Path, *, title: str) -> N
         (panels[0], [m.loss for m in history], [m.val_loss for m in history], "loss"),
         (panels[1], [m.acc1 for m in history], [m.val_acc1 for m in history], "acc1"),
     ):
-        axes.plot(
-            epochs, train, color=_TRAIN_COLOUR, label="train (augmented)", marker="." if len(epochs) < 3 else None
-        )
-        axes.plot(epochs, val, color=_VAL_COLOUR, label="validation", marker="." if len(epochs) < 3 else None)
+        axes.plot(epochs, train, color=_TRAIN_COLOUR, label="train (augmented)", marker=marker)
+        axes.plot(epochs, val, color=_VAL_COLOUR, label="validation", marker=marker)
         axes.plot(best.epoch, val[best.epoch - 1], "o", color=_VAL_COLOUR, label=f"best: epoch {best.epoch}")
         axes.set_title(name, loc="left", color=_TEXT_COLOUR)
         axes.set_xlabel("epoch")

@@ -1,4 +1,4 @@
-"""Run folders: all that is kept of a training run, written so that a kill at any moment leaves it resumable."""
+"""Run folders: everything kept of a training run, written so that it can be resumed after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from training.files import (
     CHECKPOINT,
     LABELS,
     METRICS,
-    NO_TORCH_FILE,
+    NOT_A_TORCH_FILE,
     RECORD,
     VALIDATION,
     check_is_free,
     replace_file,
 )
 from training.metrics import EpochMetrics, best_epoch
-from training.network import build_network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,22 +33,22 @@ if TYPE_CHECKING:
     from training.folders import ImageFolders
 
 SCHEMA_VERSION = 1
-"""Of `run.json`. A reader refuses another one."""
+"""Of `run.json`; readers refuse any other."""
 
 _VERSIONED = ("tandem", "torch", "torchvision", "numpy", "pillow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A run's state after an epoch; with the config, it decides all that follows.
+    """A run's state after an epoch; together with the config, it determines all later epochs.
 
-    It needs no state of a random generator: each epoch seeds them from the run's seed and its own number.
+    It holds no random state, because each epoch seeds its generators from the run's seed and its own number.
 
     Attributes:
-        history: what each epoch came to.
+        history: the metrics of each epoch.
         network: state dict.
         optimizer: state dict.
-        scaler: state dict of the scaler that fp16 needs; empty for other precisions.
+        scaler: state dict of the gradient scaler for fp16; empty for other precisions.
     """
 
     history: tuple[EpochMetrics, ...]
@@ -67,12 +66,12 @@ class _Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A training run and the folder that holds it.
+    """A training run and its folder.
 
     Attributes:
         path: the folder.
-        config: all that the result depends on, beside `versions`.
-        versions: of the libraries, Python and the machine that the run began with.
+        config: everything that the result depends on, except `versions`.
+        versions: of the libraries, Python and the platform when the run began.
     """
 
     path: Path
@@ -81,17 +80,17 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, config: TrainingConfig, folders: ImageFolders) -> Run:
-        """Return a new run in `path`.
+        """Create and return a run in `path`.
 
         Raises:
-            OutputError: the folder holds something already, or can't be written.
+            OutputError: the folder already holds files, or can't be written.
         """
         check_is_free(path)
         files = [sample.path.relative_to(folders.root).as_posix() for sample in folders.val]
         run = cls(path=path, config=config, versions=installed_versions())
         run._write(VALIDATION, "".join(f"{file}\n" for file in files).encode(errors="surrogateescape"))
         run._write(LABELS, to_json(config.labels))
-        # Last: it is what makes the folder a run.
+        # Last, because this file makes the folder a run.
         run._write(RECORD, to_json(_Record(schema_version=SCHEMA_VERSION, config=config, versions=run.versions)))
         return run
 
@@ -100,43 +99,39 @@ class Run:
         """Return the run in `path`.
 
         Raises:
-            DataError: there is none, or it can't be read.
+            DataError: there is no run, or it can't be read.
         """
         try:
             record = from_json((path / RECORD).read_bytes(), _Record)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(f"{path} holds no training run: 'tandem train DATA --run {path}' makes one") from error
+            raise DataError(f"{path} holds no training run: 'tandem train DATA --run {path}' creates one") from error
         except OSError as error:
             raise DataError(f"the run {path} can't be read ({error.strerror}): check its permissions") from error
         except ValueError as error:
-            raise DataError(f"{path / RECORD} is damaged ({error}): train again into another folder") from error
+            raise DataError(f"{path / RECORD} is damaged ({error}): train again with another --run") from error
         if record.schema_version != SCHEMA_VERSION:
             raise DataError(
                 f"{path / RECORD} has schema version {record.schema_version}, this Tandem reads {SCHEMA_VERSION}: "
-                "use the Tandem that wrote it"
+                "use the version of Tandem that wrote it"
             )
         return cls(path=path, config=record.config, versions=record.versions)
 
     def load_network(self) -> nn.Module:
-        """Return the network of the best epoch: in eval mode, fp32, on the CPU; normalised `[N, 3, H, W]` to logits.
+        """Return the network of the best epoch, in eval mode and fp32 on the CPU; it maps normalised images to logits.
 
         Raises:
             DataError: no epoch is complete, or the weights can't be read.
         """
         if not (self.path / BEST).exists():
             raise DataError(
-                f"{self.path} has no complete epoch yet: go on with 'tandem train … --run {self.path} --resume'"
+                f"{self.path} has no complete epoch yet: continue with 'tandem train … --run {self.path} --resume'"
             )
-        network = build_network(
-            self.config.architecture,
-            classes=len(self.config.labels),
-            image_size=self.config.preprocessing.crop_size,
-        )
+        network = self.config.build_network()
         network.load_state_dict(self._load(BEST))
         return network.eval()
 
     def validation_files(self) -> list[tuple[Path, int]]:
-        """Return the images that validated, sorted, each with the index of its label.
+        """Return the validation images, sorted, each with the index of its label.
 
         Raises:
             DataError: the list can't be read.
@@ -150,8 +145,22 @@ class Run:
         labels = (Path(line).relative_to(self.config.val_folder).parts[0] for line in lines)
         return sorted((root / line, indices[label]) for line, label in zip(lines, labels, strict=True))
 
+    def read_metrics(self) -> list[EpochMetrics]:
+        """Return the metrics of each complete epoch.
+
+        Raises:
+            DataError: they can't be read.
+        """
+        try:
+            return [from_json(line, EpochMetrics) for line in (self.path / METRICS).read_bytes().splitlines()]
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.path / METRICS} can't be read ({error}): "
+                f"'tandem train … --run {self.path} --resume' writes it again"
+            ) from error
+
     def load_checkpoint(self) -> Checkpoint | None:
-        """Return the state after the last complete epoch; None where there is none.
+        """Return the state after the last complete epoch; None if there is no complete epoch.
 
         Raises:
             DataError: the checkpoint can't be read.
@@ -163,7 +172,7 @@ class Run:
         return Checkpoint(history=history, **state)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint, then what is made from it.
+        """Replace the checkpoint, then the files derived from it.
 
         Raises:
             OutputError: the disk is full or can't be written; the last checkpoint stays.
@@ -172,12 +181,12 @@ class Run:
         state["history"] = [asdict(metrics) for metrics in checkpoint.history]
         with replace_file(self.path / CHECKPOINT) as file:
             torch.save(state, file)
-        self.follow(checkpoint)
+        self.write_derived(checkpoint)
 
-    def follow(self, checkpoint: Checkpoint) -> None:
-        """Write the metrics, and the best weights where `checkpoint` holds them.
+    def write_derived(self, checkpoint: Checkpoint) -> None:
+        """Write the metrics and, if the last epoch is the best, the best weights.
 
-        Resuming does it again, because a kill may have come between the checkpoint and these.
+        `resume_run` repeats this, because a kill may have come between the checkpoint and these files.
         """
         self._write(METRICS, b"".join(json.dumps(asdict(metrics)).encode() + b"\n" for metrics in checkpoint.history))
         if best_epoch(checkpoint.history) is checkpoint.history[-1]:
@@ -194,13 +203,13 @@ class Run:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise DataError(f"{path} can't be read ({error.strerror}): check its permissions") from error
-        except NO_TORCH_FILE as error:
-            raise DataError(f"{path} is damaged: train again into another folder") from error
+        except NOT_A_TORCH_FILE as error:
+            raise DataError(f"{path} is damaged: train again with another --run") from error
         return state
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of what a run's numbers depend on."""
+    """Return the versions of everything that a run's numbers depend on."""
     versions = {name: version(name) for name in _VERSIONED}
     return versions | {
         "torch": str(torch.__version__),

@@ -1,4 +1,4 @@
-"""A run that begins, and one that goes on."""
+"""Starting a new run, and resuming an old one."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ logger = logging.getLogger(__name__)
 def begin_run(
     data: Path, options: TrainingOptions, *, path: Path | None, workers: int | None
 ) -> Iterator[tuple[Run, Trainer]]:
-    """Yield a new run and what trains it. All that can be wrong with the input is found before its folder is made.
+    """Yield a new run and its trainer. Errors in the input are found before the run folder is created.
 
     Args:
         data: the data set's folder.
-        options: of the run.
+        options: the user's.
         path: the run folder; None for the next free `runs/<data>-<n>`.
-        workers: processes that load batches; None for what suits the images.
+        workers: processes that load batches; None lets the images decide.
 
     Raises:
         DataError: the data set, the network's name, the weights or the image size can't be used.
-        EngineUnavailable: the device or the mixed precision can't be had.
-        OutputError: the run folder holds something already, or can't be written.
+        EngineUnavailable: this machine lacks the requested device or mixed precision.
+        OutputError: the run folder already holds files, or can't be written.
     """
     if path is not None:
         check_is_free(path)
     folders = open_folders(data, val_fraction=options.val_fraction, seed=options.seed)
     config = choose_config(folders, options)
-    describe_config(config, train=len(folders.train), val=len(folders.val))
+    _log_config(config, train=len(folders.train), val=len(folders.val))
     trainer = Trainer(config, folders, workers=workers)
     path = path or make_next_folder(Path("runs"), data.resolve().name)
     with lock_folder(path):
-        check_is_free(path)  # once more: another process may have begun a run meanwhile
+        check_is_free(path)  # again, because another process may have started a run meanwhile
         yield Run.create(path, config, folders), trainer
 
 
@@ -56,18 +56,18 @@ def begin_run(
 def resume_run(
     path: Path, data: Path, given: Mapping[str, object], *, workers: int | None
 ) -> Iterator[tuple[Run, Trainer]]:
-    """Yield the run in `path` and what trains it, as it was after its last complete epoch.
+    """Yield the run in `path` and its trainer, in the state after the last complete epoch.
 
     Args:
         path: the run folder.
         data: the data set's folder.
-        given: options that the user gave this time; what they say must be what the run was begun with.
-        workers: processes that load batches; None for what suits the images.
+        given: the options on this command line; they must equal those that the run was started with.
+        workers: processes that load batches; None lets the images decide.
 
     Raises:
-        DataError: there is no run, or it was begun with other data or options.
-        EngineUnavailable: the run's device can't be had.
-        OutputError: another process trains in it.
+        DataError: there is no run, or it was started with other data or options.
+        EngineUnavailable: this machine lacks the run's device.
+        OutputError: another process is training in the folder.
     """
     run = Run.open(path)
     config = run.config
@@ -78,22 +78,19 @@ def resume_run(
     choose_device(config.device)
     folders = open_folders(data, val_fraction=config.val_fraction, seed=config.seed)
     if folders.digest() != config.data_digest:
-        raise DataError(
-            f"the images in {data} are not those that {path} was begun with: put them back, or begin a new run"
-        )
+        raise DataError(f"the images in {data} have changed since {path} was started: restore them, or start a new run")
     if changed := sorted(name for name, value in installed_versions().items() if run.versions.get(name) != value):
-        logger.warning("not bit-equal to an undisturbed run any more, because these changed: %s", ", ".join(changed))
+        logger.warning("the result may differ from an uninterrupted run, because these changed: %s", ", ".join(changed))
     with lock_folder(path):
         checkpoint = run.load_checkpoint()
         if checkpoint is not None:
-            run.follow(checkpoint)
+            run.write_derived(checkpoint)
         epochs = 0 if checkpoint is None else len(checkpoint.history)
-        logger.info("%s goes on after epoch %d of %d", path, epochs, config.epochs)
+        logger.info("%s continues after epoch %d of %d", path, epochs, config.epochs)
         yield run, Trainer(config, folders, workers=workers, checkpoint=checkpoint)
 
 
-def describe_config(config: TrainingConfig, *, train: int, val: int) -> None:
-    """Log what will be trained, on what."""
+def _log_config(config: TrainingConfig, *, train: int, val: int) -> None:
     size = config.preprocessing.crop_size
     logger.info(
         "%s has %d classes, %s images to train and %s to validate",
@@ -115,7 +112,7 @@ def describe_config(config: TrainingConfig, *, train: int, val: int) -> None:
 
 def _check_same_options(run: Run, given: Mapping[str, object]) -> None:
     config = run.config
-    begun_with = {
+    started_with = {
         "DATA": config.data,
         "--arch": config.architecture,
         "--weights": config.weights,
@@ -133,9 +130,9 @@ def _check_same_options(run: Run, given: Mapping[str, object]) -> None:
         "--amp": config.precision != "fp32",
     }
     differences = [
-        f"{name} was {begun_with[name]}, not {value}" for name, value in given.items() if begun_with[name] != value
+        f"{name} was {started_with[name]}, not {value}" for name, value in given.items() if started_with[name] != value
     ]
     if differences:
         raise DataError(
-            f"{run.path} was begun with other options ({'; '.join(differences)}): leave them out, or begin a new run"
+            f"{run.path} was started with other options ({'; '.join(differences)}): leave them out, or start a new run"
         )

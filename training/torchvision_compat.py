@@ -1,4 +1,4 @@
-"""torchvision, also where its wheel was built for another torch than the one that is installed."""
+"""Importing torchvision even if its wheel was built for a different build of torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from types import ModuleType
 
-# Of the operators that torchvision's compiled half brings, those that its Python half names while it is imported.
+# The compiled operators that torchvision's Python code refers to while it is imported.
 _MISSING_OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -25,9 +25,9 @@ _declared: list[torch.library.Library] = []
 def import_torchvision() -> ModuleType:
     """Return the module `torchvision`, with `models` and `transforms.v2` imported.
 
-    A torchvision wheel for CUDA beside a torch for the CPU can't load its compiled operators, and its import then
-    fails for want of `torchvision::nms`. Networks and transforms need none of them: declaring their signatures is
-    enough. What does need them, such as `torchvision.ops.nms`, stays unusable.
+    A CUDA wheel of torchvision beside a CPU build of torch can't load its compiled operators, and its import fails
+    because `torchvision::nms` is missing. Networks and transforms don't use these operators, so declaring their
+    signatures is enough. Functions that use them, such as `torchvision.ops.nms`, stay unusable.
     """
     try:
         return _import()
@@ -35,11 +35,11 @@ def import_torchvision() -> ModuleType:
         if "torchvision::nms" not in str(error):
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # They are half imported.
+        del sys.modules[name]  # the failed import left them incomplete
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # torch's own
     for schema in _MISSING_OPERATORS:
         library.define(schema)  # type: ignore[no-untyped-call]  # likewise
-    _declared.append(library)  # The declarations end with the object that made them.
+    _declared.append(library)  # deleting the library would remove its declarations
     return _import()
 
 

@@ -1,4 +1,4 @@
-"""Merge: the shards of a run become the run that one process would have made, if they are all of it."""
+"""Merge: the shards of a run become the same bytes as a run of one process, once they are proved complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from batch.inputs.plan import digest_of
 from batch.inputs.shards import Shard
 from batch.review.results import find_shards, require_one_count
-from batch.run.folder import open_run_folder, reading, writing
+from batch.run.folder import reading, writing
+from batch.run.lock import open_run_folder
 from batch.run.record import RunRecord, read_attempts
 from classifier.errors import OutputError
 from classifier.files import sync_folder
@@ -21,21 +22,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.run.fingerprint import Fingerprint
-    from batch.run.folder import Commit, RunFolder
-    from batch.run.record import Attempt
+    from batch.run.folder import RunFolder
+    from batch.run.record import Attempt, Commit
 
 log = logging.getLogger(__name__)
 
 
 def merge_shards(output: Path) -> RunRecord:
-    """Return the record of the run whose shards stand in `output`, once their parts stand there in one folder.
+    """Join the parts of all shards into `output`/parts, and return the record of the whole run.
 
-    It is proved complete before anything is written: each shard is there and done, all shards have the same plan, to
-    the byte, and each chunk of it has its part, with the checksum that was committed. Parts are hard links where the
-    file system has them. The shards stay.
+    Before anything is written, the shards are proved complete: every shard is there and done, all have the same plan,
+    byte for byte, and every chunk has its part with the committed checksum. Parts become hard links if the file system
+    has them. The shards stay.
 
     Raises:
-        OutputError: a shard is missing, is not done, or belongs to another run; or the output can't be written.
+        OutputError: a shard is missing, is not done, or is of another run; or the output can't be written.
     """
     shards = _find_shards(output)
     run, commits, attempts = _prove(shards)
@@ -52,9 +53,11 @@ def _find_shards(output: Path) -> list[RunFolder]:
     try:
         found = find_shards(output)
     except OSError as error:
-        raise OutputError(f"the output '{output}' can't be read ({error.strerror}); name that of the shards") from error
+        raise OutputError(
+            f"the output '{output}' can't be read ({error.strerror}); name the folder that holds the shards"
+        ) from error
     if not found:
-        raise OutputError(f"'{output}' holds no shards; name the --output that 'tandem batch --shard' was given")
+        raise OutputError(f"'{output}' holds no shards; name the --output of 'tandem batch --shard'")
     count = require_one_count(output, found)
     if missing := [number for number in range(1, count + 1) if Shard(number=number, count=count) not in found]:
         listed = ", ".join(f"{number}/{count}" for number in missing[:10])
@@ -66,7 +69,7 @@ def _find_shards(output: Path) -> list[RunFolder]:
 
 
 def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tuple[Attempt, ...]]:
-    """Return the run that the shards are, with all its commits and attempts."""
+    """Return the fingerprint of the whole run, with all commits and attempts, after checking each shard."""
     first: Fingerprint | None = None
     commits: dict[int, Commit] = {}
     attempts: list[Attempt] = []
@@ -80,8 +83,8 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
         expected = replace(first, shard=Shard(number=number, count=len(shards)))
         if differences := expected.differences(run):
             raise OutputError(
-                f"the shard '{folder.path}' is not of the same run as '{shards[0].path}': {'; '.join(differences)}; "
-                "run it again from the start, on the same images"
+                f"the shards '{folder.path}' and '{shards[0].path}' are of different runs: {'; '.join(differences)}; "
+                "run one of them again from the start, on the same images"
             )
         with reading(folder.plan):
             digest = digest_of(folder.plan)
@@ -102,7 +105,7 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
 def _join(
     folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits: dict[int, Commit]
 ) -> dict[int, Commit]:
-    """Bring the parts, the plan and the commits together, and return what is committed then."""
+    """Bring parts, plan and commits together, and return all commits."""
     begun = folder.fingerprint()
     if begun is None:
         with writing(folder.path):
@@ -110,7 +113,7 @@ def _join(
             folder.begin(run)
     elif differences := begun.differences(run):
         raise OutputError(
-            f"'{folder.path}' holds another run than its shards are ({'; '.join(differences)}); move one of them away"
+            f"the run in '{folder.path}' is not the run of its shards ({'; '.join(differences)}); move one of them away"
         )
     have = folder.committed({run.part(chunk) for chunk in run.chunks})
     for shard in shards:
@@ -133,7 +136,7 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        # No hard links on this file system, or none between these folders.
+        # This file system has no hard links, or not between these folders.
         shutil.copyfile(source, target)
         with target.open("rb") as file:
             os.fsync(file.fileno())

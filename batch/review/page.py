@@ -1,8 +1,7 @@
-"""Page: a survey as one HTML file that asks for nothing else: no script, no font, no image of another host."""
+"""Renders a survey as one self-contained HTML file: no script, no external font, no external image."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batch.review.survey import SCORE_BINS
+from classifier.extras import installed_version
 from classifier.wording import counted, duration
 
 if TYPE_CHECKING:
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from batch.review.results import Results
     from batch.review.status import Status
     from batch.review.survey import Survey
-    from batch.rows.formats import Score
+    from batch.rows.columns import Score
     from batch.run.record import RunRecord
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 MATRIX_CLASSES = 30
-"""Above that, a confusion matrix can't be read, and only the pairs that are confused most are listed."""
+"""Maximum size of a confusion matrix that people can read. Above it, only the most confused pairs are listed."""
 
 SHOWN_PAIRS, SHOWN_CLASSES, SHOWN_ATTEMPTS = 25, 1000, 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRow:
-    """One class, against the folders' names.
+    """One class, compared with the folder names.
 
     Attributes:
-        images: that lie in its folder.
-        predicted: how many have it as their top label, wherever they lie.
-        correct: how many both.
+        images: number of images in the class folder.
+        predicted: number of images with this top label, in any folder.
+        correct: number of images that are both.
     """
 
     label: str
@@ -46,18 +46,18 @@ class ClassRow:
 
     @property
     def recall(self) -> float | None:
-        """The share of its images that are recognised; None where it has none."""
+        """The share of its images that are recognised; None if it has none."""
         return self.correct / self.images if self.images else None
 
     @property
     def precision(self) -> float | None:
-        """The share of its predictions that are right; None where there are none."""
+        """The share of its predictions that are right; None if there are none."""
         return self.correct / self.predicted if self.predicted else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A bin of the scores' histogram, in the drawing's units: 0 0 400 205, y from above."""
+    """A bin of the score histogram, in units of the drawing: view box 0 0 400 205, y downwards."""
 
     low: float
     high: float
@@ -82,13 +82,13 @@ def render_page(
     """Return the page.
 
     Args:
-        results: where the rows are.
-        status: how the run stands.
-        seen: what the rows say.
-        top: the best labels of the images that are shown, by position.
-        thumbnails: their pictures; None where none were asked for.
+        results: the results in the output.
+        status: of the run.
+        seen: the survey of all rows.
+        top: best labels of the shown images, by position.
+        thumbnails: data URIs of the shown images, by position; None for a page without images.
     """
-    import jinja2  # noqa: PLC0415 # not needed by any other command
+    import jinja2  # noqa: PLC0415 # no other command needs it
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
@@ -113,7 +113,7 @@ def render_page(
         bars=_bars(seen),
         elapsed_s=sum(attempt.elapsed_s for attempt in record.attempts),
         attempts=record.attempts[-SHOWN_ATTEMPTS:],
-        version=_version(),
+        version=installed_version("tandem") or "from its sources",
         now=datetime.now(UTC),
         **confusion(seen),
         **_when(record),
@@ -121,7 +121,7 @@ def render_page(
 
 
 def confusion(seen: Survey) -> dict[str, Any]:
-    """Return what is known against the folders' names; empty where those are no labels."""
+    """Return the comparison with the folder names for the template; empty tables if folders are not labels."""
     images: Counter[str] = Counter()
     for (truth, _), count in seen.pairs.items():
         images[truth] += count
@@ -171,7 +171,7 @@ def _when(record: RunRecord) -> dict[str, Any]:
 
 
 def _visible(value: object) -> object:
-    """Return text in which a control character, or one that turns the direction of writing, can be seen."""
+    """Return text with its control and direction characters escaped, so that they are visible."""
     if type(value) is not str or value.isprintable():
         return value
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
@@ -187,10 +187,3 @@ def _size(count: float) -> str:
             break
         count /= 1000
     return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("tandem")
-    except importlib.metadata.PackageNotFoundError:
-        return "from its sources"

@@ -1,4 +1,4 @@
-"""Report: what came out of a run, as a page to be looked at."""
+"""The report: the results of a run as one HTML page."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def write_report(output: Path, file: Path | None = None, *, with_images: bool = True) -> Path:
-    """Return the file that the page of the run in `output` was written to: `file`, else `report.html` in the output.
+    """Write the page of the run in `output`, and return its path: `file`, or `report.html` in the output.
 
     Raises:
-        OutputError: there is no run, a part of it can't be read, or the page can't be written.
+        OutputError: there is no run, a part can't be read, or the page can't be written.
     """
     results = open_results(output)
     file = file or output / REPORT
-    _check_writable(file)  # before all rows are read
+    _check_writable(file)  # before reading all rows
     status = summarise(results)
     with show_progress(status.images) as advance:
         seen = survey(results, advance)
@@ -49,7 +49,7 @@ def _check_writable(file: Path) -> None:
             f"the report '{file}' can't be written: its folder is missing or read-only; name another file with --output"
         )
     if file.exists() and not file.is_file():
-        raise OutputError(f"the report '{file}' can't be written: it is no regular file; name another one")
+        raise OutputError(f"the report '{file}' can't be written: it is not a regular file; name another one")
 
 
 def _write(file: Path, page: bytes) -> None:

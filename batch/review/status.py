@@ -1,4 +1,4 @@
-"""Status: what a run does, or has become, from the files that it leaves. Whoever asks disturbs nothing."""
+"""The status of a run, from the files that it leaves. Asking does not disturb the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from batch.review.results import FolderResults, Results, State, open_results
 from batch.run.fingerprint import Fingerprint  # noqa: TC001 # msgspec reads the annotations, here and below
 from batch.run.folder import RunFolder
-from batch.run.holder import Holder, is_held, last_holder
+from batch.run.lock import Holder, is_held, last_holder
 from batch.run.record import Accuracy, RunRecord
 
 if TYPE_CHECKING:
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderStatus:
-    """How one folder of a run stands: the output itself, or a shard.
+    """The status of one folder of a run: the output itself, or a shard's.
 
     Attributes:
-        images: how many have their row.
-        total: how many there are.
-        errors: how many failed, by reason.
-        attempts: how many processes have worked on it.
-        images_per_s: of the last of them; None where it has not committed anything.
-        left_s: until it is done at that rate; None where it does not run, or the rate isn't known.
-        last_commit: when the last chunk was committed.
-        holder: the process that works on it, or worked on it last.
+        images: number of images that have their row.
+        total: number of images of the run.
+        errors: number of failed images, by reason.
+        attempts: number of processes that have worked on the run.
+        images_per_s: rate of the last attempt; None if it has not committed anything.
+        left_s: seconds until the run is done at that rate; None if it does not run, or the rate is unknown.
+        last_commit: time of the last commit.
+        holder: the process that works on the run, or did so last.
     """
 
     name: str
@@ -45,17 +45,17 @@ class FolderStatus:
 
     @property
     def failed(self) -> int:
-        """How many images failed."""
+        """Number of failed images."""
         return sum(self.errors.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """How a run stands. Fields that `FolderStatus` has too mean the same, of all its shards together.
+    """The status of a run. Fields that `FolderStatus` has too mean the same, for all shards together.
 
     Attributes:
-        shards: one for each; none where the run was not divided, or was merged.
-        run: what its bytes depend on; None while its images are listed.
+        shards: the status of each shard; empty if the run was not divided, or was merged.
+        run: the fingerprint; None while the images are being listed.
     """
 
     output: str
@@ -76,16 +76,16 @@ class Status:
 
 
 def status_of(output: Path) -> Status:
-    """Return how the run in `output` stands.
+    """Return the status of the run in `output`.
 
     Raises:
-        OutputError: it can't be read, or there is no run in it.
+        OutputError: it can't be read, or holds no run.
     """
     return _planning(output) or summarise(open_results(output))
 
 
 def summarise(results: Results) -> Status:
-    """Return how the run stands whose results these are."""
+    """Return the status of the run that has these results."""
     folders = [_status_of(each) for each in results.folders]
     record, run = results.record(), results.run
     rates = [each.images_per_s for each in folders if each.images_per_s and each.state == results.state]
@@ -123,7 +123,7 @@ def summarise(results: Results) -> Status:
 
 
 def _planning(output: Path) -> Status | None:
-    """Return the status of a run that lists its images; None where there is none that does."""
+    """Return the status of a run that is listing its images; None if none is."""
     folder = RunFolder(output)
     if folder.began or not is_held(folder.lock):
         return None
@@ -139,7 +139,7 @@ def _status_of(results: FolderResults) -> FolderStatus:
     last_commit = _last_commit(results) if results.commits else None
     rate = left_s = None
     if results.state in {"running", "killed"} and results.record and last_commit:
-        # Run.json is written when an attempt begins and when it ends; in between, the commits tell.
+        # run.json is written when an attempt begins and ends; in between, the commits tell.
         worked_s = (last_commit - attempts[-1].started).total_seconds()
         new = record.images - results.record.images
         rate = new / worked_s if new > 0 and worked_s > 0 else None
@@ -165,5 +165,5 @@ def _last_commit(results: FolderResults) -> datetime:
 
 
 def is_elsewhere(holder: Holder | None) -> bool:
-    """Return whether a process, if it still runs, is on another machine, whose lock may not be seen from here."""
+    """Return whether a process is on another machine, whose lock may not be visible from here."""
     return holder is not None and holder.host != platform.node()

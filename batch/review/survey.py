@@ -1,4 +1,4 @@
-"""Survey: what the rows of a run say, added up in one pass. Of each list it keeps no more than a page can show."""
+"""A survey of a run's rows, counted in one pass. Each list keeps no more images than a page can show."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batch.inputs.plan import inputs_of, planned_images
-from batch.rows.formats import read_rows
-from batch.rows.outcomes import read_outcomes
+from batch.inputs.plan import inputs_of
+from batch.rows.formats import read_outcomes, read_rows
 from classifier.errors import OutputError
 from classifier.wording import counted
 
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 
     from batch.inputs.plan import ImageFile
     from batch.review.results import FolderResults, Results
-    from batch.rows.formats import Score
-    from batch.rows.outcomes import Outcome
-    from batch.run.folder import Commit
+    from batch.rows.columns import Score
+    from batch.rows.formats import Outcome
+    from batch.run.record import Commit
     from classifier.progress import Advance
 
 SCORE_BINS = 20
@@ -34,8 +33,8 @@ class SeenImage:
     """An image that a page shows.
 
     Attributes:
-        position: its row, counted over all parts of the plan.
-        truth: the label that its folder has the name of; None where folders are no labels.
+        position: row number in the whole plan.
+        truth: the label that is its folder's name; None if folders are not labels.
     """
 
     position: int
@@ -45,7 +44,7 @@ class SeenImage:
 
 
 class Least:
-    """The images with the least keys; of equal ones those that were added first."""
+    """The images with the smallest keys; among equal keys, those added first."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -56,29 +55,30 @@ class Least:
         return len(self._heap) < self._count or -key > self._heap[0][0]
 
     def add(self, key: float, image: SeenImage) -> None:
-        """Keep an image that `takes` takes."""
+        """Add an image whose key `takes` accepts."""
         item = (-key, -image.position, image)
         (heapq.heappush if len(self._heap) < self._count else heapq.heappushpop)(self._heap, item)
 
     def __iter__(self) -> Iterator[SeenImage]:
-        """Yield them, the least key first."""
+        """Yield the images, smallest key first."""
         return (image for _, _, image in sorted(self._heap, reverse=True))
 
 
 @dataclass(slots=True, kw_only=True)
 class Survey:
-    """What the rows say.
+    """Counts of all rows.
 
     Attributes:
-        has_truth: whether each image lies in a folder that has the name of a label.
-        bytes: of all files that could be read.
-        labels: how many images have each top label.
-        right: how many of those whose top label is that of their folder have a score in each bin; the others are in
-            `wrong`. Where folders are no labels, all are in `right`.
-        pairs: how many images of a folder (first) have each top label (second).
-        errors: the first images that failed, by reason.
-        least_certain: those with the lowest top scores.
-        surest_mistakes: those with the highest top scores among the wrong ones.
+        has_truth: whether every image is in a folder named like a label.
+        bytes: total size of all files that could be read.
+        labels: number of images for each top label.
+        right: histogram of top scores of images whose top label is their folder's name, or of all images if folders
+            are not labels.
+        wrong: histogram of the other top scores.
+        pairs: number of images for each pair of folder and top label.
+        errors: the first failed images, by reason.
+        least_certain: the images with the lowest top scores.
+        surest_mistakes: the wrong images with the highest top scores.
     """
 
     has_truth: bool
@@ -114,11 +114,11 @@ class Survey:
 
 
 def survey(results: Results, advance: Advance) -> Survey:
-    """Return what the rows say that are committed.
+    """Return the survey of all committed rows.
 
     Args:
-        results: where they are.
-        advance: told how many images are done.
+        results: the results in an output.
+        advance: called with the number of images that are newly done.
 
     Raises:
         OutputError: a part or the plan is missing, or is not what the run wrote.
@@ -130,8 +130,7 @@ def survey(results: Results, advance: Advance) -> Survey:
     whole = results.folders[problems.index(None)]
     labels = frozenset(run.labels)
     seen = Survey(has_truth=results.record().accuracy is not None)
-    chunks = frozenset(commit.chunk for _, commit in results.parts())
-    files = planned_images(whole.folder.plan, inputs_of(run.plan), chunk_size=run.plan.chunk_size, chunks=chunks)
+    files = results.images(whole.folder.plan, inputs_of(run.plan))
     for folder, commit in results.parts():
         of_chunk = list(islice(files, run.plan.rows(commit.chunk)))
         for row, (file, outcome) in enumerate(zip(of_chunk, _outcomes(folder, commit), strict=True)):
@@ -154,7 +153,7 @@ def _outcomes(results: FolderResults, commit: Commit) -> list[Outcome]:
 
 
 def top_scores(results: Results, images: Iterable[SeenImage]) -> dict[int, tuple[Score, ...]]:
-    """Return the best labels of some images by their positions."""
+    """Return the best labels of these images, by position."""
     placed = {commit.chunk: (each, commit) for each, commit in results.parts()}
     size = results.run.plan.chunk_size
     wanted: dict[int, list[int]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Thumbnails: small squares of images that a run classified, as data URIs, where the images can still be read."""
+"""Thumbnails: small squares of classified images as data URIs, if the images can still be read."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SIDE = 160
-"""Pixels of a side: sharp where a page shows it half as large on a dense display."""
+"""Pixels of a side. A page shows it at half that size, which is sharp on a high-density display."""
 
-# Box averages the pixels of a photograph, and leaves those of a small icon as they are.
+# The box filter averages the pixels of a photograph and keeps those of a small icon.
 _SQUARE = Preprocessing(resize_size=SIDE, crop_size=SIDE, interpolation="box")
 
 
 def thumbnails(images: Iterable[SeenImage]) -> dict[int, str]:
-    """Return the middle of each image by its position. One that has gone or changed since has none."""
+    """Return the centre of each image, by position. An image that was removed or changed since has none."""
     found: dict[int, str] = {}
     by_place = sorted(images, key=lambda image: image.position)
     with Decoder(_SQUARE) as decode:
@@ -40,13 +40,13 @@ def thumbnails(images: Iterable[SeenImage]) -> dict[int, str]:
             try:
                 found.update(_thumbnails_of(list(of_input), decode))
             except DataError as error:
-                # An input that has gone takes its own images with it, and no others.
+                # Only the images of the lost input are left out.
                 log.warning("the report lacks images of '%s': %s", input.given, error)
     return found
 
 
 def _thumbnails_of(images: Sequence[SeenImage], decode: Decoder) -> Iterator[tuple[int, str]]:
-    # In the order of the plan: what is compressed can't be read in another.
+    # In the order of the plan, the only order in which compressed files can be read.
     for image, file in zip(images, with_data(image.file for image in images), strict=True):
         with suppress(ImageError):
             data = read_file(file)

@@ -1,6 +1,6 @@
-"""Verify: that an output has exactly one row for each image of its plan, and that no byte of it has changed since.
+"""Verifies that an output has exactly one row for each image of its plan, and that no byte has changed since.
 
-All is read again and counted again, part by part: memory does not grow with the number of images.
+Everything is read and counted again, part by part, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batch.inputs.plan import inputs_of, planned_images
+from batch.inputs.plan import inputs_of
 from batch.inputs.urls import is_url
 from batch.pipeline.reading import decode_threads, map_ahead, read_file, with_data
-from batch.rows.outcomes import read_outcomes
+from batch.rows.formats import read_outcomes
 from batch.run.record import RunRecord
 from classifier.errors import DataError, ImageError, OutputError
 from classifier.wording import counted
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from batch.inputs.named import Input
     from batch.inputs.plan import ImageFile
     from batch.review.results import FolderResults, Results
-    from batch.rows.outcomes import Outcome
-    from batch.run.folder import Commit
+    from batch.rows.formats import Outcome
+    from batch.run.record import Commit
     from classifier.progress import Advance
 
 
 def find_problems(results: Results, advance: Advance) -> Iterator[str]:
-    """Yield what is wrong with an output, a sentence each: nothing where each image has its row and all is whole.
+    """Yield each problem of an output as a sentence; none if every image has its row and nothing has changed.
 
     Args:
-        results: what stands there.
-        advance: told how many images are done.
+        results: the results in the output.
+        advance: called with the number of images that are newly checked.
 
     Raises:
         OutputError: a run is under way there.
     """
     if running := next((each for each in results.folders if each.state == "running"), None):
         who = f" ({running.holder})" if running.holder else ""
-        raise OutputError(f"a run into '{running.folder.path}' is under way{who}; verify it when it has ended")
+        raise OutputError(f"a run into '{running.folder.path}' is under way{who}; verify it after it has ended")
     for shard in results.missing:
         yield f"the shard {shard} has not begun in '{results.output}'; run it with --shard {shard}"
     for folder in results.folders:
@@ -55,9 +55,7 @@ def find_problems(results: Results, advance: Advance) -> Iterator[str]:
             yield problem
         else:
             plan = folder.folder.plan
-    images = planned_images(
-        plan, inputs_of(results.run.plan), chunk_size=results.run.plan.chunk_size, chunks=_chunks(results)
-    ) if plan else None  # fmt: skip
+    images = results.images(plan, inputs_of(results.run.plan)) if plan else None
     for folder, commit in results.parts():
         rows = results.run.plan.rows(commit.chunk)
         files = list(islice(images, rows)) if images else None
@@ -65,12 +63,8 @@ def find_problems(results: Results, advance: Advance) -> Iterator[str]:
         advance(rows)
 
 
-def _chunks(results: Results) -> frozenset[int]:
-    return frozenset(commit.chunk for _, commit in results.parts())
-
-
 def _check_folder(results: FolderResults) -> Iterator[str]:
-    """Yield what is wrong with a folder, its parts' contents aside."""
+    """Yield each problem of a folder, except those inside its parts."""
     folder, run = results.folder, results.run
     expected = {run.part(chunk) for chunk in run.chunks}
     if absent := len(expected) - len(results.commits):
@@ -85,16 +79,16 @@ def _check_folder(results: FolderResults) -> Iterator[str]:
         yield f"the folder '{folder.parts}' can't be read ({error.strerror}); put that right"
         return
     for name in sorted(names - expected):
-        yield f"'{folder.parts / name}' is no part of this run; move it away"
+        yield f"'{folder.parts / name}' is not a part of this run; move it away"
     committed = RunRecord.of(run, results.commits.values(), results.record.attempts if results.record else ())
     if results.record is None:
         yield f"'{folder.record}' is missing or can't be read; the same command writes it again"
     elif folder.succeeded and replace(results.record, state=committed.state) != committed:
-        yield f"'{folder.record}' counts other rows than were committed; the same command writes it again"
+        yield f"the counts in '{folder.record}' differ from the commits; the same command writes it again"
 
 
 def _check_part(results: FolderResults, commit: Commit, files: Sequence[ImageFile] | None) -> Iterator[str]:
-    """Yield what is wrong with a part, of whose images `files` are the plan's; None where there is no plan."""
+    """Yield each problem of a part. `files` are the plan's images for its rows; None if there is no plan."""
     run, path = results.run, results.folder.parts / commit.part
     again = "remove it, and the same command makes it again"
     try:
@@ -118,19 +112,19 @@ def _check_part(results: FolderResults, commit: Commit, files: Sequence[ImageFil
         in_class_folders, correct = _in_class_folders(outcomes, files, results)
     recounted = replace(commit, rows=len(outcomes), errors=errors, in_class_folders=in_class_folders, correct=correct)
     if recounted != commit:
-        yield f"the commit of the part '{path}' counts other rows than it has; {again}"
+        yield f"the commit of the part '{path}' has other counts than its rows; {again}"
 
 
 def _first_other(outcomes: Sequence[Outcome], files: Sequence[ImageFile]) -> str | None:
-    """Return where rows first are others than the plan has."""
+    """Return the first row that is not the plan's, in words; None if all are."""
     for row, (outcome, file) in enumerate(zip(outcomes, files, strict=False)):
         if (outcome.path, outcome.input) != (file.printable_path, file.printable_input):
-            return f"has {outcome.path!r} in row {row}, where the plan has {file.printable_path!r}"
+            return f"has {outcome.path!r} in row {row}, but the plan has {file.printable_path!r}"
     return None
 
 
 def _is_of(outcome: Outcome, results: FolderResults) -> bool:
-    """Return whether a row can be of the run, whatever its image."""
+    """Return whether a row is consistent with the run and with itself."""
     run, engine = results.run, results.run.engine
     is_ok = outcome.status == "ok"
     return (
@@ -153,10 +147,10 @@ def _in_class_folders(
 
 
 def find_changed_inputs(results: Results, advance: Advance, *, threads: int | None = None) -> Iterator[str]:
-    """Yield which images are no longer what was classified, a sentence each; those that could not be read are left out.
+    """Yield each image that changed after it was classified, as a sentence. Images that were never read don't count.
 
     Raises:
-        DataError: an input has gone, or what holds the images can't be read.
+        DataError: an input disappeared, or the file that holds the images can't be read.
         OutputError: a part can't be read.
     """
     expected: deque[Outcome] = deque()
@@ -183,10 +177,10 @@ def find_changed_inputs(results: Results, advance: Advance, *, threads: int | No
 
 
 def _images(results: Results) -> Iterator[tuple[ImageFile, Outcome]]:
-    """Yield each committed image with what its row says."""
+    """Yield each committed image with its row."""
     plan = results.run.plan
     inputs = tuple(_here(each) for each in inputs_of(plan))
-    files = planned_images(results.folders[0].folder.plan, inputs, chunk_size=plan.chunk_size, chunks=_chunks(results))
+    files = results.images(results.folders[0].folder.plan, inputs)
     for each, commit in results.parts():
         outcomes = read_outcomes(each.folder.read_part(commit), results.run.format)
         yield from zip(islice(files, plan.rows(commit.chunk)), outcomes, strict=True)

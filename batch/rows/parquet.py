@@ -1,17 +1,19 @@
-"""Tables: the columns of a part as Parquet.
+"""Parts as Parquet: one row group for each part, compressed with zstd.
 
-Arrow's arrays are made here of their buffers. To make them of lists, pyarrow imports pandas wherever that is installed,
-in order to ask whether the lists are its own: in the midst of a run, for a second or for several. And it takes four
-times as long.
+Arrow's arrays are built from buffers here. Given lists, pyarrow imports pandas if that is installed, to ask whether
+they are pandas' own: in the middle of a run, for a second or more. It also takes four times as long.
 """
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import numpy as np
 
+from batch.rows.columns import SCHEMA_VERSION, Row
+from batch.rows.jsonl import to_float32
 from classifier.errors import OutputError
 
 if TYPE_CHECKING:
@@ -19,10 +21,14 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+LIBRARY = "pyarrow"
 
-def encode_table(columns: dict[str, list[Any]], *, version: int) -> bytes:
-    """Return the columns as a Parquet file, the same bytes for the same columns."""
-    import pyarrow as pa  # noqa: PLC0415 # 0.2 s that CSV and JSON Lines need not wait for
+_T = TypeVar("_T")
+
+
+def encode(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
+    """Return the rows as a file."""
+    import pyarrow as pa  # noqa: PLC0415 # takes 0.2 s, and CSV and JSON Lines don't need it
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     to_array: dict[str, Callable[[list[Any]], pa.Array]] = {
@@ -31,18 +37,38 @@ def encode_table(columns: dict[str, list[Any]], *, version: int) -> bytes:
         "bytes": lambda values: _numbers(values, np.int64),
         "score": lambda values: _numbers(values, np.float32),
         "top_k": lambda values: _lists(values, _scores),
-        # Parquet knows no lists of a fixed size: that would be in Arrow's own schema, and for its readers alone.
+        # Not fixed-size lists: Parquet has none, so only Arrow's readers would see them.
         "scores": lambda values: _lists(values, _floats),
         "embedding": lambda values: _lists(values, _floats),
     }
-    arrays = {name: to_array.get(name, _strings)(values) for name, values in columns.items()}
+    arrays = {name: to_array.get(name, _strings)([getattr(row, name) for row in rows]) for name in columns}
     table = pa.table(list(arrays.values()), names=list(arrays))
     file = io.BytesIO()
-    # One row group for a chunk. Without Arrow's own copy of the schema: all types are Parquet's.
+    # Without Arrow's own copy of the schema: all types are Parquet's.
     with pq.ParquetWriter(file, table.schema, compression="zstd", store_schema=False) as writer:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
-        writer.add_key_value_metadata({"tandem.schema_version": str(version)})
+        writer.add_key_value_metadata({"tandem.schema_version": str(SCHEMA_VERSION)})
     return file.getvalue()
+
+
+def decode(data: bytes, type: type[_T]) -> list[_T]:
+    """Return each row as a `type`.
+
+    Raises:
+        ValueError: the file is not Parquet, or lacks a column.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    try:
+        # Without Arrow's threads: a process that ends while they start is sometimes aborted, and a file this small is
+        # read faster without them.
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(type.__annotations__), use_threads=False)
+        names, columns = table.column_names, [column.to_pylist() for column in table.columns]
+        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        return msgspec.convert(rows, list[type], dec_hook=to_float32)  # type: ignore[valid-type]
+    except (pa.ArrowException, OSError, msgspec.MsgspecError) as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
 
 
 def _numbers(values: Sequence[Any], dtype: type[np.number[Any]]) -> pa.Array:
@@ -85,7 +111,7 @@ def _floats(lists: list[Any]) -> pa.Array:
 
 
 def _validity(values: Sequence[Any]) -> pa.Buffer | None:
-    """Return Arrow's bitmap of which values there are; None where all are."""
+    """Return Arrow's bitmap of the values that are not None; None if all are set."""
     import pyarrow as pa  # noqa: PLC0415
 
     is_there = [value is not None for value in values]
@@ -93,7 +119,7 @@ def _validity(values: Sequence[Any]) -> pa.Buffer | None:
 
 
 def _offsets(values: Sequence[Any]) -> pa.Buffer:
-    """Return Arrow's offsets of values that have a length, from 0 on."""
+    """Return Arrow's offsets of values that have a length, beginning with 0."""
     import pyarrow as pa  # noqa: PLC0415
 
     offsets = np.cumsum([0, *map(len, values)])

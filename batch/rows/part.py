@@ -1,4 +1,4 @@
-"""Part: what is written of one chunk. The same chunk gives the same bytes, whoever makes it."""
+"""The part of a chunk: its rows as a file. The same chunk gives the same bytes, whoever makes it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from batch.inputs.plan import ImageFile
-    from batch.rows.formats import Columns, Row
+    from batch.rows.columns import Row
+    from batch.rows.formats import Columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """The file of a chunk, and what is counted of its rows.
+    """The file of a chunk, with counts of its rows.
 
     Attributes:
-        data: the file.
-        errors: how many rows failed, by reason.
-        in_class_folders: how many rows lie under a folder that has the name of one of the model's labels.
-        correct: how many of those have that label as their top one.
+        data: the file's bytes.
+        errors: number of failed rows, by reason.
+        in_class_folders: number of rows whose image is in a folder named like one of the model's labels.
+        correct: number of those whose top label is that folder's name.
     """
 
     data: bytes
@@ -34,7 +35,7 @@ class Part:
 
 
 def part_of(rows: Sequence[Row], files: Sequence[ImageFile], columns: Columns, *, labels: Iterable[str]) -> Part:
-    """Return the part of these rows of these files."""
+    """Return the part of a chunk from its rows, one for each file, in order."""
     classes = frozenset(labels)
     folders = [file.label(classes) for file in files]
     errors = Counter(row.error.partition(":")[0] for row in rows if row.error is not None)

@@ -1,8 +1,7 @@
-"""The fingerprint: all on which the bytes of a run's output depend. A run is only resumed under an equal one."""
+"""The fingerprint: everything that shapes the bytes of a run's output. A run resumes only under an equal one."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,9 @@ from PIL import features
 
 from batch.inputs.plan import Plan  # noqa: TC001 # msgspec reads the annotations, here and below
 from batch.inputs.shards import Shard  # noqa: TC001
-from batch.rows.formats import SCHEMA_VERSION, Columns, Format
+from batch.rows.columns import SCHEMA_VERSION
+from batch.rows.formats import Columns, Format, library_of  # msgspec reads the annotations
+from classifier.extras import installed_version
 from classifier.types import EngineInfo  # noqa: TC001
 
 if TYPE_CHECKING:
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """All on which the bytes of the output depend.
+    """Everything that shapes the bytes of the output.
 
     Attributes:
-        shard: which chunks of the plan are this run's; None for all.
+        shard: the run's share of the plan's chunks; None for all.
         model: `digits@sha256:…`.
-        labels: of the model, in the order of `scores`.
-        versions: of the libraries that shape pixels or bytes.
+        labels: the model's, in the order of `scores`.
+        versions: versions of the libraries that shape pixels or bytes.
     """
 
     schema_version: int
@@ -54,7 +55,7 @@ class Fingerprint:
         shard: Shard | None = None,
         image_timeout_s: float,
     ) -> Fingerprint:
-        """Return the fingerprint of a run of `plan`, or of one shard of it, with this machine's libraries."""
+        """Return the fingerprint of a run of `plan`, or of one shard of it, with the libraries of this machine."""
         return cls(
             schema_version=SCHEMA_VERSION,
             plan=plan,
@@ -72,13 +73,13 @@ class Fingerprint:
 
     @property
     def chunks(self) -> range:
-        """The chunks of the plan that are this run's."""
+        """The chunks of this run."""
         return range(self.plan.chunks) if self.shard is None else self.shard.of(self.plan.chunks)
 
     @property
     def images(self) -> int:
-        """How many images they have."""
-        # All chunks are whole but for the plan's last one.
+        """Number of images in these chunks."""
+        # Only the plan's last chunk can be smaller.
         whole = len(self.chunks) * self.plan.chunk_size
         last = self.plan.chunks - 1
         return whole - (self.plan.chunk_size - self.plan.rows(last) if last in self.chunks else 0)
@@ -93,7 +94,7 @@ class Fingerprint:
         return f"part-{chunk:0{width}}.{self.format}"
 
     def differences(self, now: Fingerprint) -> list[str]:
-        """Return what differs, each as `engine.version was '1.31.1' and is '1.32.0'`."""
+        """Return each difference as `engine.version was '1.31.1' and is '1.32.0'`."""
         before, after = (dict(_flatten(msgspec.to_builtins(each))) for each in (self, now))
         return [
             f"{name} was {_shorten(before.get(name))} and is {_shorten(after.get(name))}"
@@ -102,24 +103,14 @@ class Fingerprint:
         ]
 
 
-_WRITERS: dict[Format, str] = {"parquet": "pyarrow", "csv": "msgspec", "jsonl": "msgspec"}
-"""The library that writes each format's bytes."""
-
-
 def versions(format: Format) -> dict[str, str]:
-    """Return the versions of the libraries that shape pixels, or the bytes of a format."""
-    found = {name: _version(name) for name in ("tandem", "pillow", _WRITERS[format])}
-    # A Pillow that was built from source decodes with the libraries of its machine.
+    """Return the versions of the libraries that shape pixels or a format's bytes."""
+    packages = ("tandem", "pillow", library_of(format))
+    found = {name: installed_version(name) or "not installed" for name in packages}
+    # A Pillow built from source decodes with the libraries of its machine.
     for codec in ("libjpeg_turbo", "zlib", "webp"):
         found[codec] = str(features.version(codec))
     return found
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # Tandem itself, where it runs from its sources
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, object]]:
@@ -133,7 +124,7 @@ def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, object]]:
 def _name(item: object) -> str:
     if not isinstance(item, dict) or "path" not in item:
         return str(item)
-    # The paths of a list are below the folder that the run was begun in.
+    # Paths of a list are relative to the folder in which the run began.
     return f"in {item['location']}: {item['path']}" if item["kind"] == "list" else str(item["path"])
 
 

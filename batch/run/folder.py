@@ -1,17 +1,17 @@
-"""Commit: the output folder, in which a chunk's part is there whole or not at all, whenever the run is killed.
+"""The output folder of a run: each chunk's part is there whole or not at all, whenever the run is killed.
 
     OUT/
-      parts/part-00000.parquet …   one file per chunk: nothing else, so that any reader takes the folder
+      parts/part-00000.parquet …   one file for each chunk and nothing else, so that any reader can take the folder
       run.json                     what ran, when, how fast
       _SUCCESS                     written last
       .batch/                      what resuming needs
-        lock                         held by the process that runs, and says which one that is
+        lock                         held by the running process, and names it
         plan                         the list of images
-        fingerprint.json             written when the plan is whole: from here on there is a run
-        commits.jsonl                one line per committed part
+        fingerprint.json             written when the plan is complete: from here on there is a run
+        commits.jsonl                one line for each committed part
 
-A part is written aside, synced and renamed, and then entered into `commits.jsonl`: that line is the commit. A part
-without its line is made again, with the same bytes. A line that was half-written is cut off.
+A part is written aside, synced and renamed, then entered into `commits.jsonl`. That line is the commit. A part without
+its line is made again, with the same bytes. A half-written line is cut off.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from batch.inputs.named import printable
 from batch.inputs.urls import is_url
 from batch.run.fingerprint import Fingerprint
-from batch.run.holder import take
+from batch.run.record import Commit
 from classifier.errors import OutputError
-from classifier.files import sync_folder
+from classifier.files import replace_file, sync_folder
 from classifier.types import from_json, to_json
 
 if TYPE_CHECKING:
@@ -42,42 +41,14 @@ if TYPE_CHECKING:
 
 STATE = ".batch"
 REPORT = "report.html"
-"""What `tandem batch report` writes beside a run, or beside its shards."""
+"""The page that `tandem batch report` writes beside a run, or beside its shards."""
 
 _BEFORE_A_RUN = frozenset({"lock", "plan", "aside", "commits.jsonl"})
-"""What a run that was killed before it began may leave in there, and all that is ever removed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
-    """A chunk that is done: a line of `commits.jsonl`. Of several lines of a chunk, the last one holds.
-
-    Attributes:
-        part: the file's name.
-        bytes: its size.
-        sha256: of its contents, in hexadecimal.
-        errors: how many rows failed, by reason.
-        in_class_folders: how many rows lie in a folder that has the name of one of the model's labels.
-        correct: how many of those have that label as their top one.
-    """
-
-    chunk: int
-    part: str
-    rows: int
-    bytes: int
-    sha256: str
-    errors: dict[str, int]
-    in_class_folders: int
-    correct: int
-
-    @property
-    def failed(self) -> int:
-        """How many rows failed."""
-        return sum(self.errors.values())
+"""Files of STATE that a process killed before its run began can leave. Nothing else is ever removed."""
 
 
 class RunFolder:
-    """The output folder of one run, locked by this process. Made by `open_run_folder`."""
+    """The output folder of one run. `lock.open_run_folder` opens it for writing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -101,7 +72,7 @@ class RunFolder:
         return self._success.exists()
 
     def fingerprint(self) -> Fingerprint | None:
-        """Return the fingerprint of the run that began here, None where none did.
+        """Return the fingerprint of the run that began here; None if none did.
 
         Raises:
             OutputError: it can't be read.
@@ -125,13 +96,13 @@ class RunFolder:
             self._replace(self._fingerprint, to_json(fingerprint))
 
     def committed(self, parts: Collection[str]) -> dict[int, Commit]:
-        """Return the chunks that are done. A part that has gone or changed since is not: its chunk is made again.
+        """Return the commits whose parts are intact, by chunk. The other chunks have to be made again.
 
         Args:
-            parts: the names of all parts that this run will have.
+            parts: names of all parts that this run will have.
 
         Raises:
-            OutputError: the parts can't be read, or there is a file among them that is none of this run.
+            OutputError: the parts can't be read, or a file among them is not of this run.
         """
         with reading(self.commits):
             lines = self.commits.read_bytes()
@@ -143,13 +114,13 @@ class RunFolder:
             foreign = [part.name for part in self.parts.iterdir() if part.name not in parts]
         if foreign:
             raise OutputError(
-                f"'{self.parts / min(foreign)}' is no part of this run; move it away, or name another --output"
+                f"'{self.parts / min(foreign)}' is not a part of this run; move it away, or name another --output"
             )
         last = self._last_commits(lines[:whole])
-        return {chunk: commit for chunk, commit in last.items() if self._is_whole(commit)}
+        return {chunk: commit for chunk, commit in last.items() if self._is_intact(commit)}
 
     def entered(self) -> dict[int, Commit]:
-        """Return the chunks that were committed, whatever has become of their parts; nothing is written.
+        """Return all commits by chunk, without looking at the parts. Nothing is written.
 
         Raises:
             OutputError: the commits can't be read.
@@ -167,8 +138,7 @@ class RunFolder:
             ) from error
         return {commit.chunk: commit for commit in commits}
 
-    def _is_whole(self, commit: Commit) -> bool:
-        """Return whether the part is what was committed, to the byte."""
+    def _is_intact(self, commit: Commit) -> bool:
         path = self.parts / commit.part
         with reading(path):
             try:
@@ -195,10 +165,10 @@ class RunFolder:
         return commit
 
     def read_part(self, commit: Commit) -> bytes:
-        """Return a part, if it is what was committed.
+        """Return the bytes of a committed part.
 
         Raises:
-            OutputError: it is not.
+            OutputError: it is missing, or is not what was committed.
         """
         path = self.parts / commit.part
         again = "the same command makes it again"
@@ -212,7 +182,7 @@ class RunFolder:
         return data
 
     def enter(self, commit: Commit) -> None:
-        """Enter a commit whose part stands in its place."""
+        """Append the commit of a part that is in its place."""
         with self.commits.open("ab") as file:
             file.write(msgspec.json.encode(commit) + b"\n")
             file.flush()
@@ -224,41 +194,31 @@ class RunFolder:
             self._replace(self.record, record)
 
     def reopen(self) -> None:
-        """Take back that the run is done: a part has gone since."""
+        """Remove the mark of success: there is work to do again."""
         with writing(self._success):
             self._success.unlink(missing_ok=True)
 
     def succeed(self) -> None:
-        """Say that the run is done."""
+        """Mark the run as done."""
         with writing(self._success):
             self._replace(self._success, b"")
 
     def remove(self, *, folder_too: bool) -> None:
-        """Remove what stands here of a run that did not begin: files of ours by their names, and empty folders."""
+        """Remove the files of a run that did not begin, by their names, and the folders that this leaves empty."""
         for name in _BEFORE_A_RUN:
             (self.state / name).unlink(missing_ok=True)
         for folder in (self.state, self.parts, *((self.path,) if folder_too else ())):
-            with suppress(OSError):  # it holds something of somebody else's, or was never made
+            with suppress(OSError):  # it was never made, or holds other files
                 folder.rmdir()
 
     def _replace(self, path: Path, data: bytes) -> None:
-        # One name for whatever is written aside: what a killed run left there is overwritten by the next.
-        aside = self.state / "aside"
-        try:
-            with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except OSError:
-            aside.unlink(missing_ok=True)  # where the disk is full, leave the room to run.json
-            raise
-        sync_folder(path.parent)
+        # One fixed name: the next write overwrites what a killed run left, and parts/ holds nothing but parts.
+        replace_file(path, data, aside=self.state / "aside")
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn an error of the file system while `path` is read into one sentence with its remedy."""
+    """Turn an OSError while `path` is read into an OutputError with a remedy."""
     try:
         yield
     except OSError as error:
@@ -269,7 +229,7 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the file system while `path` is written into one sentence with its remedy."""
+    """Turn an OSError while `path` is written into an OutputError with a remedy."""
     try:
         yield
     except OSError as error:
@@ -279,21 +239,21 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_output(path: Path, inputs: Sequence[Input] = (), *, shards: Collection[str] = ()) -> None:
-    """Check, without writing, that a run of these inputs can begin or be resumed in the folder `path`.
+    """Check, without writing, that a run can begin or be resumed in the folder `path`.
 
     Args:
         path: the output.
-        inputs: what it may not lie within.
-        shards: names that may stand in it beside a run's own.
+        inputs: the output must not be inside one of these.
+        shards: names that may be in the folder beside a run's own.
 
     Raises:
-        OutputError: it is not a folder, lies within an input, or holds something that no run wrote.
+        OutputError: it is not a folder, is inside an input, or holds something that no run wrote.
     """
     real = Path(os.path.realpath(path))  # Path.resolve fails on a loop of links
     for input in inputs:
         if input.kind == "folder" and not is_url(input.location) and real.is_relative_to(input.location):
             raise OutputError(
-                f"the output '{path}' lies within the input '{printable(input.given)}'; name an --output outside of it"
+                f"the output '{path}' is inside the input '{printable(input.given)}'; name an --output outside of it"
             )
     try:
         names = {entry.name for entry in path.iterdir()}
@@ -304,17 +264,16 @@ def check_output(path: Path, inputs: Sequence[Input] = (), *, shards: Collection
         raise OutputError(f"the output '{path}' can't be used ({error.strerror}); name another --output") from error
     if "fingerprint.json" in state:
         return
-    # A run that was killed before it began left nothing of use. A new volume holds lost+found.
+    # A process killed before its run began left nothing of use. A new volume holds lost+found.
     leftovers = {STATE} if state <= _BEFORE_A_RUN else set()
     if foreign := names - leftovers - {"lost+found", REPORT, *shards} - (set() if parts else {"parts"}):
         raise OutputError(
-            f"the output '{path}' holds '{min(foreign)}' and no run that could be resumed; "
-            "name a new or an empty folder"
+            f"the output '{path}' holds '{min(foreign)}' and no run to resume; name a new or an empty folder"
         )
 
 
 def begun_batch_size(path: Path) -> int | None:
-    """Return the size that every execution of the run in the folder `path` has; None where any serves, or none began.
+    """Return the fixed batch size of the run in the folder `path`; None if any size serves, or no run began.
 
     Raises:
         OutputError: its fingerprint can't be read.
@@ -324,47 +283,5 @@ def begun_batch_size(path: Path) -> int | None:
 
 
 def _names(folder: Path) -> set[str]:
-    """Return what is in a folder; nothing where there is none."""
+    """Return the names in a folder; none if there is no such folder."""
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-
-
-@contextmanager
-def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[RunFolder]:
-    """Yield the output folder, made if need be and locked. Where no run begins in it, it is left as it was.
-
-    Args:
-        path: the output.
-        shards: names that may stand in it beside a run's own.
-
-    Raises:
-        OutputError: it can't be written, or another process runs in it.
-    """
-    check_output(path, shards=shards)
-    folder = RunFolder(path)
-    is_new = not path.exists()
-    with writing(path):
-        folder.state.mkdir(parents=True, exist_ok=True)
-        if is_new:
-            sync_folder(path.absolute().parent)
-        lock = folder.lock.open("ab")
-    with lock:
-        if not take(lock):
-            raise OutputError(
-                f"another process is running a batch into '{path}'; wait until it ends, or name another --output"
-            )
-        if not _is_at(lock, folder.lock):
-            # A run that did not begin has removed its lock since it was opened here: this one keeps nobody out.
-            raise OutputError(f"another process has just given up '{path}'; give the same command again")
-        try:
-            yield folder
-        finally:
-            if not folder.began:
-                folder.remove(folder_too=is_new)
-
-
-def _is_at(file: IO[Any], path: Path) -> bool:
-    """Return whether `path` names the open file."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

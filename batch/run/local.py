@@ -1,4 +1,4 @@
-"""The local runner: chunks are read, decoded and inferred on this machine, one after the other."""
+"""The local runner: this machine reads, decodes and infers the chunks, one after the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batch.pipeline.contained import IMAGE_TIMEOUT_S, Decoder
 from batch.pipeline.inference import batch_size_of, batched, score_batches
 from batch.pipeline.loading import Loader
 from batch.pipeline.reading import GROUP, decode_threads, in_background, load_images
-from batch.rows.formats import Columns, Row, make_rows
+from batch.rows.columns import Row, make_rows
 from batch.rows.part import part_of
 
 if TYPE_CHECKING:
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
     from batch.inputs.plan import ImageFile
     from batch.pipeline.reading import LoadedImage
+    from batch.rows.formats import Columns
     from batch.rows.part import Part
     from classifier.model import Model
     from classifier.progress import Advance
     from classifier.types import EngineInfo
 
 ROWS_AHEAD = 512
-"""Rows that wait while a part is written and synced, which takes some hundredths of a second; at least a batch."""
+"""Rows that can wait while a part is written and synced, which takes some 10 ms; at least one batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A chunk that is to be made.
+    """A chunk to make.
 
     Attributes:
-        kept: rows of `files` that stay as they are; None where the row is to be made.
+        kept: for each file, the row that stays as it is; None if the row has to be made.
     """
 
     chunk: int
@@ -44,17 +45,17 @@ class Work:
 
     @property
     def todo(self) -> list[ImageFile]:
-        """The images whose rows are to be made."""
+        """The images whose rows have to be made."""
         return [file for file, row in zip(self.files, self.kept, strict=True) if row is None]
 
     @property
     def missing(self) -> int:
-        """How many rows are to be made."""
+        """Number of rows to make."""
         return self.kept.count(None)
 
 
 class Runner(Protocol):
-    """What makes the parts of chunks: this machine, or a cluster."""
+    """Makes the parts of chunks, on this machine or on a cluster."""
 
     @property
     def model(self) -> str:
@@ -62,11 +63,11 @@ class Runner(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Its classes, in the order of the scores."""
+        """The model's labels, in the order of the scores."""
 
     @property
     def engine(self) -> EngineInfo:
-        """What runs it."""
+        """The engine that runs the model."""
 
     @property
     def has_embeddings(self) -> bool:
@@ -74,35 +75,38 @@ class Runner(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """How many images go into the engine at once."""
+        """Images per execution of the engine."""
 
     @property
     def threads(self) -> int:
-        """How many threads read and decode."""
+        """Number of threads that read and decode."""
 
     def parts(
         self, works: Iterable[Work], columns: Columns, *, timeout_s: float, suspects: int, advance: Advance
     ) -> Generator[tuple[Work, Part]]:
-        """Yield each chunk with its part, in whatever order they are done.
+        """Yield each chunk with its part, in the order in which they are done.
 
         Args:
-            works: taken as they are needed.
+            works: the chunks, consumed as they are needed.
             columns: how rows are written.
-            timeout_s: of an image that is decoded contained.
-            suspects: images, the first ones, to be decoded contained.
-            advance: told how many images are done.
+            timeout_s: CPU time for an image that is decoded contained.
+            suspects: number of images, from the first on, to decode contained.
+            advance: called with the number of images that are newly done.
         """
 
 
 def _say_nothing(images: int) -> None:
-    """Leave the progress to others."""
+    """Ignore progress."""
 
 
 class LocalRunner:
-    """Runs a model that is open in this process. Its processes that load images end with the block, or with this one.
+    """Runs a model that is open in this process. Leaving the `with` block ends the processes that load images.
 
     Args:
-        processes: that load images; one for each thread unless told.
+        model: what classifies.
+        batch_size: images per execution; None for the engine's own choice.
+        threads: that read and decode; None for one per CPU.
+        processes: that load images; None for one per thread.
     """
 
     def __init__(
@@ -116,7 +120,7 @@ class LocalRunner:
         self._model = model
         self.batch_size = batch_size_of(model, batch_size)
         self.threads = decode_threads(threads)
-        # Kept from one call of `parts` to the next.
+        # They serve all calls of `parts`.
         self._load = Loader(model.config.preprocessing, processes=self.threads if processes is None else processes)
 
     def __enter__(self) -> Self:
@@ -132,12 +136,12 @@ class LocalRunner:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Its classes, in the order of the scores."""
+        """The model's labels, in the order of the scores."""
         return self._model.config.labels
 
     @property
     def engine(self) -> EngineInfo:
-        """What runs it."""
+        """The engine that runs the model."""
         return self._model.engine.info
 
     @property
@@ -154,11 +158,11 @@ class LocalRunner:
         suspects: int = 0,
         advance: Advance = _say_nothing,
     ) -> Generator[tuple[Work, Part]]:
-        """Yield each chunk with its part, in their order."""
+        """Yield each chunk with its part, in the order of `works`."""
         preprocessing = self._model.config.preprocessing
         ahead = 2 * self.batch_size
         batches_ahead = max(1, ROWS_AHEAD // self.batch_size)
-        # All that may be decoded while a chunk is not yet committed: what the threads have, the engine, and the rows.
+        # Images that can be decoded before the first chunk is committed: with the threads, in the engine, in rows.
         in_hand = 2 * GROUP * self.threads + 3 * self.batch_size
         suspects = suspects and suspects + ahead + batches_ahead * self.batch_size + in_hand
         to_load: deque[Work] = deque()
@@ -170,8 +174,8 @@ class LocalRunner:
                 to_write.append(work)
                 yield from work.todo
 
-        # Three threads beside those that load: one runs the engine, one makes batches and rows, and the caller's makes
-        # parts and commits them. So neither loading nor the engine waits for the end of a batch or a chunk.
+        # Three threads beside the loading ones: one runs the engine, one makes batches and rows, and the caller's makes
+        # parts and commits them. So neither loading nor the engine waits at the end of a batch or a chunk.
         with Decoder(preprocessing, timeout_s=timeout_s, suspects=suspects) as decode:
             load = partial(self._load, decode=decode)
             with (
@@ -196,10 +200,7 @@ class LocalRunner:
                 yield make_rows(batch, self._model, top_k=columns.top_k)
 
     def _batches(self, loaded: Iterator[LoadedImage], works: deque[Work]) -> Iterator[list[LoadedImage]]:
-        """Yield the images in batches, none of which reaches into the next chunk.
-
-        So the batches of a resumed run are those of an undisturbed one.
-        """
+        """Yield the images in batches that end with their chunk, so that a resumed run has the same batches."""
         for first in loaded:
             yield from batched(chain((first,), islice(loaded, works.popleft().missing - 1)), self.batch_size)
 

@@ -13,14 +13,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch.run.fingerprint import Fingerprint
-    from batch.run.folder import Commit
-    from batch.run.record import RunRecord
+    from batch.run.record import Commit, RunRecord
 
 EVERY_S = 10
 
 
 class MetricsFile:
-    """A file of metrics, replaced whole every now and then; nothing where there is none."""
+    """A metrics file that is replaced, whole, every few seconds. Without a path it does nothing."""
 
     def __init__(self, path: Path | None, run: Fingerprint) -> None:
         self._path = path
@@ -28,7 +27,7 @@ class MetricsFile:
         self._written: float | None = None
 
     def update(self, commits: Iterable[Commit], classified: int) -> None:
-        """Write the metrics of a run that works, unless that was done a moment ago."""
+        """Write the metrics of a running attempt, at most every `EVERY_S` seconds."""
         now = time.monotonic()
         if self._path is None or (self._written is not None and now - self._written < EVERY_S):
             return
@@ -41,7 +40,7 @@ class MetricsFile:
         self._replace(images, errors, classified, state="running")
 
     def write(self, record: RunRecord) -> None:
-        """Write the metrics of an attempt that ended."""
+        """Write the metrics of an attempt that has ended."""
         self._replace(record.images, record.errors, record.attempts[-1].images, state=record.state)
 
     def _replace(self, images: int, errors: dict[str, int], classified: int, *, state: str) -> None:
@@ -60,7 +59,7 @@ class MetricsFile:
             "instruction_set": engine.instruction_set,
             "precision": engine.precision,
         }
-        info = Gauge("tandem_batch_info", "1 for what runs the model.", [*labels, *runs], registry=registry)
+        info = Gauge("tandem_batch_info", "1 for the engine that runs the model.", [*labels, *runs], registry=registry)
         info.labels(**labels, **runs).set(1)
 
         def gauge(name: str, what: str, values: dict[str, float], label: str | None = None) -> None:
@@ -70,18 +69,18 @@ class MetricsFile:
 
         failed = sum(errors.values())
         states = {each: float(each == state) for each in ("running", "interrupted", "done")}
-        gauge("tandem_batch_planned_images", "Images of the run.", {"": self._run.images})
+        gauge("tandem_batch_planned_images", "Images in the run.", {"": self._run.images})
         gauge("tandem_batch_images", "Images that have a row.", {"ok": images - failed, "error": failed}, "status")
         gauge("tandem_batch_failed_images", "Images that failed.", dict(sorted(errors.items())), "reason")
         gauge("tandem_batch_attempt_images", "Images that this attempt classified.", {"": classified})
-        gauge("tandem_batch_state", "1 for the state that the run is in.", states, "state")
+        gauge("tandem_batch_state", "1 for the state of the run.", states, "state")
         gauge("tandem_batch_updated_timestamp_seconds", "When this was written.", {"": time.time()})
         with writing(self._path):
-            write_to_textfile(str(self._path), registry)  # aside, then renamed
+            write_to_textfile(str(self._path), registry)  # written aside, then renamed
 
 
 def check_metrics_file(path: Path | None) -> None:
-    """Check that metrics can be written.
+    """Check that the metrics file can be written.
 
     Raises:
         OutputError: its folder does not exist.

@@ -1,9 +1,9 @@
-"""The Ray runner: the same chunks as tasks on the engines of a cluster. Whoever makes a part, its bytes are the same.
+"""The Ray runner: engines on the nodes of a Ray cluster make the same parts, byte for byte, as the local runner.
 
-The driver makes the plan and commits; so all that a crash can undo is as on one machine. Each engine is an actor, with
-a GPU of its own where the device is one. It gets the model's files through Ray's object store, and must have the
-driver's libraries and the first engine's hardware: else its bytes could be others, and it is refused. Where an actor
-dies with its node, its chunk goes to another one, and a new actor is started as soon as there is room.
+The driver makes the plan and commits, so a crash undoes no more than on one machine. Each engine is an actor; on a GPU
+device each has its own GPU. An actor gets the model's files through Ray's object store. It must have the driver's
+libraries and the first engine's hardware, or it is refused, because its bytes could differ. If an actor dies with its
+node, another actor takes its chunk, and a new actor starts as soon as there is room.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 4
-"""Of a chunk. What kills that many actors is not a node's fault."""
+"""Actors that may die over one chunk. After that, the nodes are not to blame."""
 
 _TOLD_EVERY_S = 30
-"""How often a run says that it still waits for the cluster."""
+"""Seconds between two log lines that say that the run still waits for the cluster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """How a run is spread over a cluster.
+    """How a run uses a cluster.
 
     Attributes:
-        address: of the cluster, as `ray.init` takes it; None for the one of RAY_ADDRESS, or one on this machine.
-        engines: how many actors; None for as many as there is room for.
-        cpus: that an actor takes, and keeps busy where the engine's or decode threads are not given.
-        gpus: likewise, 0 or 1; None for 1 where the cluster has any.
+        address: as `ray.init` takes it; None for RAY_ADDRESS, or a cluster on this machine.
+        engines: number of actors; None for as many as there is room for.
+        cpus: CPUs of an actor, and its threads unless the engine's or the decode threads are given.
+        gpus: GPUs of an actor, 0 or 1; None for 1 if the cluster has any.
     """
 
     address: str | None = None
@@ -59,7 +59,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Described:
-    """What an actor says of itself."""
+    """An actor's description of itself."""
 
     labels: tuple[str, ...]
     engine: EngineInfo
@@ -70,7 +70,7 @@ class _Described:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Files:
-    """The files of an artifact, as they came through the object store."""
+    """The files of an artifact, passed through the object store."""
 
     name: str
     digest: str
@@ -91,7 +91,7 @@ class _EngineActor:
         self._inputs: dict[Input, Input] = {}
 
     def str(self) -> _Described:
-        """Return what runs here."""
+        """Return what this actor runs."""
         runner = self._runner
         return _Described(
             labels=runner.labels,
@@ -103,7 +103,7 @@ class _EngineActor:
 
     def make(self, work: Work, columns: Columns, timeout_s: float, suspects: int) -> Part:
         """Return the part of a chunk."""
-        # What tells a disk that went away from an image that did is this machine's own.
+        # A lost disk is told from a lost image by the device number, which differs from machine to machine.
         for each in {file.input for file in work.files} - self._inputs.keys():
             self._inputs[each] = each.on_this_machine()
         work = replace(work, files=[replace(file, input=self._inputs[file.input]) for file in work.files])
@@ -116,7 +116,7 @@ def _all_versions() -> dict[str, dict[str, str]]:
 
 
 class RayRunner:
-    """Runs a model on the engines of a Ray cluster. While it is entered, the cluster is joined."""
+    """Runs a model on the engines of a Ray cluster, which it joins for the length of its `with` block."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class RayRunner:
         self.has_embeddings = bool(artifact.config.embedding_size)
         self._artifact = artifact
         self._cluster = cluster
-        # Without it, each engine would take all CPUs of its node for its own.
+        # By default an engine would use all CPUs of its node.
         engine = {**engine, "threads": engine.get("threads") or cluster.cpus}
         self._options = (engine, batch_size, threads or cluster.cpus)
         self._actors: list[Any] = []
@@ -143,7 +143,7 @@ class RayRunner:
             EngineError: the cluster can't be reached, or has no room for an engine; or the engine can't be opened.
         """
         try:
-            import ray  # noqa: PLC0415 # seconds that the local runner need not wait for
+            import ray  # noqa: PLC0415 # takes seconds, and the local runner doesn't need it
         except ModuleNotFoundError as error:
             raise EngineError(f"'--runner ray' needs Ray, which is not installed: {install_extra('ray')}") from error
 
@@ -182,16 +182,16 @@ class RayRunner:
         return room
 
     def _start_actors(self) -> None:
-        """Start engines until there are as many as there should be; those without room wait for it."""
+        """Start actors until there are enough; Ray keeps those without room waiting."""
         actor = self._ray.remote(num_cpus=self._cluster.cpus, num_gpus=self._gpus)(_EngineActor)
         while len(self._actors) < self._engines:
             self._actors.append(actor.remote(self._files, *self._options))
 
     def _describe(self, actor: Any) -> _Described:
         reference = actor.describe.remote()
-        # As long as it takes: a cluster may have to start the machine first.
+        # No time limit: the cluster may have to start a machine first.
         while not self._ray.wait([reference], timeout=_TOLD_EVERY_S)[0]:
-            log.info("still waiting for the first engine on the Ray cluster; 'ray status' says what for")
+            log.info("still waiting for the first engine on the Ray cluster; 'ray status' says why")
         try:
             described: _Described = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
@@ -199,21 +199,21 @@ class RayRunner:
         return described
 
     def _check(self, described: _Described) -> None:
-        """Check that an engine gives the bytes of the first one."""
+        """Check that an engine makes the same bytes as the first one."""
         if described.engine != self.engine or described.versions != _all_versions():
             raise EngineError(
                 f"a node of the Ray cluster runs {described.engine} with {described.versions['parquet']}, "
-                f"another one {self.engine} with {versions('parquet')}, so that rows would depend on where "
-                "they were made; use nodes of one kind and one image"
+                f"another one {self.engine} with {versions('parquet')}, so rows would depend on the "
+                "node that made them; use nodes of one kind and one image"
             )
 
     def parts(
         self, works: Iterable[Work], columns: Columns, *, timeout_s: float, suspects: int, advance: Advance
     ) -> Generator[tuple[Work, Part]]:
-        """Yield each chunk with its part, as they are done.
+        """Yield each chunk with its part, in the order in which they are done.
 
         Raises:
-            EngineError: a chunk killed several engines, or an engine is not like the others.
+            EngineError: a chunk killed several engines, or the engines are not alike.
         """
         queue = _Queue(works)
         checks = {actor.describe.remote(): actor for actor in self._actors}
@@ -221,7 +221,7 @@ class RayRunner:
         idle: list[Any] = []
         while True:
             while idle and (work := queue.take()) is not None:
-                # An image that takes its process with it becomes a row at the second try.
+                # At the second try, an image that crashes its process becomes a row.
                 tries = len(work.files) if queue.tries(work) > 1 else suspects
                 actor = idle.pop()
                 making[actor.make.remote(work, columns, timeout_s, tries)] = (actor, work)
@@ -233,7 +233,7 @@ class RayRunner:
             try:
                 result = self._ray.get(reference)
             except self._ray.exceptions.RayActorError as error:
-                if error.actor_init_failed:  # another one would fare no better
+                if error.actor_init_failed:  # another one would fail, too
                     raise EngineError(
                         f"an engine can't be opened on a node of the Ray cluster ({_cause(error)}); "
                         "use nodes of one kind and one image"
@@ -244,7 +244,7 @@ class RayRunner:
                 self._replace(actor, checks)
                 continue
             except self._ray.exceptions.RayTaskError as error:
-                # What the actor raised, such as an input that has gone; the driver's own words for it.
+                # The actor's own exception, such as an input that disappeared.
                 raise error.cause from None
             idle.append(actor)
             if done:
@@ -261,7 +261,7 @@ class RayRunner:
 
 
 class _Queue:
-    """The chunks that are to be made; those of actors that died come first."""
+    """The chunks to make. Chunks of actors that died come first."""
 
     def __init__(self, works: Iterable[Work]) -> None:
         self._works: Iterator[Work] = iter(works)
@@ -269,7 +269,7 @@ class _Queue:
         self._tries: dict[int, int] = {}
 
     def take(self) -> Work | None:
-        """Return the next chunk; None where there is none."""
+        """Return the next chunk; None if there is none."""
         work = self._again.popleft() if self._again else next(self._works, None)
         if work is not None:
             self._tries[work.chunk] = self._tries.get(work.chunk, 0) + 1
@@ -283,7 +283,7 @@ class _Queue:
         """Take back a chunk whose actor died."""
         if self._tries[work.chunk] >= MAX_TRIES:
             raise EngineError(
-                f"chunk {work.chunk} took {MAX_TRIES} engines of the Ray cluster with it ({_cause(error)}); "
+                f"chunk {work.chunk} killed {MAX_TRIES} engines of the Ray cluster ({_cause(error)}); "
                 "the nodes' logs say why, and the same command resumes the run"
             ) from error
         self._again.append(work)

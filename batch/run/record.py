@@ -1,4 +1,4 @@
-"""The record of a run: `run.json`, the one file of the output that holds times, rates and ids."""
+"""What a run did: a commit for each chunk, and `run.json`, the one output file that holds times, rates and ids."""
 
 from __future__ import annotations
 
@@ -15,15 +15,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from batch.run.folder import Commit
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """A chunk that is done: a line of `commits.jsonl`. If a chunk has several lines, the last one holds.
+
+    Attributes:
+        part: the file's name.
+        bytes: the file's size.
+        sha256: of the file, in hexadecimal.
+        errors: number of failed rows, by reason.
+        in_class_folders: number of rows whose image is in a folder named like one of the model's labels.
+        correct: number of those whose top label is that folder's name.
+    """
+
+    chunk: int
+    part: str
+    rows: int
+    bytes: int
+    sha256: str
+    errors: dict[str, int]
+    in_class_folders: int
+    correct: int
+
+    @property
+    def failed(self) -> int:
+        """Number of failed rows."""
+        return sum(self.errors.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """How often the top label is the name of the folder that the image lies in.
+    """How often the top label is the name of the image's folder.
 
     Attributes:
-        images: how many were classified; those that failed don't count.
+        images: number of classified images; failed ones don't count.
     """
 
     correct: int
@@ -40,9 +66,9 @@ class Attempt:
     """One process that worked on a run.
 
     Attributes:
-        ended: None while it works, and for ever where it was killed.
-        images: how many it classified, and committed.
-        batch_size: how many images went into the engine at once.
+        ended: None while it works, and forever if it was killed.
+        images: number of images that it classified and committed.
+        batch_size: images per execution of the engine.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -57,14 +83,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What a run did: the contents of `run.json`.
+    """The contents of `run.json`.
 
     Attributes:
-        state: `running` is also what a killed run says.
-        errors: how many images failed, by reason.
-        accuracy: None unless each image lies in a folder that has the name of one of the model's labels.
-        run: what the bytes of the output depend on.
-        attempts: the processes that worked on it, the last one last.
+        state: `running` also after the process was killed.
+        errors: number of failed images, by reason.
+        accuracy: None unless every image is in a folder named like one of the model's labels.
+        run: what the output's bytes depend on.
+        attempts: the processes that worked on the run, oldest first.
     """
 
     state: Literal["running", "interrupted", "done"]
@@ -104,9 +130,9 @@ class RunRecord:
 
 
 def read_attempts(path: Path) -> tuple[Attempt, ...]:
-    """Return the attempts that the record at `path` knows of; none where there is no record that can be read."""
+    """Return the attempts in the record at `path`; none if there is no readable record."""
     try:
         return from_json(path.read_bytes(), RunRecord).attempts
     except (OSError, ValueError):
-        # It is for people to read, and no run depends on it.
+        # The record is for people; no run depends on it.
         return ()

@@ -1,4 +1,4 @@
-"""The run: plan → read and decode → infer → commit, chunk by chunk, by whichever runner."""
+"""A bulk run: plan → read and decode → infer → commit, chunk by chunk, on whichever runner."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from batch.inputs.urls import is_url
 from batch.pipeline.contained import IMAGE_TIMEOUT_S
 from batch.rows.formats import Columns, read_rows
 from batch.run.fingerprint import Fingerprint
-from batch.run.folder import Commit, RunFolder, check_output, open_run_folder, reading, writing
-from batch.run.interrupts import Interrupted, Interrupts
-from batch.run.limits import FailureLimits
+from batch.run.folder import RunFolder, check_output, reading, writing
 from batch.run.local import Work
+from batch.run.lock import open_run_folder
 from batch.run.metrics import MetricsFile, check_metrics_file
-from batch.run.record import Attempt, RunRecord, read_attempts
+from batch.run.record import Attempt, Commit, RunRecord, read_attempts
+from batch.run.stopping import FailureLimits, Interrupted, Interrupts
 from classifier.errors import NoEmbeddings, OutputError
 from classifier.progress import show_progress
 from classifier.types import to_json
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from batch.inputs.named import Input
     from batch.inputs.plan import Plan
     from batch.inputs.shards import Shard
-    from batch.rows.formats import Row
+    from batch.rows.columns import Row
     from batch.rows.part import Part
     from batch.run.local import Runner
     from classifier.progress import Advance
@@ -44,16 +44,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchJob:
-    """What is to be classified, and how it is to be written.
+    """What to classify, and how to write it.
 
     Attributes:
-        selection: what is taken of folders and tar files.
-        shard: which chunks are this run's; None for all. `output` is then the shard's own folder.
-        chunk_size: images of one part file; what a killed run may have to do again.
-        image_timeout_s: CPU time that an image may take which is decoded contained.
-        limits: when so many images failed that the run had better stop.
-        retry_failed: whether the rows of an earlier attempt that say `error` are made again.
-        metrics_file: what Prometheus' text collector reads; None for none.
+        output: the run's folder; for a shard, the shard's own.
+        selection: which entries of folders and tar files are images to classify.
+        shard: the run's share of the chunks; None for all.
+        chunk_size: images in one part file, the most that a killed run has to repeat.
+        image_timeout_s: CPU time for an image that is decoded contained.
+        limits: number of failed images that stops the run.
+        retry_failed: whether to make an earlier attempt's `error` rows again.
+        metrics_file: file for Prometheus' text collector; None for none.
     """
 
     inputs: tuple[Input, ...]
@@ -69,7 +70,7 @@ class BatchJob:
 
 
 def check_job(job: BatchJob) -> None:
-    """Check, without writing, what would stop a run before its first image.
+    """Check, without writing, that the run can begin.
 
     Raises:
         DataError: there is no image.
@@ -77,22 +78,22 @@ def check_job(job: BatchJob) -> None:
     """
     check_output(job.output, job.inputs)
     check_metrics_file(job.metrics_file)
-    # A bucket is listed once, by the plan: that can take hours.
+    # Listing a bucket can take hours: only the plan does it.
     if not any(is_url(input.location) for input in job.inputs):
         require_images(job.inputs, job.selection)
 
 
 def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecord:
-    """Return the record of the run once each image has its row, whichever attempt wrote it.
+    """Return the record of the run once every image has its row.
 
-    Where the output holds the beginning of the same run, it is resumed; where it holds all of it, nothing is done.
+    If the output holds part of the same run, the run is resumed; if it holds all of it, nothing is done.
 
     Raises:
-        NoEmbeddings: they were asked for, and the model was exported without.
-        DataError: an input can't be listed, or has gone.
+        NoEmbeddings: embeddings were asked for, and the model was exported without them.
+        DataError: an input can't be listed, or disappeared during the run.
         OutputError: the output can't be written, is in use, or holds another run.
-        TooManyFailures: more images failed than may; what is committed stays.
-        Interrupted: by a signal; what is committed stays.
+        TooManyFailures: more images failed than the limits allow; committed chunks stay.
+        Interrupted: a signal came; committed chunks stay.
     """
     if job.columns.embeddings and not runner.has_embeddings:
         raise NoEmbeddings(
@@ -106,7 +107,7 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
         attempts = read_attempts(folder.record)
         failed = job.retry_failed and any(commit.errors for commit in commits.values())
         if folder.succeeded and len(commits) == len(run.chunks) and attempts and not failed:
-            log.info("'%s' is done already", job.output)
+            log.info("'%s' is already done", job.output)
             return RunRecord.of(run, commits.values(), attempts)
         folder.reopen()
         if commits:
@@ -115,7 +116,7 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
 
 
 def _begin(job: BatchJob, runner: Runner, folder: RunFolder) -> Fingerprint:
-    """Return the fingerprint of a run that begins here: the plan is made."""
+    """Make the plan, and return the fingerprint of the run that begins here."""
     with writing(folder.plan):
         plan = write_plan(folder.plan, job.inputs, chunk_size=job.chunk_size, selection=job.selection)
     if not plan.images:
@@ -127,9 +128,9 @@ def _begin(job: BatchJob, runner: Runner, folder: RunFolder) -> Fingerprint:
 
 
 def _resume(job: BatchJob, runner: Runner, folder: RunFolder, begun: Fingerprint) -> Fingerprint:
-    """Return the fingerprint of the run that was begun here, if it is the one that was asked for.
+    """Return the fingerprint of the run that began here, after checking that `job` asks for the same run.
 
-    The plan that was made stays: files that came later are not part of this run.
+    The plan stays as it was made: files that were added later are not part of the run.
     """
     with reading(folder.plan):
         digest = digest_of(folder.plan)
@@ -142,8 +143,8 @@ def _resume(job: BatchJob, runner: Runner, folder: RunFolder, begun: Fingerprint
     )
     if differences := begun.differences(_fingerprint(job, runner, plan)):
         raise OutputError(
-            f"the output '{folder.path}' holds a run that can't be resumed like this: {'; '.join(differences)}; "
-            "run it as it was begun, or name another --output"
+            f"the output '{folder.path}' holds a run that differs from this command: {'; '.join(differences)}; "
+            "repeat the command that began it, or name another --output"
         )
     return begun
 
@@ -173,7 +174,7 @@ class _Attempt:
         self.commits = commits
         self.classified = 0
         self.chunks_left = 0
-        # Of the rows that stay as they are: what failed and is about to be made again says nothing of the run any more.
+        # Only of rows that stay: failed rows that are about to be made again don't count against the limits.
         self.kept = self.kept_failed = 0
         self.metrics = MetricsFile(job.metrics_file, run)
 
@@ -182,12 +183,12 @@ class _Attempt:
         attempt = Attempt(batch_size=self.runner.batch_size, decode_threads=self.runner.threads)
         started = time.monotonic()
         self._record(*before, attempt)
-        # What an attempt was killed over may have been an image that takes its process with it.
+        # An image that crashes its process may be why the attempt before was killed.
         was_killed = bool(before) and before[-1].ended is None
         try:
             self._commit_chunks(interrupts, suspects=self.run.plan.chunk_size if was_killed else 0)
         except Interrupted:
-            # In the last chunk, which was finished: so is the run.
+            # A signal during the last chunk: that was finished, and so is the run.
             if self.chunks_left:
                 raise
         finally:
@@ -225,7 +226,7 @@ class _Attempt:
             self._make(missing, interrupts, advance, suspects=suspects)
 
     def _make(self, chunks: Sequence[int], interrupts: Interrupts, advance: Advance, *, suspects: int) -> None:
-        """Make and commit these chunks: what failed of those that are committed, the others whole."""
+        """Make and commit these chunks: the failed rows of committed ones, all other chunks from scratch."""
         parts = self.runner.parts(
             self._works(chunks),
             self.job.columns,

@@ -1,4 +1,11 @@
-"""Engines: each runs a graph on one kind of device, uint8 images in, float32 scores out."""
+"""Engines: each runs a graph on one kind of device, uint8 images in, float32 scores out.
+
+- `selection` chooses engine, device and precision, and opens the engine.
+- `onnxruntime` is the engine for CPU and CUDA. It uses `runtime` (the installed library), `sessions`, `cuda` (batches
+  of one size) and `group` (several GPUs).
+- `openvino` is the engine for CPU. It uses `compiling` and `cache` (compiled models on disk).
+- All share `graphs` (inputs and outputs), `failures` (exceptions → errors) and `nvidia` (the GPU driver).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +18,7 @@ if TYPE_CHECKING:
     from classifier.types import EngineInfo
 
 Tuning = Literal["latency", "throughput"]
-"""What an engine is opened for: the soonest answer for one image, or the most images in a second."""
+"""The goal of an engine: the earliest answer to one image, or the most images per second."""
 
 
 class Engine(Protocol):
@@ -19,40 +26,40 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What runs, as it is recorded with every result."""
+        """Engine, device and precision, as recorded with every result."""
 
     @property
     def crop_size(self) -> int:
-        """The height and width of the images that the graph takes."""
+        """Height and width of the images that the graph takes."""
 
     @property
     def classes(self) -> int:
-        """How many scores the graph gives for each image."""
+        """Number of scores for each image."""
 
     @property
     def embedding_size(self) -> int | None:
-        """How many numbers an image's embedding has; None where the graph gives none."""
+        """Length of an image's embedding; None if the graph outputs none."""
 
     @property
     def busy_size(self) -> int:
-        """How many images keep the engine busy: where there are many, run that many at once."""
+        """Number of images that keep the engine busy: if you have many, pass this many to each `run`."""
 
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`, for any N >= 0.
 
         Raises:
-            ValueError: the images have another shape or type: an error of the caller.
-            OutOfDeviceMemory: one batch does not fit.
+            ValueError: the images have the wrong shape or type: the caller's error.
+            OutOfDeviceMemory: a batch does not fit into the device's memory.
             EngineError: the device failed.
         """
 
     def embed(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return what `run` does, to the bit, and the images' embeddings as float32 `[N, embedding_size]`.
+        """Return the result of `run`, bit for bit, and the images' embeddings as float32 `[N, embedding_size]`.
 
-        An embedding is what the network's last layer takes, and as independent of the other images as the scores are.
+        An embedding is the input of the network's last layer. Like the scores, it does not depend on other images.
 
         Raises:
-            ValueError: the graph gives no embeddings, or as `run` has it.
-            OutOfDeviceMemory: one batch does not fit.
+            ValueError: the graph outputs no embeddings, or as for `run`.
+            OutOfDeviceMemory: a batch does not fit into the device's memory.
             EngineError: the device failed.
         """

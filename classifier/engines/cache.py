@@ -1,8 +1,8 @@
-"""Compiled models on disk, so that a model that was compiled once opens at once: `$TANDEM_HOME/cache/compiled`.
+"""A cache of compiled models in `$TANDEM_HOME/cache/compiled`, so that each is compiled only once.
 
-An entry is its contents followed by their SHA-256. It is written aside and renamed, so that any number of
-processes may read and write; what is damaged counts as missing, and is written anew. Nothing depends on the cache:
-where it can't be read or written, as in a container with a read-only home, a model is compiled each time.
+An entry is its contents followed by their SHA-256. It is written aside and renamed, so any number of processes may
+read and write. A damaged entry counts as missing and is replaced. The cache is optional: if it can't be read or
+written, as in a container with a read-only home, models are compiled each time.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from classifier.home import tandem_home
 log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 4_000_000_000
-"""Of all entries together. Those that were not used for longest go first."""
+"""Size of all entries together. The least recently used are removed first."""
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def entry_path(*key: str) -> Path | None:
-    """Return where the entry of `key` is or would be; None where this user has no home for a cache.
+    """Return the path of the entry for `key`, present or not; None if this user has no home folder.
 
-    The key holds all on which the contents depend.
+    The key must contain everything that the contents depend on.
     """
     try:
         folder = tandem_home() / "cache" / "compiled"
@@ -40,37 +40,37 @@ def entry_path(*key: str) -> Path | None:
 
 
 def read_entry(path: Path) -> memoryview | None:
-    """Return the contents of the entry at `path`; None where it is missing, damaged or another user's.
+    """Return the contents of the entry at `path`; None if it is missing, damaged or owned by another user.
 
-    What another user wrote into a shared home is not run: a model's files are checked by their digests, and an entry
-    would bypass that.
+    Another user's entry in a shared home is never run: it would bypass the check of the model's digest.
     """
     try:
         with path.open("rb") as file:
             if hasattr(os, "geteuid") and os.fstat(file.fileno()).st_uid != os.geteuid():
-                log.debug("%s belongs to another user, and is not used", path)
+                log.debug("Ignoring %s: it belongs to another user", path)
                 return None
-            # Mapped, so that it is not copied, and processes share it; such that it could be written, since OpenVINO
-            # copies what could not be. What is in an entry does not change: another takes its place.
+            # Mapped, so that processes share the memory; copy-on-write, since OpenVINO copies memory that is read-only.
+            # Safe: an entry is replaced, never changed in place.
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     except OSError as error:
         log.debug("No compiled model at %s: %s", path, error.strerror)
         return None
-    except ValueError:  # how an empty file says that it can't be mapped
+    except ValueError:  # An empty file can't be mapped.
         return None
     contents, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if hashlib.sha256(contents).digest() != digest:
-        log.debug("%s is damaged, and is not used", path)
+        log.debug("Ignoring %s: it is damaged", path)
         return None
-    with contextlib.suppress(OSError):  # a cache that can only be read serves as well
+    with contextlib.suppress(OSError):  # The cache may be read-only.
         os.utime(path)
     return contents
 
 
 def write_entry(path: Path, contents: bytes) -> None:
-    """Write the entry at `path`, and remove old ones that are too many; where that can't be done, do nothing."""
+    """Write the entry at `path` and remove old entries over the limit; do nothing if the cache can't be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Not `classifier.files.replace_file`: an entry is private to this user (mode 0600), and needs no slow fsync.
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             try:
                 file.write(contents)
@@ -86,7 +86,7 @@ def write_entry(path: Path, contents: bytes) -> None:
 
 
 def _prune(folder: Path) -> None:
-    """Remove the entries that were not used for longest, until the rest is within the limit."""
+    """Remove the least recently used entries until the rest is within the limit."""
     used = sorted(((file.stat(), file) for file in folder.iterdir()), key=lambda entry: entry[0].st_mtime, reverse=True)
     total = 0
     for stat, file in used:

@@ -1,4 +1,4 @@
-"""What OpenVINO compiles: at the precision that was asked for, or an error; kept for the next time."""
+"""Graphs compiled by OpenVINO, at exactly the requested precision, and kept in the cache for next time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classifier.engines.cache import entry_path, read_entry, write_entry
-from classifier.engines.graphs import PROBE, is_memory, no_room
+from classifier.engines.failures import is_out_of_memory, out_of_memory
+from classifier.engines.graphs import PROBE
 from classifier.errors import EngineUnavailable
 from classifier.extras import install_extra
 from classifier.hardware import cpu_limit, cpu_of_onednn
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)
-"""What pybind11 makes of OpenVINO's exceptions, and of those of C++."""
+"""The exceptions of Python that pybind11 raises for those of OpenVINO and C++."""
 
-# In what OpenVINO computes what a graph leaves open: an int8 graph says of each layer whether it is quantised.
+# Precision → the type of all floating-point layers. An int8 graph marks its own quantised layers.
 _FLOATS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-# What convolutions and matrix products must then have been compiled for: some for the first, all for either.
+# Precision → (types of which a convolution or matrix product must have one, types that others may have).
 _EXECUTED: dict[Precision, tuple[frozenset[str], frozenset[str]]] = {
     "fp32": (frozenset({"f32"}), frozenset()),
     "bf16": (frozenset({"bf16"}), frozenset({"f32"})),
@@ -49,7 +50,7 @@ def load_openvino() -> ModuleType:
     """Return the module `openvino`.
 
     Raises:
-        EngineUnavailable: it is not installed, or can't be loaded.
+        EngineUnavailable: it is not installed, or fails to load.
     """
     try:
         with _without_converter():
@@ -61,13 +62,13 @@ def load_openvino() -> ModuleType:
 
 
 def _core() -> Any:
-    """Return OpenVINO's core: one for the whole process, as its makers advise, held until that ends.
+    """Return OpenVINO's core: one for the whole process, as OpenVINO advises, kept until the process ends.
 
-    A core's CPU plugin gives the thread that loads it a stack for signal handlers, and unmaps it when core and models
-    are gone: also one that the thread still has, where another thread releases them, or comes back to, where two cores
-    went in the order in which they came. Python's handlers run on that stack, so the next Ctrl-C would crash.
+    A core's CPU plugin installs a signal stack in the thread that loads it, and unmaps that stack once the core and its
+    models are gone. The thread may still use the stack then: if another thread released the core, or if two cores were
+    released in the order of their creation. Python's signal handlers run on it, so the next Ctrl-C would crash.
     """
-    with _LOCK:  # The cache alone would let two threads make one each.
+    with _LOCK:  # Without it, two threads could create a core each.
         return _only_core()
 
 
@@ -78,16 +79,16 @@ def _only_core() -> Any:
 
 @contextmanager
 def _without_converter() -> Iterator[None]:
-    """Keep `import openvino` from importing its model converter, which it can do without.
+    """Keep `import openvino` from importing its optional model converter, which others can import afterwards.
 
-    The converter reports each import to its makers through Google Analytics, without asking, and takes longer to import
-    than all the rest. Who wants it can import it afterwards.
+    The converter reports each import through Google Analytics, without asking, and takes longer to import than the
+    rest of OpenVINO.
     """
     converter = "openvino.tools.ovc"
     if converter in sys.modules:
         yield
         return
-    sys.modules[converter] = None  # type: ignore[assignment]  # how Python spells "can't be imported"
+    sys.modules[converter] = None  # type: ignore[assignment]  # None makes the import fail.
     try:
         yield
     finally:
@@ -95,7 +96,7 @@ def _without_converter() -> Iterator[None]:
 
 
 def probe() -> None:
-    """Run the smallest graph, to learn whether OpenVINO really works.
+    """Run the smallest graph, to check that OpenVINO really works.
 
     Raises:
         EngineUnavailable: it doesn't.
@@ -107,7 +108,7 @@ def probe() -> None:
         request.infer([np.full((1, 1, 1, 1), 2, dtype=np.float32)])
     except ERRORS as error:
         raise EngineUnavailable(
-            f"openvino {runtime.__version__} runs no graph here ({gist(error)}); choose engine onnxruntime"
+            f"openvino {runtime.__version__} can't run a graph here ({gist(error)}); choose engine onnxruntime"
         ) from error
 
 
@@ -120,13 +121,13 @@ def open_compiled(
     file: str,
     digest: str | None,
 ) -> tuple[Any, object]:
-    """Return the graph that `read` gives compiled for the CPU, and what must be held as long as that is used.
+    """Return the graph from `read` compiled for the CPU, and an object to keep alive while it is used.
 
     For the arguments see `OpenVinoEngine`.
 
     Raises:
-        EngineUnavailable: OpenVINO isn't installed, or doesn't run this graph at this precision.
-        OutOfDeviceMemory: memory does not hold the graph.
+        EngineUnavailable: OpenVINO is not installed, or does not run this graph at this precision.
+        OutOfDeviceMemory: the graph does not fit into memory.
     """
     runtime = load_openvino()
     if precision not in _FLOATS:
@@ -135,13 +136,13 @@ def open_compiled(
         "INFERENCE_PRECISION_HINT": _FLOATS[precision],
         "INFERENCE_NUM_THREADS": threads or cpu_limit(),
         "PERFORMANCE_HINT": tuning.upper(),
-        # Pinned, the threads of two processes on one machine share its first cores, and leave the last ones idle.
+        # With pinning, two processes would share the first cores and leave the last ones idle.
         "ENABLE_CPU_PINNING": False,
-        # Would quantise what the graph does not: its accuracy was not measured.
+        # Would quantise more layers than the graph, whose accuracy was not measured.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
     with ThreadPoolExecutor(1) as pool:
-        # While it is read, and its digest checked, what was compiled before is loaded. Damage is found in either.
+        # Loads the compiled graph while the graph is read and its digest checked, so that damage is always found.
         graph = pool.submit(read)
         name = f"{digest}/{file}" if digest else hashlib.sha256(graph.result()).hexdigest()
         key = ("openvino", runtime.__version__, cpu_of_onednn().instruction_set, _FLOATS[precision], name)
@@ -158,18 +159,18 @@ def open_compiled(
 
 
 def gist(error: Exception) -> str:
-    """Return the last line of an error of OpenVINO: those above say where in its source it was raised."""
+    """Return the last line of an OpenVINO error; the lines above say where in its source it was raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
 
 
 def _load(runtime: ModuleType, contents: memoryview, properties: dict[str, object]) -> Any:
-    """Return the model that an earlier process compiled, which uses `contents` in place; None where it can't load."""
+    """Return the compiled model in a cache entry, which it uses in place; None if it does not load."""
     try:
         exported = runtime.Tensor(np.frombuffer(contents, dtype=np.uint8), shared_memory=True)
         return _core().import_model(exported, "CPU", properties)
     except ERRORS as error:
-        log.debug("What was compiled before can't be loaded, and is compiled anew: %s", gist(error))
+        log.debug("Compiling again: the compiled model does not load: %s", gist(error))
         return None
 
 
@@ -178,35 +179,35 @@ def _compile(graph: bytes, properties: dict[str, object], *, file: str) -> Any:
     try:
         return core.compile_model(core.read_model(graph), "CPU", properties)
     except ERRORS as error:
-        if is_memory(error):
-            raise no_room(file, "cpu") from error
-        # Not called damaged: OpenVINO also refuses sound graphs. Of a damaged one ONNX Runtime will say so.
+        if is_out_of_memory(error, "cpu"):
+            raise out_of_memory(file, "cpu") from error
+        # Not DamagedArtifact: OpenVINO also refuses sound graphs. ONNX Runtime recognises damaged ones.
         raise EngineUnavailable(
             f"engine 'openvino' can't open {file} ({gist(error)}); choose engine onnxruntime"
         ) from error
 
 
 def _keep(entry: Path, compiled: Any) -> None:
-    """Write what was compiled to `entry` for the next time; where OpenVINO can't export it, do nothing."""
+    """Write the compiled model to `entry`; do nothing if OpenVINO can't export it."""
     try:
         contents = compiled.export_model().getvalue()
     except ERRORS as error:
-        log.debug("What was compiled is not kept: %s", gist(error))
+        log.debug("The compiled model is not kept: %s", gist(error))
         return
     write_entry(entry, contents)
 
 
 def _check_executed(compiled: Any, precision: Precision, *, file: str) -> None:
-    """Check that the graph was compiled for the CPU at `precision`: OpenVINO takes its properties for hints.
+    """Check that OpenVINO really compiled the graph for the CPU at `precision`, which it takes as a hint.
 
     Raises:
-        EngineUnavailable: it wasn't.
+        EngineUnavailable: it compiled something else.
     """
     devices = compiled.get_property("EXECUTION_DEVICES")
     layers = (operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops())
     ran = {layer["runtimePrecision"].astype(str) for layer in layers if layer["layerType"].astype(str) in _PRODUCTS}
-    wanted, others = _EXECUTED[precision]
-    if devices != ["CPU"] or not ran & wanted or not ran <= wanted | others:
+    required, permitted = _EXECUTED[precision]
+    if devices != ["CPU"] or not ran & required or not ran <= required | permitted:
         raise EngineUnavailable(
             f"engine 'openvino' would run {file} in {', '.join(sorted(ran)) or 'nothing'} on {', '.join(devices)} "
             f"instead of {precision} on the CPU; choose another precision, or engine onnxruntime"

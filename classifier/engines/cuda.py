@@ -1,4 +1,4 @@
-"""Executions of one size on a GPU, and the search for the size that is fastest."""
+"""Batches of one fixed size on a GPU, and the search for the fastest size."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier.engines.gpu_memory import page_lock
+from classifier.engines.failures import running
 from classifier.engines.graphs import EMBEDDINGS, OUTPUT
-from classifier.engines.sessions import running
+from classifier.engines.nvidia import page_lock
 from classifier.errors import OutOfDeviceMemory
 from classifier.wording import counted
 
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SMALLEST, LARGEST = 16, 1024
-"""Sizes between which the fastest is looked for, unless memory ends below."""
+"""The search tries sizes in this range, and smaller ones only if these don't fit into memory."""
 WORTHWHILE = 1.1
-"""How many times the images per second a doubled size must give to be taken: each costs memory, and a wait."""
+"""A doubled size must be this many times faster to be taken, since it costs memory and latency."""
 UNDER_WAY = 2
-"""Batches that have buffers: one is run, the next is on its way to the device."""
+"""Number of batches with buffers: one runs while the next is copied to the device."""
 _TIMED_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Buffers:
-    """What one batch needs on its way.
+    """The buffers of one batch.
 
     Attributes:
-        host: page-locked images, from which the device is filled.
-        images: the same on the device.
-        rows: each output, on the device.
-        bindings: of the session to these, by the outputs that are asked for.
+        host: page-locked images in host memory, the source of the copy to the device.
+        images: the images on the device.
+        rows: name of each output → its values on the device.
+        bindings: requested outputs → the session's binding to these buffers.
     """
 
     host: NDArray[np.uint8]
@@ -55,13 +55,13 @@ class _Buffers:
 
 
 class FixedBatch:
-    """Runs batches of one size, to which smaller ones are padded, in buffers that are made once.
+    """Runs batches of one size, in buffers that are allocated once. Smaller batches are padded.
 
-    The images go from page-locked memory straight to the device; the session reads and writes there. Of batches that
-    several threads give, one is carried there while another is run.
+    Images are copied from page-locked memory to the device, where the session reads and writes. If several threads
+    call `run`, one batch is copied while another runs.
 
     Attributes:
-        shape: of the images of every execution, `[N, H, W, 3]`.
+        shape: `[N, H, W, 3]`, the shape of the images in every execution.
     """
 
     def __init__(
@@ -75,15 +75,19 @@ class FixedBatch:
         widths: Mapping[str, int],
         device: tuple[str, int],
     ) -> None:
-        """Make the buffers on `device`, as ("cuda", 0), and run once.
+        """Allocate the buffers and run once: only the first run loads cuDNN and takes the memory that all runs need.
 
-        `widths` says how many numbers each output has for an image: the probabilities, and where there are any the
-        embeddings.
-
-        Only a first run loads cuDNN and takes the memory that every other will need.
+        Args:
+            runtime: the module `onnxruntime`.
+            session: the session to run.
+            input: name of its input.
+            size: number of images in a batch.
+            crop_size: height and width of the images.
+            widths: columns of the probabilities, and of the embeddings if the graph outputs them.
+            device: kind and index, ("cuda", 0).
 
         Raises:
-            OutOfDeviceMemory: the device does not hold one batch.
+            OutOfDeviceMemory: one batch does not fit into the device's memory.
             EngineError: the device failed.
         """
         self.shape = (size, crop_size, crop_size, 3)
@@ -114,10 +118,10 @@ class FixedBatch:
         return _Buffers(host=host, images=images, rows=rows, bindings=bindings)
 
     def run(self, images_nhwc: NDArray[np.uint8], outputs: Outputs = (OUTPUT,)) -> list[NDArray[np.float32]]:
-        """Return these outputs of at most `size` images.
+        """Return the outputs of at most `size` images, one array `[N, columns]` for each name in `outputs`.
 
         Raises:
-            OutOfDeviceMemory: the device does not hold what the run needs.
+            OutOfDeviceMemory: the device has too little memory for the run.
             EngineError: the device failed.
         """
         count = len(images_nhwc)
@@ -127,7 +131,7 @@ class FixedBatch:
                 buffers.host[:count] = images_nhwc
                 buffers.host[count:] = 0
                 buffers.images.update_inplace(buffers.host)
-                # Two at once would take twice the memory, and either fills the device.
+                # One at a time: each keeps the whole device busy, and two would need twice the memory.
                 with self._running:
                     self._session.run_with_iobinding(buffers.bindings[outputs])
                 return [buffers.rows[name].numpy()[:count].copy() for name in outputs]
@@ -136,7 +140,7 @@ class FixedBatch:
 
     @property
     def size(self) -> int:
-        """How many images every execution has."""
+        """Number of images in every execution."""
         return self.shape[0]
 
     @property
@@ -145,12 +149,12 @@ class FixedBatch:
 
 
 def open_fastest(open_with: Callable[[int], FixedBatch]) -> FixedBatch:
-    """Return the batch of the size with the most images per second, measured here and now.
+    """Return batches of the size that gives the most images per second, measured here and now.
 
-    The size is doubled until that stops to be worthwhile, or memory ends; where it ends at once, it is halved.
+    The size doubles until that is no longer `WORTHWHILE` or memory runs out. If the first size does not fit, it halves.
 
     Args:
-        open_with: gives the batch of a size.
+        open_with: opens batches of a given size.
 
     Raises:
         OutOfDeviceMemory: not even one image fits.
@@ -159,7 +163,7 @@ def open_fastest(open_with: Callable[[int], FixedBatch]) -> FixedBatch:
     size, largest = SMALLEST, LARGEST
     while size <= largest:
         try:
-            # In one expression: a size that fails while it is timed holds no memory while a smaller one is opened.
+            # One expression, so that a size that fails in `_timed` is freed before a smaller one is opened.
             opened, rate = _timed(open_with(size))
         except OutOfDeviceMemory:
             if best is not None:
@@ -174,12 +178,12 @@ def open_fastest(open_with: Callable[[int], FixedBatch]) -> FixedBatch:
         best, best_rate = opened, rate
         size *= 2
     assert best is not None
-    log.info("Batches of %d images are the fastest: %.0f images/s, decoding not counted", best.size, best_rate)
+    log.info("Batches of %d images are the fastest: %.0f images/s without decoding", best.size, best_rate)
     return best
 
 
 def _timed(batch: FixedBatch) -> tuple[FixedBatch, float]:
-    """Return the batch, and its images per second."""
+    """Return `batch` and its images per second."""
     images_nhwc = np.zeros(batch.shape, dtype=np.uint8)
     elapsed_s = []
     for _ in range(_TIMED_RUNS):

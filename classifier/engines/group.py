@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+
+from classifier.engines.nvidia import nvidia_driver
+from classifier.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,15 +20,15 @@ if TYPE_CHECKING:
 
     from classifier.engines import Engine
 
+log = logging.getLogger(__name__)
+
 _T = TypeVar("_T")
 
 
 class EngineGroup:
-    """Engines that run one graph with the same bits, each on a device of its own, side by side.
+    """Engines that run one graph with the same bits on different devices, side by side. Is itself an `Engine`.
 
-    Attributes:
-        info: of the first, with the devices of all: `cuda:0,1`.
-        busy_size: how many images occupy all of them.
+    `info` is that of the first engine, with all devices: `cuda:0,1`.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
@@ -42,28 +46,16 @@ class EngineGroup:
         self._pool = ThreadPoolExecutor(len(engines), thread_name_prefix=kind)
 
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`, for any N >= 0.
-
-        Raises:
-            ValueError: the images have another shape or type: an error of the caller.
-            OutOfDeviceMemory: one batch does not fit.
-            EngineError: a device failed.
-        """
+        """Return the probabilities of the images; see `Engine.run`."""
         return np.concatenate(self._spread(images_nhwc, lambda engine, part: engine.run(part)))
 
     def embed(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return what `run` does, to the bit, and the images' embeddings as float32 `[N, embedding_size]`.
-
-        Raises:
-            ValueError: the graph gives no embeddings, or as `run` has it.
-            OutOfDeviceMemory: one batch does not fit.
-            EngineError: a device failed.
-        """
+        """Return the probabilities and embeddings of the images; see `Engine.embed`."""
         scores, embeddings = zip(*self._spread(images_nhwc, lambda engine, part: engine.embed(part)), strict=True)
         return np.concatenate(scores), np.concatenate(embeddings)
 
     def _spread(self, images_nhwc: NDArray[np.uint8], run: Callable[[Engine, NDArray[np.uint8]], _T]) -> list[_T]:
-        """Return what `run` gives for each part of the images, in their order."""
+        """Return the results of `run` on parts of the images, in order."""
 
         def run_part(part: NDArray[np.uint8]) -> _T:
             engine = self._idle.get()
@@ -72,9 +64,37 @@ class EngineGroup:
             finally:
                 self._idle.put(engine)
 
-        # At least one part, so that an engine looks at the shape of no images, too.
+        # At least one part, so that an engine checks the shape even of zero images.
         total = max(len(images_nhwc), 1)
-        # What keeps an engine busy, or fewer whole batches, where the images would else leave another engine idle.
+        # A part keeps one engine busy; it is fewer whole batches if another engine would otherwise be idle.
         size = min(self._each_busy_size, -(-total // (self._count * self._batch_size)) * self._batch_size)
         starts = range(0, total, size)
         return list(self._pool.map(run_part, (images_nhwc[start : start + size] for start in starts)))
+
+
+def open_on_all_gpus(open_on: Callable[[str, int | None], Engine], batch_size: int | None) -> Engine:
+    """Return an engine on all GPUs of the same kind as GPU 0: only equal GPUs give equal bits.
+
+    A GPU on which the engine can't be opened is left out, except GPU 0.
+
+    Args:
+        open_on: opens the engine on a device, with a batch size.
+        batch_size: for GPU 0; the others take the size that its engine then has.
+
+    Raises:
+        EngineError: the engine can't be opened on GPU 0.
+    """
+    first = open_on("cuda", batch_size)
+    engines = [first]
+    for index in _gpus_like_the_first():
+        try:
+            engines.append(open_on(f"cuda:{index}", first.info.batch_size))
+        except EngineError as error:
+            log.warning("GPU %d is left out: %s", index, error)
+    return EngineGroup(engines) if len(engines) > 1 else first
+
+
+def _gpus_like_the_first() -> list[int]:
+    driver = nvidia_driver()
+    gpus = driver.gpus if driver else ()
+    return [index for index, gpu in enumerate(gpus) if index > 0 and gpu == gpus[0]]

@@ -12,8 +12,18 @@ import numpy as np
 
 from classifier.artifact import MODEL
 from classifier.engines.cuda import UNDER_WAY, FixedBatch, open_fastest
-from classifier.engines.graphs import EMBEDDINGS, OUTPUT, check_embeds, check_images, check_numbers, not_a_classifier
-from classifier.engines.sessions import check_cuda, load_runtime, open_on_cpu, open_on_cuda, run_session, runtime_errors
+from classifier.engines.failures import runtime_errors
+from classifier.engines.graphs import (
+    EMBEDDINGS,
+    OUTPUT,
+    check_embeds,
+    check_images,
+    check_numbers,
+    not_a_classifier,
+    output_widths,
+)
+from classifier.engines.runtime import check_cuda, load_runtime
+from classifier.engines.sessions import open_on_cpu, open_on_cuda, run_session
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable, OutOfDeviceMemory
 from classifier.hardware import cpu
 from classifier.types import EngineInfo, Precision
@@ -29,21 +39,13 @@ if TYPE_CHECKING:
 
 NAME = "onnxruntime"
 EXECUTION_SIZE = 16
-"""Images per execution on the CPU unless told otherwise: more at once take memory, and are no faster."""
-SOON_SIZE = 8
-"""On CUDA, for the soonest answer: a GPU takes about as long for one image, and a few may come at once."""
+"""Default batch size on the CPU. Larger batches take more memory and are no faster."""
+LATENCY_SIZE = 8
+"""Default batch size on CUDA for the tuning `latency`. A GPU takes about as long for one image."""
 
 
 class OnnxRuntimeEngine:
-    """A graph in ONNX Runtime on one device. Safe to call from several threads.
-
-    Attributes:
-        info: what runs.
-        crop_size: the height and width that the graph takes.
-        classes: how many scores it gives for each image.
-        embedding_size: how many numbers an embedding has; None where it gives none.
-        busy_size: how many images are under way at once.
-    """
+    """A graph in ONNX Runtime on one device. An `Engine`, with its attributes."""
 
     def __init__(
         self,
@@ -61,24 +63,24 @@ class OnnxRuntimeEngine:
         Args:
             graph: an ONNX file: uint8 `[N, H, W, 3]` in, float32 `[N, classes]` out, named `probabilities`.
             device: `cpu`, `cuda` or `cuda:1`.
-            precision: the arithmetic of the graph, as it is recorded.
-            threads: of the CPU; None takes as many as this process may keep busy.
-            batch_size: images per execution; on CUDA a smaller number is padded to it, so that the kernels, and with
-                them the bits of the scores, are always the same.
-            tuning: on CUDA, where no `batch_size` is given, what chooses one: `latency` a small one, `throughput` the
-                fastest, found by trying.
+            precision: the graph's arithmetic, for `info`.
+            threads: number of CPU threads; None takes the CPUs that this process may use.
+            batch_size: images per execution, at most. On CUDA smaller batches are padded to it, so that kernels, and
+                with them the bits of the scores, are always the same.
+            tuning: how to choose the `batch_size` on CUDA if none is given: `latency` takes a small one, `throughput`
+                measures which one is fastest.
             file: the graph's name in its artifact, for messages.
 
         Raises:
-            EngineUnavailable: the device can't be had.
-            DamagedArtifact: the bytes are no such graph.
-            OutOfDeviceMemory: the device does not hold the graph.
+            EngineUnavailable: the device is not available.
+            DamagedArtifact: the bytes are not such a graph.
+            OutOfDeviceMemory: the graph or one batch does not fit into the device's memory.
         """
         check_numbers(threads=threads, batch_size=batch_size)
         runtime = load_runtime()
         kind, index = parse_device(device)
-        # CUDA, too, begins on the CPU: it tells a damaged graph from a device that can't be had, and the name of the
-        # batch dimension must be known before a session is opened that fixes it.
+        # On the CPU even for CUDA: this tells a damaged graph from an unavailable device, and finds the name of the
+        # batch dimension, which the session on CUDA needs.
         session = open_on_cpu(runtime, graph, threads=threads, optimise=kind == "cpu", file=file)
         signature = _inspect(session, file=file)
         self.crop_size = signature.crop_size
@@ -96,7 +98,7 @@ class OnnxRuntimeEngine:
             fixed = _open_on_cuda(runtime, graph, signature, index=index, size=batch_size, tuning=tuning, file=file)
             self._execution_size = fixed_size = fixed.size
             self.busy_size = UNDER_WAY * fixed.size
-            # Starts its threads when they are needed.
+            # Starts its threads on first use.
             self._map = ThreadPoolExecutor(UNDER_WAY, thread_name_prefix=device).map
             self._execute = fixed.run
         self.info = EngineInfo(
@@ -109,24 +111,12 @@ class OnnxRuntimeEngine:
         )
 
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`, for any N >= 0.
-
-        Raises:
-            ValueError: the images have another shape or type: an error of the caller.
-            OutOfDeviceMemory: one batch does not fit.
-            EngineError: the device failed.
-        """
+        """Return the probabilities of the images; see `Engine.run`."""
         (scores,) = self._run(images_nhwc, (OUTPUT,))
         return scores
 
     def embed(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return what `run` does, to the bit, and the images' embeddings as float32 `[N, embedding_size]`.
-
-        Raises:
-            ValueError: the graph gives no embeddings, or as `run` has it.
-            OutOfDeviceMemory: one batch does not fit.
-            EngineError: the device failed.
-        """
+        """Return the probabilities and embeddings of the images; see `Engine.embed`."""
         check_embeds(self.embedding_size)
         scores, embeddings = self._run(images_nhwc, (OUTPUT, EMBEDDINGS))
         return scores, embeddings
@@ -145,10 +135,10 @@ class OnnxRuntimeEngine:
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    """Return the kind of a device and its index: `cpu` is ("cpu", 0), `cuda:1` is ("cuda", 1).
+    """Return a device's kind and index: ("cpu", 0) for `cpu`, ("cuda", 1) for `cuda:1`.
 
     Raises:
-        EngineUnavailable: there is no such kind.
+        EngineUnavailable: the device is unknown.
     """
     kind, colon, index = device.partition(":")
     if kind == "cuda" and (index.isdecimal() or not colon):
@@ -160,12 +150,13 @@ def parse_device(device: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Signature:
-    """What a graph takes and gives.
+    """A graph's input and outputs.
 
     Attributes:
-        input: the name of its input.
-        batch: the name of the input's first dimension.
-        widths: how many numbers each output has for an image: the probabilities, and the embeddings if there are any.
+        input: name of the input.
+        batch: name of the input's first dimension.
+        crop_size: height and width of the input.
+        widths: columns of the probabilities, and of the embeddings if the graph outputs them.
     """
 
     input: str
@@ -179,12 +170,8 @@ def _inspect(session: Any, *, file: str) -> _Signature:
         inputs = [(value.name, value.type, value.shape) for value in session.get_inputs()]
         outputs = {value.name: (value.type, value.shape) for value in session.get_outputs()}
     except runtime_errors() as error:  # a name that is not UTF-8
-        raise DamagedArtifact(f"{file} names its inputs and outputs unreadably ({error}); export it again") from error
-    widths = {
-        name: shape[1]
-        for name, (type, shape) in outputs.items()
-        if name in (OUTPUT, EMBEDDINGS) and type == "tensor(float)" and len(shape) == 2 and isinstance(shape[1], int)
-    }
+        raise DamagedArtifact(f"{file} has unreadable names of inputs or outputs ({error}); export it again") from error
+    widths = output_widths(outputs, float32="tensor(float)")
     match inputs:
         case [(str(name), "tensor(uint8)", [str(batch), int(height), int(width), 3])] if height == width and (
             OUTPUT in widths
@@ -207,7 +194,7 @@ def _open_on_cuda(
     tuning: Tuning,
     file: str,
 ) -> FixedBatch:
-    """Return batches of `size` on GPU `index`; of the size that suits `tuning` where it is None."""
+    """Return batches of `size` on GPU `index`; if `size` is None, of the size that suits `tuning`."""
 
     def open_with(size: int) -> FixedBatch:
         return FixedBatch(
@@ -221,8 +208,8 @@ def _open_on_cuda(
         )
 
     try:
-        return open_fastest(open_with) if size is None and tuning == "throughput" else open_with(size or SOON_SIZE)
+        return open_fastest(open_with) if size is None and tuning == "throughput" else open_with(size or LATENCY_SIZE)
     except (OutOfDeviceMemory, EngineUnavailable):
         raise
-    except EngineError as error:  # Its first run failed, so it can't be had.
+    except EngineError as error:  # The first run failed.
         raise EngineUnavailable(str(error)) from error

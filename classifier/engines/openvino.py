@@ -11,15 +11,15 @@ import numpy as np
 
 from classifier.artifact import MODEL
 from classifier.engines.compiling import ERRORS, gist, load_openvino, open_compiled
+from classifier.engines.failures import is_out_of_memory, out_of_memory
 from classifier.engines.graphs import (
     EMBEDDINGS,
     OUTPUT,
     check_embeds,
     check_images,
     check_numbers,
-    is_memory,
-    no_room,
     not_a_classifier,
+    output_widths,
 )
 from classifier.errors import EngineError
 from classifier.hardware import cpu_of_onednn
@@ -36,19 +36,11 @@ if TYPE_CHECKING:
 
 NAME = "openvino"
 EXECUTION_SIZE = 8
-"""Images per execution unless told otherwise: more at once were no faster (resnet50, bf16 and int8)."""
+"""Default batch size. Larger batches were no faster (resnet50, bf16 and int8)."""
 
 
 class OpenVinoEngine:
-    """A graph in OpenVINO on the CPU. Safe to call from several threads.
-
-    Attributes:
-        info: what runs.
-        crop_size: the height and width that the graph takes.
-        classes: how many scores it gives for each image.
-        embedding_size: how many numbers an embedding has; None where it gives none.
-        busy_size: how many images occupy all of OpenVINO's streams.
-    """
+    """A graph in OpenVINO on the CPU. An `Engine`, with its attributes."""
 
     def __init__(
         self,
@@ -61,22 +53,22 @@ class OpenVinoEngine:
         file: str = MODEL,
         digest: str | None = None,
     ) -> None:
-        """Compile `graph`, or load what an earlier process compiled.
+        """Compile `graph`, or load the compiled graph from the cache.
 
         Args:
-            graph: an ONNX file: uint8 `[N, H, W, 3]` in, float32 `[N, classes]` out, named `probabilities`; or what
-                reads it, while what an earlier process compiled is loaded.
-            precision: of convolutions and matrix products. `int8` wants a quantised graph.
-            threads: of the CPU; None takes as many as this process may keep busy.
+            graph: an ONNX file: uint8 `[N, H, W, 3]` in, float32 `[N, classes]` out, named `probabilities`; or a
+                function that reads it, which is called while the cache is read.
+            precision: the arithmetic of convolutions and matrix products; `int8` needs a quantised graph.
+            threads: number of CPU threads; None takes the CPUs that this process may use.
             batch_size: images per execution, at most.
-            tuning: `latency` gives each execution all threads, `throughput` runs several beside each other.
+            tuning: `latency` gives each execution all threads, `throughput` runs several executions side by side.
             file: the graph's name in its artifact, for messages.
-            digest: of the artifact, by which what is compiled is kept for the next time; None takes the graph's own.
+            digest: the artifact's digest, which identifies the graph in the cache; None takes the graph's own.
 
         Raises:
-            EngineUnavailable: OpenVINO isn't installed, or doesn't run this graph at this precision.
-            DamagedArtifact: the graph is no classifier of images.
-            OutOfDeviceMemory: memory does not hold the graph.
+            EngineUnavailable: OpenVINO is not installed, or does not run this graph at this precision.
+            DamagedArtifact: the graph is not an image classifier.
+            OutOfDeviceMemory: the graph does not fit into memory.
         """
         check_numbers(threads=threads, batch_size=batch_size)
         self._runtime = load_openvino()
@@ -103,28 +95,16 @@ class OpenVinoEngine:
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self._streams):
             self._requests.put(compiled.create_infer_request())
-        # Starts its threads when they are needed.
+        # Starts its threads on first use.
         self._pool = ThreadPoolExecutor(self._streams, thread_name_prefix=NAME)
 
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`, for any N >= 0.
-
-        Raises:
-            ValueError: the images have another shape or type: an error of the caller.
-            OutOfDeviceMemory: one batch does not fit.
-            EngineError: OpenVINO failed.
-        """
+        """Return the probabilities of the images; see `Engine.run`."""
         (scores,) = self._run(images_nhwc, (OUTPUT,))
         return scores
 
     def embed(self, images_nhwc: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return what `run` does, to the bit, and the images' embeddings as float32 `[N, embedding_size]`.
-
-        Raises:
-            ValueError: the graph gives no embeddings, or as `run` has it.
-            OutOfDeviceMemory: one batch does not fit.
-            EngineError: OpenVINO failed.
-        """
+        """Return the probabilities and embeddings of the images; see `Engine.embed`."""
         check_embeds(self.embedding_size)
         scores, embeddings = self._run(images_nhwc, (OUTPUT, EMBEDDINGS))
         return scores, embeddings
@@ -143,28 +123,24 @@ class OpenVinoEngine:
     def _execute(self, images_nhwc: NDArray[np.uint8], *, outputs: Outputs) -> list[NDArray[np.float32]]:
         request = self._requests.get()
         try:
-            # In place where they are contiguous and can be written, which OpenVINO wants, though it does not write.
+            # Copies only if needed: OpenVINO requires contiguous, writable memory, though it never writes to it.
             images = np.require(images_nhwc, requirements=("C", "W"))
             request.set_input_tensor(self._runtime.Tensor(images, shared_memory=True))
             request.infer()
             return [request.get_tensor(name).data.copy() for name in outputs]
         except ERRORS as error:
-            if is_memory(error):
-                raise no_room(f"a batch of {counted(len(images_nhwc), 'image')}", "cpu") from error
+            if is_out_of_memory(error, "cpu"):
+                raise out_of_memory(f"a batch of {counted(len(images_nhwc), 'image')}", "cpu") from error
             raise EngineError(f"openvino failed ({gist(error)}); choose engine onnxruntime") from error
         finally:
             self._requests.put(request)
 
 
 def _inspect(compiled: Any, *, file: str) -> tuple[int, dict[str, int]]:
-    """Return the height and width that the graph takes, and how many numbers each output has for an image."""
+    """Return the crop size that the graph takes, and the columns of each output."""
     inputs = [(str(port.element_type.to_string()), _shape(port)) for port in compiled.inputs]
     outputs = {name: (port.element_type.to_string(), _shape(port)) for port in compiled.outputs for name in port.names}
-    widths = {
-        name: shape[1]
-        for name, (type, shape) in outputs.items()
-        if name in (OUTPUT, EMBEDDINGS) and type == "f32" and len(shape) == 2 and shape[1] is not None
-    }
+    widths = output_widths(outputs, float32="f32")
     match inputs:
         case [("u8", [None, int(height), int(width), 3])] if height == width and OUTPUT in widths:
             return height, widths

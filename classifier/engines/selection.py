@@ -1,4 +1,4 @@
-"""Which engine, device and precision run a model: what was asked for, or the fastest that the machine really has."""
+"""Which engine, device and precision run a model: those requested, or the fastest that the machine supports."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from classifier.artifact import CONFIG
 from classifier.engines import onnxruntime, openvino
-from classifier.engines.group import EngineGroup
+from classifier.engines.group import open_on_all_gpus
 from classifier.engines.onnxruntime import OnnxRuntimeEngine, parse_device
 from classifier.engines.openvino import OpenVinoEngine
-from classifier.engines.sessions import GPU_WHEEL, check_cuda, check_wheels, installed_wheels, load_runtime
-from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable
+from classifier.engines.runtime import GPU_WHEEL, check_cuda, check_wheels, installed_wheels, load_runtime
+from classifier.errors import DamagedArtifact, EngineUnavailable
 from classifier.extras import install_extra
-from classifier.hardware import cpu, cpu_of_onednn, nvidia_driver
+from classifier.hardware import cpu, cpu_of_onednn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 AUTO = "auto"
 ENGINES = (onnxruntime.NAME, openvino.NAME)
 
-# What `auto` tries, the fastest first: `nox -s bench -- precisions` measures it. OpenVINO's fp32 is no faster than ONNX
-# Runtime's, which every model allows.
+# The order in which `auto` tries, fastest first, as `nox -s bench -- precisions` measures it. OpenVINO's fp32 comes
+# last: it is no faster than ONNX Runtime's, which every model allows.
 AUTO_ORDER: tuple[tuple[str, DeviceKind, Precision], ...] = (
     (onnxruntime.NAME, "cuda", "fp16"),
     (onnxruntime.NAME, "cuda", "fp32"),
@@ -46,11 +46,11 @@ _FEATURES: dict[CpuFeature, str] = {"vnni": "VNNI", "bf16": "bf16"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """How a model can be run on this machine.
+    """The ways in which this machine can run a model, as requested.
 
     Attributes:
-        ways: what the model allows, was asked for and this machine has, the fastest first; at least one.
-        refused: the others that were asked for, with what this machine lacks for each.
+        ways: the ways that the model allows and the machine supports, fastest first; at least one.
+        refused: the other requested ways → what this machine lacks for each, as `lack_of` says it.
     """
 
     ways: tuple[AllowedPrecision, ...]
@@ -71,22 +71,24 @@ def open_engine(
 ) -> Engine:
     """Return the engine that runs a model, opened on its device.
 
+    With `auto`, it is the fastest that the model allows and the machine supports.
+
     Args:
-        config: of the model; it lists the precisions that are allowed.
-        read: gives the contents of a file of the artifact, checked.
-        engine: a name, or `auto`, here and below for the fastest that the model allows and the machine has.
-        device: `cpu`, `cuda`, `cuda:N`, or `auto`.
-        precision: one that the artifact allows, or `auto`.
-        threads: of the CPU; None takes as many as this process may keep busy.
+        config: the model's config, which lists the allowed precisions.
+        read: returns the verified contents of a file of the artifact.
+        engine: `onnxruntime`, `openvino` or `auto`.
+        device: `cpu`, `cuda`, `cuda:N` or `auto`.
+        precision: one that the model allows, or `auto`.
+        threads: number of CPU threads; None takes the CPUs that this process may use.
         batch_size: images per execution; None takes the engine's own.
-        tuning: `latency` for the soonest answer, `throughput` for the most images in a second, on all GPUs that are
-            alike where `device` does not name one.
-        digest: of the artifact, by which compiled graphs are kept.
+        tuning: `latency` for the earliest answer, `throughput` for the most images per second, on all GPUs of one kind
+            unless `device` names one.
+        digest: the artifact's digest, which identifies compiled graphs in the cache.
 
     Raises:
-        EngineUnavailable: what was asked for can't be had.
-        DamagedArtifact: the graph can't be opened, or is not the one that `config` describes.
-        OutOfDeviceMemory: the device does not hold the graph, or one batch.
+        EngineUnavailable: the request can't be met on this machine.
+        DamagedArtifact: the graph can't be opened, or does not fit `config`.
+        OutOfDeviceMemory: the graph or one batch does not fit into the device's memory.
     """
     choice = choose(config, engine=engine, device=device, precision=precision)
     if on_cuda := [f"{describe_way(way)} {lack}" for way, lack in choice.refused.items() if way.device == "cuda"]:
@@ -97,35 +99,41 @@ def open_engine(
         except EngineUnavailable as error:
             if way is choice.ways[-1]:
                 raise
-            log.warning("Not %s: %s", describe_way(way), error)
+            log.warning("Can't run %s: %s", describe_way(way), error)
             continue
         break
-    wanted = config.preprocessing.crop_size, len(config.labels)
-    if (opened.crop_size, opened.classes) != wanted:
-        raise DamagedArtifact(
-            f"{way.graph} takes images of {opened.crop_size} px and gives {opened.classes} classes, {CONFIG} says "
-            f"{wanted[0]} px and {wanted[1]}: they are not of one model; export it again"
-        )
-    if (opened.embedding_size or 0) != (config.embedding_size or 0):
-        raise DamagedArtifact(
-            f"{way.graph} gives embeddings of {opened.embedding_size or 0} numbers, {CONFIG} says "
-            f"{config.embedding_size or 0}: they are not of one model; export it again"
-        )
+    _check_fits(opened, config, graph=way.graph)
     others = describe_refused({other: lack for other, lack in choice.refused.items() if other.device == "cpu"})
     if len(choice.ways) > 1 or others:
-        reason = "the fastest that it allows and this machine has"
+        reason = "the fastest that the model allows and this machine supports"
         log.info("Chose %s for '%s': %s", describe_way(way), config.name, "; ".join([reason, *others]))
     return opened
 
 
+def _check_fits(opened: Engine, config: ModelConfig, *, graph: str) -> None:
+    """Raise DamagedArtifact unless the graph is the one that `config` describes."""
+    crop_size, classes = config.preprocessing.crop_size, len(config.labels)
+    if (opened.crop_size, opened.classes) != (crop_size, classes):
+        raise DamagedArtifact(
+            f"{graph} takes images of {opened.crop_size} px and gives {opened.classes} classes, but {CONFIG} says "
+            f"{crop_size} px and {classes}: they belong to different models; export it again"
+        )
+    if (opened.embedding_size or 0) != (config.embedding_size or 0):
+        raise DamagedArtifact(
+            f"{graph} gives embeddings of {opened.embedding_size or 0} numbers, but {CONFIG} says "
+            f"{config.embedding_size or 0}: they belong to different models; export it again"
+        )
+
+
 def choose(config: ModelConfig, *, engine: str = AUTO, device: str = AUTO, precision: str = AUTO) -> Choice:
-    """Return how the model can be run here in the ways that were asked for; nothing is opened.
+    """Return the requested ways in which this machine can run the model. Opens nothing.
 
     Raises:
-        EngineUnavailable: the model does not allow it, or the machine lacks it; the sentence lists what can be had.
+        EngineUnavailable: the model does not allow the request, or the machine lacks something for it; the message
+            lists what is possible here.
     """
     if engine not in (AUTO, *ENGINES):
-        raise EngineUnavailable(f"there is no engine '{engine}'; choose {_list(AUTO, *ENGINES)}")
+        raise EngineUnavailable(f"there is no engine '{engine}'; choose {_either(AUTO, *ENGINES)}")
     kind, index = (AUTO, 0) if device == AUTO else parse_device(device)
     known = sorted(
         (way for way in config.allowed if _key(way) in AUTO_ORDER), key=lambda way: AUTO_ORDER.index(_key(way))
@@ -136,12 +144,12 @@ def choose(config: ModelConfig, *, engine: str = AUTO, device: str = AUTO, preci
         for way in known
         if engine in (AUTO, way.engine) and kind in (AUTO, way.device) and precision in (AUTO, way.precision)
     ]
-    here = _list(*(describe_way(way) for way in known if way not in lacks)) or "a machine that has what it wants"
+    here = _either(*(describe_way(way) for way in known if way not in lacks)) or "a machine that can run it"
     if not asked:
         options = (("precision", precision), ("engine", engine), ("device", device))
-        wish = " with ".join(f"{what} '{name}'" for what, name in options if name != AUTO)
+        request = " with ".join(f"{option} '{name}'" for option, name in options if name != AUTO)
         raise EngineUnavailable(
-            f"model '{config.name}' does not allow {wish or 'an engine of this release'}, as 'tandem models show' "
+            f"model '{config.name}' does not allow {request or 'an engine of this release'}, as 'tandem models show' "
             f"says; choose {here}"
         )
     if any(way.engine == onnxruntime.NAME for way in asked):
@@ -149,28 +157,28 @@ def choose(config: ModelConfig, *, engine: str = AUTO, device: str = AUTO, preci
     if kind == "cuda":
         check_cuda(load_runtime(), index)
         return Choice(ways=tuple(asked), refused={})
-    if kind == AUTO and GPU_WHEEL not in installed_wheels():  # Who did not install it does not miss it.
+    if kind == AUTO and GPU_WHEEL not in installed_wheels():  # Users without that wheel don't expect a GPU.
         asked = [way for way in asked if way.device != "cuda"] or asked
     refused = {way: lacks[way] for way in asked if way in lacks}
     ways = tuple(way for way in asked if way not in lacks)
     if not ways:
         clauses = ", ".join(describe_refused(refused))
-        raise EngineUnavailable(f"model '{config.name}' can't be run here as asked: {clauses}; choose {here}")
+        raise EngineUnavailable(f"model '{config.name}' can't run here as requested: {clauses}; choose {here}")
     return Choice(ways=ways, refused=refused)
 
 
 def describe_way(way: AllowedPrecision) -> str:
-    """Return a way of running a model as one reads it, `int8 with openvino on cpu`."""
+    """Return a way of running a model in words: `int8 with openvino on cpu`."""
     return f"{way.precision} with {way.engine} on {way.device}"
 
 
 def describe_refused(refused: Mapping[AllowedPrecision, str]) -> list[str]:
-    """Return what the machine lacks for some ways of running a model, as `Choice.refused` has it: each lack once."""
+    """Return a clause for each distinct lack in `Choice.refused`: the ways that share it, and the lack."""
     by_lack: dict[str, list[str]] = {}
     for way, lack in refused.items():
         by_lack.setdefault(lack, []).append(describe_way(way))
     return [
-        f"{ways[0]} {lack}" if len(ways) == 1 else f"{' and '.join(ways)} want{lack.removeprefix('wants')}"
+        f"{ways[0]} {lack}" if len(ways) == 1 else f"{' and '.join(ways)} need{lack.removeprefix('needs')}"
         for lack, ways in by_lack.items()
     ]
 
@@ -180,21 +188,21 @@ def _key(way: AllowedPrecision) -> tuple[str, DeviceKind, Precision]:
 
 
 def lack_of(way: AllowedPrecision) -> str | None:
-    """Return what this machine lacks to run a model so, `wants …`; None where nothing is known to be missing."""
+    """Return what this machine lacks for a way of running a model, as `needs …`; None if nothing is missing."""
     if way.device == "cuda":
         if GPU_WHEEL not in installed_wheels():
-            return f"wants {GPU_WHEEL}, which is not installed (pip uninstall onnxruntime, then {install_extra('gpu')})"
+            return f"needs {GPU_WHEEL}, which is not installed (pip uninstall onnxruntime, then {install_extra('gpu')})"
         try:
             check_cuda(load_runtime(), 0)
         except EngineUnavailable as error:
-            return f"wants a GPU ({error})"
+            return f"needs a GPU ({error})"
         return None
     if way.engine == openvino.NAME and find_spec(openvino.NAME) is None:
-        return f"wants OpenVINO, which is not installed ({install_extra('openvino')})"
-    # OpenVINO obeys `ONEDNN_MAX_CPU_ISA`, ONNX Runtime has kernels of its own.
+        return f"needs OpenVINO, which is not installed ({install_extra('openvino')})"
+    # OpenVINO obeys `ONEDNN_MAX_CPU_ISA`; ONNX Runtime does not use oneDNN.
     processor = cpu_of_onednn() if way.engine == openvino.NAME else cpu()
     if missing := [_FEATURES[feature] for feature in way.needs if feature not in processor.features]:
-        return f"wants {' and '.join(missing)} instructions, which this CPU ({processor.instruction_set}) has not"
+        return f"needs {' and '.join(missing)} instructions, which this CPU ({processor.instruction_set}) lacks"
     return None
 
 
@@ -233,24 +241,10 @@ def _open(
         )
 
     name = way.device if device == AUTO else device
-    first = open_on(name, batch_size)
-    if name != "cuda" or tuning == "latency":
-        return first
-    engines = [first]
-    for index in _alike_gpus():
-        try:
-            engines.append(open_on(f"cuda:{index}", first.info.batch_size))
-        except EngineError as error:
-            log.warning("GPU %d is left out: %s", index, error)
-    return EngineGroup(engines) if len(engines) > 1 else first
+    if name == "cuda" and tuning == "throughput":
+        return open_on_all_gpus(open_on, batch_size)
+    return open_on(name, batch_size)
 
 
-def _alike_gpus() -> list[int]:
-    """Return the indices of the GPUs that are of the kind of the first: only those give the same bits."""
-    driver = nvidia_driver()
-    gpus = driver.gpus if driver else ()
-    return [index for index, gpu in enumerate(gpus) if index > 0 and gpu == gpus[0]]
-
-
-def _list(*names: str) -> str:
+def _either(*names: str) -> str:
     return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

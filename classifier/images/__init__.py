@@ -1,6 +1,16 @@
-"""Bytes of an image → uint8 pixels `[H, W, 3]`, in the one way that training, export, service and batch share.
+"""Bytes of an image → uint8 pixels `[H, W, 3]`: the one decoder that training, export, service and batch share.
 
-`decoding` has the order of the steps, and each step its own module.
+- `reading`: a file's bytes, within the limits.
+- `decoding`: `decode_image`, which calls the steps below in order.
+- `containers`: which format it is, and which bytes of the file the codec gets.
+- `limits`: what one image may cost; checked before any pixel is decoded.
+- `memory`: how much all threads together may use to decode.
+- `colours`: every pixel type → 8-bit RGB.
+- `orientation`: the EXIF orientation, read and applied.
+- `resizing`: sizes and crop, rounded as torchvision rounds them.
+
+A new format needs its signature and suffixes in `containers`, its Pillow plugin in `decoding`, its bytes per pixel in
+`memory`, and test images in tests/classifier/images/samples.py.
 """
 
 from classifier.images.containers import IMAGE_SUFFIXES

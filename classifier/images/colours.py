@@ -1,4 +1,4 @@
-"""Colours: whatever a file holds becomes 8-bit RGB."""
+"""Colours: every pixel type that a file may have → 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 
 def match_transparent_colour(source: ImageFile, *, bit_depth: int) -> None:
-    """Bring the transparent colour of an opened PNG to the 8 bits of its pixels."""
-    # A PNG names its one transparent colour at its own bit depth, and Pillow compares it with pixels of 8 bits.
+    """Scale the transparent colour of an opened PNG to 8 bits, in place.
+
+    A PNG gives its one transparent colour at its own bit depth, but Pillow compares it with 8-bit pixels.
+    """
     colour = source.info.get("transparency")
     if source.mode == "L" and isinstance(colour, int) and bit_depth in {2, 4}:
         source.info["transparency"] = colour * 255 // (2**bit_depth - 1)
@@ -22,7 +24,7 @@ def match_transparent_colour(source: ImageFile, *, bit_depth: int) -> None:
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Return the image in 8-bit RGB, its transparent pixels laid over `background`."""
+    """Return the image in 8-bit RGB, with transparent pixels laid over `background`."""
     if image.mode.startswith("I;16"):
         image = _to_8_bit(image)
     if image.has_transparency_data:
@@ -38,7 +40,7 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion clips at 255. The high byte is what it keeps of 16-bit colours.
+    # Pillow's own conversion clips 16-bit grey at 255. Of 16-bit colours it keeps the high byte: so does this.
     levels = np.asarray(image)
     grey = Image.fromarray((levels >> 8).astype(np.uint8))
     if "transparency" in image.info:

@@ -1,9 +1,9 @@
-"""Bytes of an image file → its format, its EXIF block, and only those bytes that make pixels; before any codec runs.
+"""Bytes of an image file → its format, its EXIF block, and the bytes that make pixels. No codec runs yet.
 
-Metadata never reaches Pillow, which parses all of it as soon as a file is opened: EXIF, text, profiles, animations,
-pictures behind the picture. That takes gigabytes and minutes where a file was made for it (16 MiB of empty JPEG
-segments: 9 s and 600 MB), refuses good images (PNG text that unpacks to over 1 MiB), and warns through `warnings`,
-which can't be silenced for one thread. Of all metadata a classifier needs one number, the orientation.
+Pillow parses all metadata (EXIF, text, profiles, animations, appended pictures) as soon as it opens a file. A hostile
+file makes that slow and large (16 MiB of empty JPEG segments: 9 s and 600 MB), some sound images are refused (PNG text
+that unpacks to over 1 MiB), and Pillow warns through `warnings`, which can't be silenced for one thread. So metadata
+never reaches Pillow: a classifier needs only one number of it, the orientation.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from classifier.errors import NotAnImage, UnreadableImage
 ACCEPTED = "JPEG, PNG, WebP and BMP"
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"})
-"""What files of the accepted formats are called, in lower case. For finding them: contents decide what they are."""
+"""Suffixes of the accepted formats, in lower case: for finding images in folders. Content decides the format."""
 
 MAX_PARTS = 100_000
-"""Segments of a JPEG or chunks of a PNG; the usual chunks of 8 KiB make 8,192 in 64 MiB."""
+"""Maximum of segments in a JPEG or chunks in a PNG. The usual PNG of 64 MiB has 8,192 chunks of 8 KiB."""
 
 MAX_SCANS = 100
-"""Passes that a progressive JPEG makes over its pixels, about 10. One may take 100 bytes of the file and 0.3 s."""
+"""Maximum of scans in a progressive JPEG; about 10 are usual. A scan of 100 bytes can take 0.3 s to decode."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 
-# ISO/IEC 10918-1, annex B. Among the pixels themselves, 0xFF is followed by 0x00 or by a restart marker.
+# ISO/IEC 10918-1, annex B. Inside pixel data, 0xFF is followed by 0x00 or by a restart marker.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
-# APP0 (JFIF) and APP14 (Adobe) stay: they say how colours are stored. Comments and the other APPs go.
+# Comments and APP segments are dropped, except APP0 (JFIF) and APP14 (Adobe): they say how colours are stored.
 _JPEG_METADATA = frozenset({0xFE, *range(0xE1, 0xF0)} - {0xEE})
-_EXIF = b"Exif\0\0"
+EXIF_PREFIX = b"Exif\0\0"
 
 _BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 
@@ -56,12 +56,12 @@ _ISO_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """An image file without what isn't needed to show it.
+    """An image file without its metadata.
 
     Attributes:
         format: `JPEG`, `PNG`, `WebP` or `BMP`.
-        data: of JPEG and PNG what the codec needs; of the others the whole file.
-        exif: the first EXIF block of JPEG and PNG; empty where there is none, and for the others.
+        data: what the codec needs of a JPEG or PNG; the whole file of a WebP or BMP.
+        exif: the first EXIF block of a JPEG or PNG, without its `Exif` prefix in a JPEG; else empty.
     """
 
     format: str
@@ -70,11 +70,11 @@ class Container:
 
 
 def open_container(data: bytes) -> Container:
-    """Return what a codec needs of the image file `data`, whose content alone decides what it is.
+    """Return the container of an image file, recognised by its content alone.
 
     Raises:
-        NotAnImage: it is not of an accepted format.
-        UnreadableImage: it is cut into more parts than any encoder writes.
+        NotAnImage: the format is not an accepted one.
+        UnreadableImage: the file has more segments, scans or chunks than any encoder writes.
     """
     if data.startswith(b"\xff\xd8\xff"):
         return _open_jpeg(data)
@@ -82,7 +82,7 @@ def open_container(data: bytes) -> Container:
         return _open_png(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return Container(format="WebP", data=data)
-    # Two letters are too few: a text may begin with them.
+    # "BM" alone is too weak a signature: text can begin with it.
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
         return Container(format="BMP", data=data)
     other = next((name for signature, name in _NOT_ACCEPTED.items() if data.startswith(signature)), None)
@@ -101,7 +101,7 @@ def _open_jpeg(data: bytes) -> Container:
     while marker is not None:
         start, kind = marker.start(), data[marker.start() + 1]
         if kind == _EOI:
-            # What follows are further pictures or a film, which phones append.
+            # Phones append further pictures or a film after the end.
             parts.append(data[start : start + 2])
             break
         segments += 1
@@ -113,10 +113,10 @@ def _open_jpeg(data: bytes) -> Container:
         end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
         marker = _JPEG_MARKER.search(data, end)
         if kind == _SOS:
-            # The pixels come right behind, as far as the next marker.
+            # Pixel data follows the segment, up to the next marker.
             end = marker.start() if marker is not None else len(data)
-        if kind == _APP1 and not exif and data.startswith(_EXIF, start + 4):
-            exif = data[start + 4 + len(_EXIF) : end]
+        if kind == _APP1 and not exif and data.startswith(EXIF_PREFIX, start + 4):
+            exif = data[start + 4 + len(EXIF_PREFIX) : end]
         if kind not in _JPEG_METADATA:
             parts.append(data[start:end])
     return Container(format="JPEG", data=b"".join(parts), exif=exif)

@@ -1,20 +1,19 @@
-"""Bytes of an image → the uint8 pixels that every model takes. The one place where Tandem decodes and resizes.
+"""`decode_image`: the bytes of an image → the uint8 pixels that every model takes.
 
-Training validation, export, service and batch all come through `decode_image`, so the accuracy that is reported is
-the accuracy that production has. In this order:
+Training validation, export, service and batch all call it, so the reported accuracy is the accuracy in production. The
+steps, in order:
 
-1. **Decode** JPEG, PNG, WebP or BMP, known by its content, never by a name; of an animation the first frame, of a PNG
-   its still image.
-2. **Orient** as the EXIF tag says.
-3. **Convert** to 8-bit RGB. 16 bits keep their high byte; CMYK is read as Adobe writes it into a JPEG, inverted;
-   transparent pixels are laid over `Preprocessing.background`. Colour profiles (ICC, gAMA) are ignored: so they are
-   by torchvision, and by the data sets that networks are trained on.
-4. **Resize**, antialiased and with its aspect kept, until the shorter side is `resize_size`.
-5. **Crop** the centre. 4 and 5 round as torchvision's `transforms.v2.Resize` and `CenterCrop` do.
+1. **Open** the container: JPEG, PNG, WebP or BMP, recognised by its content, never by its name.
+2. **Check the limits** against the size in the header, then wait for enough memory.
+3. **Decode**: the first frame of an animation, the still image of a PNG.
+4. **Convert** to 8-bit RGB. 16-bit levels keep their high byte; CMYK in a JPEG is read as Adobe writes it, inverted;
+   transparent pixels are laid over `Preprocessing.background`. Colour profiles (ICC, gAMA) are ignored, as torchvision
+   and most training sets ignore them.
+5. **Orient** as the EXIF tag says.
+6. **Resize** with antialiasing until the shorter side is `resize_size`; the aspect ratio stays.
+7. **Crop** the centre. 6 and 7 round as torchvision's `transforms.v2.Resize` and `CenterCrop` do.
 
-Safe to call from several threads: Pillow releases the GIL while it decodes, converts and resizes. Together they take
-no more memory than `classifier.images.memory` has for them: 40 bytes of WebP can need a gigabyte, and come many at a
-time.
+Safe to call from several threads: Pillow releases the GIL while it decodes, converts and resizes.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ if TYPE_CHECKING:
 
     from classifier.types import Preprocessing
 
-# Called directly, not through Image.open: no other format's code can be reached, whatever Pillow has installed, and the
-# process-wide Image.MAX_IMAGE_PIXELS neither warns nor refuses before our own limits do.
+# Called directly, not through Image.open: no other format's code is reachable, whatever plugins Pillow has, and the
+# process-wide Image.MAX_IMAGE_PIXELS can't warn or refuse before our own limits do.
 _CODECS: dict[str, type[ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
@@ -61,9 +60,9 @@ class DecodedImage:
     """An image as a model takes it.
 
     Attributes:
-        pixels: uint8 `[crop, crop, 3]`, RGB; writable, and nobody else's memory.
-        width: of the whole image, upright, before the resize.
-        height: likewise.
+        pixels: uint8 `[crop, crop, 3]`, RGB; writable, owned by the caller.
+        width: width of the whole upright image before the resize, in pixels.
+        height: its height.
         format: `JPEG`, `PNG`, `WebP` or `BMP`.
     """
 
@@ -74,30 +73,30 @@ class DecodedImage:
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing, limits: Limits = LIMITS) -> DecodedImage:
-    """Return the image in the file `data`, upright, resized and cropped as `preprocessing` says.
+    """Return the pixels of an encoded image: upright, resized and cropped as `preprocessing` says.
 
-    What a codec can conceal, such as flipped bits inside a JPEG's pixels, is not noticed.
+    Damage that a codec can't see, such as flipped bits inside a JPEG's pixels, goes unnoticed.
 
     Raises:
-        NotAnImage: it is not of an accepted format.
-        ImageTooLarge: it is over one of the `limits`.
-        UnreadableImage: it is empty, truncated or corrupt.
+        NotAnImage: the format is not an accepted one.
+        ImageTooLarge: the image is over one of the `limits`.
+        UnreadableImage: the image is empty, truncated or corrupt.
     """
     if not data:
         raise UnreadableImage("the image is empty, a file of 0 bytes: copy or export it again", reason="empty")
     if len(data) > limits.max_bytes:
         raise too_many_bytes("the image", len(data), limits)
     container = open_container(data)
-    # Given back when no frame holds a pixel any more, neither of `_decode` nor of an error's traceback.
+    # The memory is given back once no frame holds pixels: neither that of `_decode` nor one in an error's traceback.
     with ExitStack() as memory:
         try:
             return _decode(container, preprocessing, limits, memory)
         except ImageError:
             raise
         except Exception as error:
-            # Bytes made by an enemy, read by code that was written for friends: beside OSError come ValueError,
-            # TypeError, SyntaxError, NotImplementedError, struct.error, …, and one image must not end a service or a
-            # bulk run. Who keeps the error must not keep half-decoded pixels with it, in the frames of its traceback.
+            # On hostile bytes, Pillow raises not only OSError but ValueError, TypeError, SyntaxError,
+            # NotImplementedError, struct.error, …; one image must not end a service or a bulk run. Cleared, so that a
+            # caller who keeps the error doesn't keep half-decoded pixels in its traceback.
             traceback.clear_frames(error.__traceback__)
             raise _explain(container.format, error) from error
 
@@ -110,22 +109,22 @@ def _explain(format: str, error: Exception) -> ImageError:
 
 
 def _decode(container: Container, preprocessing: Preprocessing, limits: Limits, memory: ExitStack) -> DecodedImage:
-    source = _CODECS[container.format](BytesIO(container.data))  # reads the header alone
+    source = _CODECS[container.format](BytesIO(container.data))  # reads only the header
     orientation = read_orientation(container.exif or source.info.get("exif", b""))
     width, height = upright_size(source.size, orientation)
     resized = resized_size(width, height, preprocessing.resize_size)
     check_limits(container.format, (width, height), resized, limits)
     if container.format == "PNG":
-        match_transparent_colour(source, bit_depth=container.data[24])
+        match_transparent_colour(source, bit_depth=container.data[24])  # a field of IHDR
     if preprocessing.decode == "scaled":
-        # Twice the target leaves the resize enough to average. Only JPEG's codec can; for the others it does nothing.
+        # Twice the target leaves the resize enough to average. Only JPEG's codec supports this; others ignore it.
         source.draft(None, (2 * preprocessing.resize_size, 2 * preprocessing.resize_size))
     needed = bytes_to_decode(container.format, (width, height), resized)
     memory.enter_context(decoding_memory(LIMITS.max_memory).take(needed))
     image = to_rgb(source, preprocessing.background)
-    # Before the resize, though after it would be cheaper: only so are the pixels those of the upright image.
+    # Turn before the resize: turning the smaller image would be cheaper, but gives slightly different pixels.
     image = to_upright(image, orientation)
-    # The whole image, then the crop: `resize(box=…)` of the crop alone rounds its coefficients differently.
+    # Resize the whole image, then crop: `resize(box=…)` would round its coefficients differently.
     image = image.resize(resized, Image.Resampling[preprocessing.interpolation.upper()])
     pixels = np.array(centre_crop(image, preprocessing.crop_size))
     return DecodedImage(pixels=pixels, width=width, height=height, format=container.format)

@@ -1,4 +1,4 @@
-"""Limits: what one image may cost in bytes, pixels and memory."""
+"""Limits on one image: bytes, pixels and memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from classifier.images.memory import bytes_to_decode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one image may cost.
+    """The most that one image may cost.
 
     Attributes:
-        max_bytes: of the file.
-        max_side: of width and of height, in pixels: what a JPEG can have.
+        max_bytes: size of the file.
+        max_side: width or height in pixels; the default is the largest that a JPEG can have.
         max_pixels: width × height.
-        max_resized_pixels: width × height between resize and crop. It refuses the long and thin: an image of
-            10 × 63,498 pixels would become 256 × 1,625,548.
-        max_memory: of decoding and resizing, in bytes, as much as its format can need: 14 bytes for each pixel of a
-            PNG, 12 of a JPEG, 9 of a BMP, 20 of a WebP, of which 75 megapixels are therefore the most.
+        max_resized_pixels: width × height between resize and crop. Refuses long, thin images: one of 10 × 63,498
+            pixels would become 256 × 1,625,548.
+        max_memory: bytes that decoding and resizing can need: 14 per pixel of a PNG, 12 of a JPEG, 9 of a BMP, 20 of a
+            WebP. So the default allows a WebP of 75 megapixels.
     """
 
     max_bytes: int = 64 * 2**20
@@ -33,16 +33,16 @@ LIMITS = Limits()
 
 
 def check_limits(format: str, size: tuple[int, int], resized: tuple[int, int], limits: Limits) -> None:
-    """Check that an image may be decoded.
+    """Check an image's size, as its header gives it, before it is decoded.
 
     Args:
         format: `JPEG`, `PNG`, `WebP` or `BMP`.
-        size: width and height, upright.
+        size: upright width and height.
         resized: width and height between resize and crop.
-        limits: what it may cost.
+        limits: the limits to check; `max_bytes` is checked by the caller.
 
     Raises:
-        ImageTooLarge: it is over one of them.
+        ImageTooLarge: the image is over a limit.
     """
     image = f"the {format} image of {size[0]:,} × {size[1]:,} pixels"
     if max(size) > limits.max_side:
@@ -61,5 +61,5 @@ def check_limits(format: str, size: tuple[int, int], resized: tuple[int, int], l
 
 
 def too_many_bytes(what: str, size: int, limits: Limits) -> ImageTooLarge:
-    """Return the error for a file of `size` bytes, which is over the limit."""
+    """Return the error for a file whose `size` is over `limits.max_bytes`."""
     return ImageTooLarge(f"{what} has {size:,} bytes, over the limit of {limits.max_bytes:,}: encode it smaller")

@@ -1,4 +1,7 @@
-"""The memory in which the threads of a process decode: each takes what its image can need, and waits for it."""
+"""A memory budget for decoding: each thread reserves what its image can need, and waits until that is free.
+
+A WebP of 40 bytes can need a gigabyte, and many can arrive at once.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +17,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-BYTES_OF_A_CPU = 300_000_000
-"""Enough for each CPU to decode a JPEG of 24 megapixels at the same time as the others."""
+BYTES_PER_CPU = 300_000_000
+"""Enough for every CPU to decode a JPEG of 24 megapixels at once."""
 
-# Measured as the process's peak, with what costs most: transparency, 16 bits, CMYK, several scans, an orientation.
+# Measured as the process's peak in the costliest case: transparency, 16 bits, CMYK, several scans, an orientation.
 _BYTES_PER_PIXEL = {"JPEG": 12, "PNG": 14, "WebP": 20, "BMP": 9}
 _BYTES_PER_RESIZED_PIXEL = 8  # Pillow resizes along one axis, then along the other.
 
 
 def bytes_to_decode(format: str, size: tuple[int, int], resized: tuple[int, int]) -> int:
-    """Return how much memory an image of this size takes at most while it is decoded and resized."""
+    """Return the most memory, in bytes, that an image of this size needs while it is decoded and resized."""
     return math.prod(size) * _BYTES_PER_PIXEL[format] + math.prod(resized) * _BYTES_PER_RESIZED_PIXEL
 
 
 @cache
 def decoding_memory(least: int) -> MemoryBudget:
-    """Return the budget of this process, `BYTES_OF_A_CPU` for each that it may keep busy, and not below `least`."""
-    return MemoryBudget(max(least, cpu_limit() * BYTES_OF_A_CPU))
+    """Return this process's budget: `BYTES_PER_CPU` for each CPU that it may use, at least `least` bytes."""
+    return MemoryBudget(max(least, cpu_limit() * BYTES_PER_CPU))
 
 
 class MemoryBudget:
-    """So many bytes for all threads together."""
+    """A number of bytes that threads share."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -44,8 +47,8 @@ class MemoryBudget:
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
-        """Wait for `size` bytes, and give them back at the end of the block. More than there are is taken alone."""
-        # In the order of asking: or one that needs much would wait for as long as others come who need little.
+        """Wait until `size` bytes are free and hold them for the block; more than the budget runs alone."""
+        # First come, first served: else a large image would wait for as long as small ones keep coming.
         with self._turn, self._room:
             self._room.wait_for(lambda: self._taken == 0 or self._taken + size <= self._size)
             self._taken += size

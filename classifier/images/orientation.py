@@ -1,4 +1,4 @@
-"""Orientation: what the EXIF tag of a camera says about which side is up, and how the image is turned."""
+"""The EXIF orientation: read from the file, then applied to the pixels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import struct
 
 from PIL import Image
 
-_EXIF = b"Exif\0\0"
+from classifier.images.containers import EXIF_PREFIX
 
-# What brings an image upright that has this EXIF orientation.
+# EXIF orientation → the operation that turns the stored image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -21,11 +21,11 @@ _UPRIGHT = {
 
 
 def read_orientation(exif: bytes) -> int:
-    """Return the orientation 1…8 of an EXIF block; 1, upright, where it says none or can't be read.
+    """Return the orientation in an EXIF block, 1…8; 1 (upright) if the block has none or can't be read.
 
-    The block is a TIFF file whose first directory holds it (CIPA DC-008, 4.6.4, tag 274).
+    The block is a TIFF file; its first directory holds the orientation (CIPA DC-008, 4.6.4, tag 274).
     """
-    tiff = exif.removeprefix(_EXIF)
+    tiff = exif.removeprefix(EXIF_PREFIX)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return 1
@@ -37,16 +37,16 @@ def read_orientation(exif: bytes) -> int:
             if (tag, type) == (274, 3):
                 return int(value) if 1 <= value <= 8 else 1
     except struct.error:
-        # Cut short: images are shown upright then.
+        # The block is cut short. Other software shows such images as stored.
         return 1
     return 1
 
 
 def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Return the width and height that an image of this size has once it is upright."""
+    """Return the width and height of an image after `to_upright`."""
     return size if orientation < 5 else size[::-1]
 
 
 def to_upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Return the image turned and mirrored as its orientation says."""
+    """Return the image turned and mirrored as its EXIF orientation says."""
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image

@@ -1,4 +1,4 @@
-"""The bytes of an image file, read with the limits that decoding has."""
+"""Read the bytes of an image file, within the limits."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def read_image(path: Path, limits: Limits = LIMITS) -> bytes:
-    """Return the bytes of the image file `path`, without waiting on a pipe or reading past `limits.max_bytes`.
+    """Return the bytes of the image file `path`. Never waits on a pipe or reads past `limits.max_bytes`.
 
     Raises:
-        UnreadableImage: it is missing (reason `missing`), a folder, pipe or device (`not_a_file`), closed to this user
-            (`permission_denied`), or its disk fails (`unreadable`).
-        ImageTooLarge: it is over `limits.max_bytes`.
+        UnreadableImage: the file is missing (reason `missing`), a folder, pipe or device (`not_a_file`), not readable
+            by this user (`permission_denied`), or its disk fails (`unreadable`).
+        ImageTooLarge: the file is over `limits.max_bytes`.
     """
-    name = repr(str(path))  # A name may hold line breaks, or bytes that are no UTF-8.
+    name = repr(str(path))  # Escaped: a name may hold line breaks, or bytes that are not UTF-8.
     try:
-        # Without O_NONBLOCK, opening a named pipe waits until somebody writes into it.
+        # Without O_NONBLOCK, opening a named pipe waits for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)
@@ -32,9 +32,9 @@ def read_image(path: Path, limits: Limits = LIMITS) -> bytes:
             if status.st_size > limits.max_bytes:
                 raise too_many_bytes(name, status.st_size, limits)
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                # Room for all that it may be would be taken and given back each time.
+                # Not `max_bytes`: read() allocates what it is asked for.
                 data = file.read(status.st_size + 1)
-                if len(data) > status.st_size:  # it has grown since
+                if len(data) > status.st_size:  # It has grown since, or is a file of /proc, which says 0 bytes.
                     data += file.read(limits.max_bytes + 1 - len(data))
         finally:
             os.close(descriptor)

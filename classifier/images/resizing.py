@@ -1,4 +1,4 @@
-"""Resize and crop, with the sizes that torchvision's `transforms.v2.Resize` and `CenterCrop` round to."""
+"""Resize and crop sizes, rounded as torchvision's `transforms.v2.Resize` and `CenterCrop` round them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def resized_size(width: int, height: int, shorter: int) -> tuple[int, int]:
-    """Return the width and height of an image whose shorter side is resized to `shorter`, its aspect kept."""
+    """Return the width and height after a resize to `shorter` on the shorter side, with the aspect ratio kept."""
     if width <= height:
         return shorter, int(shorter * height / width)
     return int(shorter * width / height), shorter
@@ -17,6 +17,6 @@ def resized_size(width: int, height: int, shorter: int) -> tuple[int, int]:
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """Return the central `size` × `size` pixels."""
-    # Python's round, half to even, as torchvision has it.
+    # Python's round goes half to even, as torchvision's does.
     left, top = (round((side - size) / 2) for side in image.size)
     return image.crop((left, top, left + size, top + size))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from commands.exit_codes import FAILED_IMAGES
+
 _EXAMPLE = """\b
 Example:
   tandem batch photos --model digits --output out --shard 1/2
@@ -18,14 +20,15 @@ Example:
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @click.pass_context
 def merge(ctx: click.Context, /, *, output: Path) -> None:
-    """Join the shards of a run in OUT into OUT/parts, byte-identical to the run of one process.
+    """Join the shards in OUT into OUT/parts, byte-identical to the run of one process.
 
-    It is proved first that they are complete: each shard is there and done, all have the same plan, and each chunk of
-    it has its part with the checksum that was committed. Exit codes: 0 joined, 1 not complete, 3 joined with failed
-    images.
+    First it proves that they are complete: every shard is there and done, all have the same plan, and every chunk has
+    its part with the committed checksum.
+
+    Exit codes: 0 joined, 1 not complete, 2 wrong usage, 3 joined with failed images.
     """
-    from batch.review.merge import merge_shards  # noqa: PLC0415
-    from commands.batch.run import FAILED_IMAGES, summarise  # noqa: PLC0415 # so that --help answers at once
+    from batch.review.merge import merge_shards  # noqa: PLC0415 # imported late, so that --help answers at once
+    from commands.batch.run import summarise  # noqa: PLC0415
 
     record = merge_shards(output)
     for line in summarise(record, output):

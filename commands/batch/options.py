@@ -1,18 +1,15 @@
-"""The options of `tandem batch`, by what they are about, and what the command line's words become."""
+"""The options of `tandem batch`, grouped by subject."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from batch.inputs.shards import Shard
 from batch.rows.formats import FORMATS
-from commands.options import Number
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+from commands.options import Number, all_of
 
 
 class ShardType(click.ParamType[Shard]):
@@ -21,38 +18,32 @@ class ShardType(click.ParamType[Shard]):
     name = "K/N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
-        """Return the shard; a usage error where it is none."""
+        """Return the shard; a usage error if `value` is not one."""
         try:
             return value if isinstance(value, Shard) else Shard.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-def _all_of(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    def decorate(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-input_options = _all_of(
+input_options = all_of(
     click.argument("inputs", metavar="[INPUT]...", nargs=-1),
     click.option(
         "--files-from",
         metavar="FILE",
-        help="Also the images that FILE lists, a path or URL a line; '-' reads the list.",
+        help="Also classify the images listed in FILE, one path or URL on each line; '-' reads standard input.",
     ),
-    click.option("-0", "--null", is_flag=True, help="What FILE lists ends in NUL, as 'find -print0' writes it."),
+    click.option("-0", "--null", is_flag=True, help="Entries of FILE end in NUL, as 'find -print0' writes them."),
     click.option(
         "--include",
         metavar="GLOB",
         multiple=True,
-        help="Images by name, in place of the usual suffixes; with a slash by path. Repeatable.",
+        help="Take images whose name matches, whatever their suffix; a GLOB with a slash matches the path. Repeatable.",
     ),
     click.option(
-        "--exclude", metavar="GLOB", multiple=True, help="Images and folders to be left out, likewise. Repeatable."
+        "--exclude",
+        metavar="GLOB",
+        multiple=True,
+        help="Leave out images and folders that match, likewise. Repeatable.",
     ),
     click.option("--follow-symlinks", is_flag=True, help="Follow symbolic links in folders."),
     click.option(
@@ -60,24 +51,28 @@ input_options = _all_of(
         metavar="NAME",
         default="image",
         show_default=True,
-        help="Of Parquet INPUTs, the column of images or of paths.",
+        help="Column of Parquet INPUTs that holds the images, or their paths.",
     ),
 )
 
-output_options = _all_of(
+output_options = all_of(
     click.option(
         "-o",
         "--output",
         metavar="OUT",
         required=True,
         type=click.Path(path_type=Path),
-        help="A new folder, or that of a run to resume.",
+        help="A new folder, or the folder of a run to resume.",
     ),
     click.option(
-        "--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Of the part files."
+        "--format", type=click.Choice(FORMATS), default="parquet", show_default=True, help="Format of the part files."
     ),
     click.option(
-        "--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels listed for each image."
+        "--top-k",
+        type=click.IntRange(min=1),
+        default=5,
+        show_default=True,
+        help="Number of labels listed for each image.",
     ),
     click.option(
         "--scores",
@@ -96,37 +91,37 @@ output_options = _all_of(
         type=click.IntRange(min=1),
         default=1000,
         show_default=True,
-        help="Images of one part file: what a killed run may have to do again.",
+        help="Images in one part file, the most that a killed run has to repeat.",
     ),
     click.option(
         "--metrics-file",
         metavar="FILE",
         type=click.Path(path_type=Path),
-        help="Keep metrics in FILE, for Prometheus' text collector: it wants the name to end in .prom.",
+        help="Keep metrics in FILE for Prometheus' text collector, which reads names that end in .prom.",
     ),
 )
 
-failure_options = _all_of(
+failure_options = all_of(
     click.option(
         "--image-timeout",
         metavar="SECONDS",
         type=Number(min=0, min_open=True),
         default=10.0,
         show_default=True,
-        help="CPU time that a suspicious image may take to be decoded.",
+        help="CPU time allowed for decoding a suspicious image.",
     ),
-    click.option("--max-failures", metavar="N", type=click.IntRange(min=0), help="Stop when more images failed."),
+    click.option("--max-failures", metavar="N", type=click.IntRange(min=0), help="Stop after more than N failures."),
     click.option(
         "--max-failure-rate",
         metavar="RATE",
         type=Number(min=0, max=1),
         help="Stop when a larger share of the images failed, 0 to 1.",
     ),
-    click.option("--retry-failed", is_flag=True, help="Make the rows again that say 'error', in the same output."),
+    click.option("--retry-failed", is_flag=True, help="Classify the failed images of the run in OUT again."),
 )
 
-scale_options = _all_of(
-    click.option("--batch-size", type=click.IntRange(min=1), help="Images that go into the engine at once."),
+scale_options = all_of(
+    click.option("--batch-size", type=click.IntRange(min=1), help="Images per execution of the engine."),
     click.option(
         "--decode-threads",
         type=click.IntRange(min=1),
@@ -137,20 +132,22 @@ scale_options = _all_of(
         metavar="K/N",
         type=ShardType(),
         help="Run the K-th of N shares into OUT/shard-K-of-N; 'tandem batch merge' joins them.  "
-        "[default: as JOB_COMPLETION_INDEX and JOB_COMPLETION_COUNT say]",
+        "[default: from JOB_COMPLETION_INDEX and JOB_COMPLETION_COUNT]",
     ),
 )
 
-cluster_options = _all_of(
+cluster_options = all_of(
     click.option(
         "--runner",
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="What makes the parts: this machine, or a Ray cluster, to the same bytes.",
+        help="Run on this machine or on a Ray cluster; the parts are the same bytes.",
     ),
     click.option(
-        "--address", metavar="ADDRESS", help="Of the Ray cluster.  [default: RAY_ADDRESS, else one on this machine]"
+        "--address",
+        metavar="ADDRESS",
+        help="The Ray cluster.  [default: RAY_ADDRESS, else one on this machine]",
     ),
     click.option(
         "--engines",
@@ -164,6 +161,6 @@ cluster_options = _all_of(
         type=click.IntRange(min=1),
         default=2,
         show_default=True,
-        help="CPUs of an engine on the Ray cluster; each has a GPU too, where the device is one.",
+        help="CPUs of each engine on the Ray cluster. On a GPU device, each engine also has a GPU.",
     ),
 )

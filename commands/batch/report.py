@@ -21,19 +21,19 @@ Example:
     "file",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where to write it.  [default: OUT/report.html]",
+    help="File to write.  [default: OUT/report.html]",
 )
 @click.option("--images/--no-images", default=True, help="Show small copies of the images.  [default: --images]")
 def report(*, output: Path, file: Path | None, images: bool) -> None:
-    """Write what came out of the run in OUT, or of its shards, as one HTML page that needs nothing else.
+    """Write the results of the run in OUT, or of its shards, as one self-contained HTML page.
 
-    It counts what is committed, so it can be written while a run is under way, and says so. The images it shows, those
-    that the model is least certain of, are read from where the run read them; one that has changed since is left out.
+    It counts what is committed, so it can be written while a run is under way, and says so. It shows the images that
+    the model is least certain of, read from the run's inputs; images that have changed since are left out.
 
-    Exit codes: 0 written, 1 could not be written, 2 usage.
+    Exit codes: 0 written, 1 could not be written, 2 wrong usage.
     """
     from batch.review.report import write_report  # noqa: PLC0415
-    from commands.logs import log_as_json_unless_on_a_terminal  # noqa: PLC0415 # so that --help answers at once
+    from commands.logs import log_as_json_unless_on_a_terminal  # noqa: PLC0415 # imported late, so that --help answers at once
 
     log_as_json_unless_on_a_terminal()
     written = write_report(output, file, with_images=images)

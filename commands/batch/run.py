@@ -11,8 +11,9 @@ from batch.inputs.shards import Shard, shard_of_job
 from batch.rows.formats import Columns, Format
 from classifier.errors import TooManyFailures
 from classifier.wording import counted
-from commands.batch.group import BatchGroup
+from commands.batch.group import COMMANDS, BatchGroup
 from commands.batch.options import cluster_options, failure_options, input_options, output_options, scale_options
+from commands.exit_codes import FAILED_IMAGES, TOO_MANY_FAILURES
 from commands.logs import log_as_json_unless_on_a_terminal
 from commands.options import engine_options, model_option
 
@@ -25,13 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FAILED_IMAGES = 3
-"""Exit code of a run that is done, with a row for each image, some of which say `error`."""
-
-TOO_MANY_FAILURES = 4
-"""Exit code of a run that was stopped by `--max-failures` or `--max-failure-rate`; it can be resumed."""
-
-
 _EXAMPLE = """\b
 Example:
   tandem batch photos --model digits:production --output out
@@ -42,6 +36,8 @@ Example:
 
 @click.group(
     cls=BatchGroup,
+    table=COMMANDS,
+    section="Commands on the output of a run",
     invoke_without_command=True,
     short_help="Classify every image of a folder into Parquet, CSV or JSON Lines.",
     epilog=_EXAMPLE,
@@ -73,23 +69,23 @@ def batch(
     engine_cpus: int,
     **options: Any,
 ) -> None:
-    """Classify each image of the INPUTs into OUT/parts: exactly one row for each image.
+    """Classify every image of the INPUTs into OUT/parts, with exactly one row for each image.
 
-    INPUTs are folders, images, tar files (WebDataset shards), and Parquet files; or URLs of them, such as
+    INPUTs are folders, images, tar files (WebDataset shards), Parquet files, or URLs of these, such as
     s3://bucket/photos. Folders are searched recursively for files with an image's suffix; hidden entries and symbolic
-    links are skipped and counted. An image that can't be classified is a row with its error.
+    links are skipped and counted. An image that can't be classified gets a row with its error.
 
-    A run that was killed or interrupted is resumed by the same command, and its files end as those of an
-    undisturbed run, byte for byte.
+    The same command resumes a run that was killed or interrupted. Its files end up byte-identical to those of an
+    undisturbed run.
 
-    Exit codes: 0 done, 1 could not run, 2 usage, 3 done with failed images, 4 stopped by a limit on failed images,
-    130 and 143 interrupted.
+    Exit codes: 0 done, 1 could not run, 2 wrong usage, 3 done with failed images, 4 stopped by a limit on failed
+    images, 130 and 143 interrupted.
     """
     from batch.inputs.named import find_inputs  # noqa: PLC0415
-    from batch.run.folder import begun_batch_size  # noqa: PLC0415 # all of these: so that --help answers at once
-    from batch.run.interrupts import Interrupted, Interrupts  # noqa: PLC0415
+    from batch.run.folder import begun_batch_size  # noqa: PLC0415 # imported late, so that --help answers at once
     from batch.run.local import LocalRunner  # noqa: PLC0415
     from batch.run.runner import check_job, run_batch  # noqa: PLC0415
+    from batch.run.stopping import Interrupted, Interrupts  # noqa: PLC0415
     from registry import LocalRegistry, fetch_model, open_model  # noqa: PLC0415
 
     if not inputs and files_from is None:
@@ -100,9 +96,9 @@ def batch(
         with Interrupts() as interrupts:
             found = find_inputs(inputs, files_from=files_from, nul=null, column=column)
             job = _make_job(found, output, shard or shard_of_job(), **options)
-            check_job(job)  # before the model is opened, which takes long
+            check_job(job)  # before opening the model, which takes time
             if runner == "local":
-                # A run that is resumed keeps its size: another would give other bits.
+                # A resumed run keeps its batch size: another could give other bits.
                 size = batch_size or begun_batch_size(output)
                 opened = open_model(model, **engine, batch_size=size, tuning="throughput")
                 with LocalRunner(opened, batch_size=batch_size, threads=decode_threads) as local:
@@ -146,8 +142,8 @@ def _make_job(
     **options: Any,
 ) -> BatchJob:
     from batch.inputs.listing import Selection  # noqa: PLC0415
-    from batch.run.limits import FailureLimits  # noqa: PLC0415
     from batch.run.runner import BatchJob  # noqa: PLC0415
+    from batch.run.stopping import FailureLimits  # noqa: PLC0415
 
     if shard is not None and shard.count == 1:
         shard = None
@@ -164,12 +160,12 @@ def _make_job(
 
 
 def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -> list[str]:
-    """Return what a person wants to know of a run that is done, a line each.
+    """Return the summary of a finished run, a line for each fact.
 
     Args:
         record: of the run.
-        output: where it is.
-        attempt: the last one, where its rate is of interest.
+        output: its folder.
+        attempt: the last attempt, to show its rate; None to leave the rate out.
     """
     from batch.inputs.named import printable  # noqa: PLC0415
     from batch.inputs.plan import describe_counts  # noqa: PLC0415
@@ -178,7 +174,7 @@ def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -
     counts = f"{counted(record.images, 'image')}: {record.ok:,} ok, {record.failed:,} failed{errors}"
     rate = ""
     if attempt is not None:
-        # A run that was resumed has had other images made before.
+        # Earlier attempts of a resumed run classified the other images.
         which = "" if attempt.images == record.images else f"{attempt.images:,} of them "
         rate = f", {which}in {attempt.elapsed_s:.1f} s ({attempt.images_per_s:,.0f} images/s)"
     lines = [f"{counts}{rate} → {printable(str(output))}", f"{record.run.model} on {record.run.engine}"]

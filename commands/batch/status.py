@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from classifier.wording import counted, duration
+from commands.exit_codes import FAILED_IMAGES, RUNNING, STOPPED
+from commands.options import json_option
 
 if TYPE_CHECKING:
     from batch.review.status import FolderStatus, Status
-
-RUNNING = 5
-"""Exit code where a run is under way."""
-
-STOPPED = 6
-"""Exit code where a run ended before all its images had their rows."""
 
 _EXAMPLE = """\b
 Example:
@@ -27,19 +23,18 @@ Example:
 
 @click.command(epilog=_EXAMPLE)
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print it as a JSON object, for machines.")
+@json_option
 @click.pass_context
 def status(ctx: click.Context, /, *, output: Path, as_json: bool) -> None:
-    """Say how the run in OUT stands, or how its shards do: what is done, what failed, how fast, how long yet.
+    """Show the state of the run in OUT, or of its shards: what is done, what failed, how fast, how long yet.
 
-    It reads a few small files and no image; a run that is under way does not notice it.
+    It reads a few small files and no image, and does not disturb a running run.
 
-    Exit codes: 0 done, 1 can't be said, 2 usage, 3 done with failed images, 5 running, 6 stopped before the end: the
-    command that began it resumes it.
+    Exit codes: 0 done, 1 unknown, 2 wrong usage, 3 done with failed images, 5 running, 6 stopped before the end; the
+    command that began the run resumes it.
     """
     from batch.review.status import status_of  # noqa: PLC0415
     from classifier.types import to_json  # noqa: PLC0415
-    from commands.batch.run import FAILED_IMAGES  # noqa: PLC0415 # so that --help answers at once
 
     found = status_of(output)
     if as_json:
@@ -53,12 +48,12 @@ def status(ctx: click.Context, /, *, output: Path, as_json: bool) -> None:
 
 
 def describe_status(status: Status) -> list[str]:
-    """Return what a person wants to know, a line each, the state first."""
+    """Return the status as text, a line for each fact, the state first."""
     from batch.inputs.plan import describe_counts  # noqa: PLC0415
     from registry.summary import table_lines  # noqa: PLC0415
 
     if status.run is None:
-        return [f"planning: the images are being listed, by {status.holder or 'a process'}"]
+        return [f"planning: {status.holder or 'a process'} is listing the images"]
     share = f" ({status.images / status.total:.1%})" if status.images < status.total else ""
     errors = f" ({describe_counts(status.errors)})" if status.errors else ""
     done = f"{status.images:,} of {counted(status.total, 'image')}{share}"
@@ -90,7 +85,7 @@ def _facts(status: Status) -> list[str]:
         unbegun = [each.name for each in status.shards if each.state == "not begun"]
         lines.append(f"not begun: {counted(len(unbegun), 'shard')}" if unbegun else "the same command resumes it")
     if status.state == "killed" and is_elsewhere(status.holder):
-        lines.append(f"unless {status.holder} still runs, whose lock may not be seen from this machine")
+        lines.append(f"unless {status.holder} still runs: its lock may not be visible from this machine")
     if status.state == "done" and status.shards:
         lines.append("'tandem batch merge' joins the shards")
     return lines

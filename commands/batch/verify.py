@@ -7,9 +7,7 @@ from pathlib import Path
 import click
 
 from classifier.wording import counted
-
-NOT_SOUND = 7
-"""Exit code where an output was looked at, and is not what a run that is done leaves."""
+from commands.exit_codes import NOT_SOUND
 
 MAX_LISTED = 1000
 
@@ -22,20 +20,20 @@ Example:
 
 @click.command(epilog=_EXAMPLE)
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--inputs", "with_inputs", is_flag=True, help="Also read each image again, and compare size and SHA-256.")
+@click.option("--inputs", "with_inputs", is_flag=True, help="Also read each image again and compare its SHA-256.")
 @click.pass_context
 def verify(ctx: click.Context, /, *, output: Path, with_inputs: bool) -> None:
     """Prove that OUT, or its shards, has exactly one row for each image, and that nothing has changed since.
 
-    Each image of the plan has its row, in order; each part has the checksum and the rows that were committed; there is
-    no other part; and the counts of run.json are those of the rows. What is wrong is a line each; nothing is repaired.
+    It checks that every image of the plan has its row, in order; that every part has the committed checksum and rows;
+    that there is no other part; and that run.json counts the same rows. Each problem is a line; nothing is repaired.
 
-    Exit codes: 0 all is proved, 1 can't be verified, 2 usage, 7 something is wrong.
+    Exit codes: 0 sound, 1 could not verify, 2 wrong usage, 7 not sound.
     """
     from batch.review.results import open_results  # noqa: PLC0415
     from batch.review.verify import find_changed_inputs, find_problems  # noqa: PLC0415
     from classifier.progress import show_progress  # noqa: PLC0415
-    from commands.logs import log_as_json_unless_on_a_terminal  # noqa: PLC0415 # so that --help answers at once
+    from commands.logs import log_as_json_unless_on_a_terminal  # noqa: PLC0415 # imported late, so that --help answers at once
 
     log_as_json_unless_on_a_terminal()
     results = open_results(output)
@@ -43,7 +41,7 @@ def verify(ctx: click.Context, /, *, output: Path, with_inputs: bool) -> None:
     problems = 0
     for find in (find_problems, find_changed_inputs) if with_inputs else (find_problems,):
         if problems:
-            break  # an input is compared with its row, which has to be right first
+            break  # an input is compared with its row, so the rows must be right first
         with show_progress(record.images) as advance:
             for problem in find(results, advance):
                 problems += 1

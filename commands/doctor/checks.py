@@ -1,8 +1,7 @@
-"""What `tandem doctor` looks at. Each check gives one or more findings and raises nothing."""
+"""The checks of `tandem doctor`. Each gives one or more findings and raises nothing."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -11,11 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from classifier.engines import compiling
+from classifier.engines.nvidia import nvidia_driver
+from classifier.engines.runtime import CUDA, GPU_WHEEL, installed_wheels, load_runtime
 from classifier.engines.selection import choose, describe_refused, describe_way
-from classifier.engines.sessions import CUDA, GPU_WHEEL, installed_wheels, load_runtime, probe
+from classifier.engines.sessions import probe
 from classifier.errors import EngineError, EngineUnavailable, TandemError
-from classifier.extras import install_extra
-from classifier.hardware import cpu, cpu_limit, cpu_of_onednn, nvidia_driver
+from classifier.extras import install_extra, installed_version
+from classifier.hardware import cpu, cpu_limit, cpu_of_onednn
 from classifier.wording import counted
 from registry.local import LocalRegistry
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 LOW_DISK_BYTES = 5_000_000_000
 
-# package → what it is for; absent, that is all that is missing.
+# package → what it is for, and the extra that installs it
 OPTIONAL = {
     "bentoml": ("'bentoml serve'", "service"),
     "openvino": ("the fastest bf16 and int8 on x86 CPUs", "openvino"),
@@ -36,11 +37,11 @@ OPTIONAL = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that the doctor looked at.
+    """The result of one check.
 
     Attributes:
-        status: `warn` where something may go wrong, `fail` where something that was asked for can't work.
-        remedy: what to do about it; only and always where the status is not `ok`.
+        status: `warn` if something may go wrong, `fail` if something installed can't work.
+        remedy: how to fix it; given if and only if the status is not `ok`.
     """
 
     subject: str
@@ -50,11 +51,11 @@ class Finding:
 
     def __post_init__(self) -> None:
         if (self.remedy is None) != (self.status == "ok"):
-            raise ValueError(f"a finding that is not ok wants a remedy, got {self}")
+            raise ValueError(f"a finding needs a remedy unless its status is ok, got {self}")
 
 
 def examine() -> Iterator[Finding]:
-    """Yield all that there is to say of this machine and this installation."""
+    """Yield all findings about this machine and this installation."""
     yield from check_packages()
     yield check_cpu()
     yield check_driver()
@@ -67,17 +68,19 @@ def examine() -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Yield the versions of what is installed. Nothing is imported: torch alone would take seconds."""
+    """Yield the versions of installed packages, without importing them: torch alone would take seconds."""
     yield Finding(subject="python", status="ok", fact=f"{platform.python_version()} on {platform.platform()}")
     for package in ("tandem", "numpy", "pillow"):
-        yield Finding(subject=package, status="ok", fact=version_of(package) or "runs from its source, not installed")
+        yield Finding(
+            subject=package, status="ok", fact=installed_version(package) or "runs from its source, not installed"
+        )
     for package, (purpose, extra) in OPTIONAL.items():
         absent = f"not installed; for {purpose}: {install_extra(extra)}"
-        yield Finding(subject=package, status="ok", fact=version_of(package) or absent)
+        yield Finding(subject=package, status="ok", fact=installed_version(package) or absent)
 
 
 def check_cpu() -> Finding:
-    """Return what the CPU is, what speeds up bf16 and int8 in it, and how much of it this process may use."""
+    """Return the CPU, its instructions for bf16 and int8, and how many CPUs this process may use."""
     cpus, processor = cpu_limit(), cpu()
     has = {
         "VNNI": "vnni" in processor.features,
@@ -101,7 +104,7 @@ def check_cpu() -> Finding:
 
 
 def check_driver() -> Finding:
-    """Return what the NVIDIA driver is, and whether an installed onnxruntime uses it."""
+    """Return the NVIDIA driver, and whether an installed onnxruntime uses it."""
     driver = nvidia_driver()
     wanted = GPU_WHEEL in installed_wheels()
     if driver is None and not wanted:
@@ -127,7 +130,7 @@ def check_driver() -> Finding:
 
 
 def check_engine() -> Iterator[Finding]:
-    """Yield what onnxruntime is, and whether each device that it is built for really runs a graph."""
+    """Yield the version of onnxruntime, and whether each device that it is built for really runs a graph."""
     try:
         runtime = load_runtime()
     except EngineUnavailable as error:
@@ -141,7 +144,7 @@ def check_engine() -> Iterator[Finding]:
 
 
 def check_device(device: str) -> Finding:
-    """Return whether onnxruntime runs a graph on `device`, and every node of it there."""
+    """Return whether onnxruntime runs a graph on `device`, every node of it."""
     try:
         probe(device)
     except EngineError as error:
@@ -150,8 +153,8 @@ def check_device(device: str) -> Finding:
 
 
 def check_openvino() -> Iterator[Finding]:
-    """Yield whether OpenVINO really runs a graph, where it is installed."""
-    if version_of("openvino") is None:
+    """Yield whether OpenVINO, if installed, really runs a graph."""
+    if installed_version("openvino") is None:
         return
     subject = "openvino on cpu"
     try:
@@ -163,7 +166,7 @@ def check_openvino() -> Iterator[Finding]:
 
 
 def check_registry(registry: LocalRegistry) -> Finding:
-    """Return what the registry holds, and whether it can be written."""
+    """Return the number of models in the registry, and whether it can be written."""
     subject = "registry"
     try:
         models = registry.models()
@@ -184,10 +187,10 @@ def check_registry(registry: LocalRegistry) -> Finding:
 
 
 def check_models(registry: LocalRegistry) -> Iterator[Finding]:
-    """Yield how each model would be run if nothing is asked for; of each name, the version that the bare name means."""
+    """Yield how `auto` runs each model, in the version that its bare name means."""
     try:
         names = dict.fromkeys(artifact.name for artifact in registry.models())
-    except TandemError:  # `check_registry` has said so
+    except TandemError:  # `check_registry` reports it
         return
     for name in names:
         subject = f"auto for {name}"
@@ -206,7 +209,7 @@ def check_models(registry: LocalRegistry) -> Iterator[Finding]:
 
 
 def check_disk(home: Path) -> Finding:
-    """Return how much room there is where Tandem keeps its files."""
+    """Return the free space on the disk that holds Tandem's files."""
     free = shutil.disk_usage(nearest_folder(home)).free
     fact = f"{free / 1e9:.1f} GB free at {home}"
     if free >= LOW_DISK_BYTES:
@@ -220,17 +223,9 @@ def check_disk(home: Path) -> Finding:
 
 
 def check_environment() -> Finding:
-    """Return the variables that stand in for options, because they are easily forgotten."""
+    """Return the environment variables that set options, because they are easily forgotten."""
     variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("TANDEM_")]
     return Finding(subject="environment", status="ok", fact=", ".join(variables) or "no TANDEM_… variable is set")
-
-
-def version_of(package: str) -> str | None:
-    """Return the installed version of a package, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def nearest_folder(path: Path) -> Path:
@@ -241,5 +236,5 @@ def nearest_folder(path: Path) -> Path:
 def _failed(subject: str, error: TandemError) -> Finding:
     # The sentence of an error ends with its remedy, after the last colon or semicolon.
     match = re.fullmatch(r"(?P<fact>.*)[:;] (?P<remedy>.*)", str(error))
-    fact, remedy = match.group("fact", "remedy") if match else (str(error), "run it with 'tandem --verbose' for more")
+    fact, remedy = match.group("fact", "remedy") if match else (str(error), "run 'tandem --verbose doctor' for more")
     return Finding(subject=subject, status="fail", fact=fact, remedy=remedy)

@@ -1,4 +1,4 @@
-"""`tandem doctor`: what this machine can run, and what to do about the rest."""
+"""`tandem doctor`: what this machine can run, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import click
 
 from classifier.types import to_json
+from commands.options import json_option
 
 MARKS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -18,14 +19,14 @@ Example:
 
 
 @click.command(epilog=_EXAMPLE)
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, for programs.")
+@json_option
 def doctor(as_json: bool) -> None:
-    """Say what this machine can run, and what to do about the rest.
+    """Say what this machine can run, and how to fix the rest.
 
-    Looks at versions, the CPU, the NVIDIA driver, whether the engines really run on their devices, the registry, what
-    'auto' means for each model, and the disk. The exit code is 1 where something that is installed can't work.
+    It checks versions, the CPU, the NVIDIA driver, whether the engines really run on their devices, the registry, what
+    'auto' means for each model, and the disk. The exit code is 1 if something installed can't work.
     """
-    from commands.doctor.checks import examine  # noqa: PLC0415  # --help answers without numpy
+    from commands.doctor.checks import examine  # noqa: PLC0415  # imported late, so that --help answers at once
 
     findings = list(examine())
     if as_json:

@@ -1,4 +1,4 @@
-"""`tandem package`: a model in an image, labelled, pushed to where the model is."""
+"""`tandem package`."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Example:
 
 @click.command(epilog=_EXAMPLE)
 @click.argument("reference", metavar="REF")
-@click.option("--batch", "bulk", is_flag=True, help="The image of the bulk run, in place of the service's.")
+@click.option("--batch", "bulk", is_flag=True, help="Build the image of the bulk run instead of the service's.")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]),
-    help="What the bulk run's image is for.  [default: cuda; the service's image is for CPUs]",
+    help="Device of the bulk run's image.  [default: cuda; the service's image is for CPUs]",
 )  # fmt: skip
 @click.option(
     "--push", "target", is_flag=False, flag_value="", metavar="[IMAGE]",
-    help="Push the image with 'docker push'; without IMAGE as the model's name with '-service' or '-batch' behind it, "
-    "to the registry that holds the model.",
+    help="Push the image with 'docker push'. Without IMAGE its name is the model's with '-service' or '-batch' "
+    "appended, in the registry that holds the model.",
 )  # fmt: skip
 def package(reference: str, bulk: bool, device: str | None, target: str | None) -> None:
-    """Build an image that holds one model, exactly the digest that REF names; run it in the clone of Tandem.
+    """Build an image that holds exactly one model, the digest that REF names. Run it in the clone of Tandem.
 
-    The service's image is a Bento, containerized by BentoML; that of '--batch' is Dockerfile.batch's with a read-only
-    registry in it. Labels say which model is in it, 'tandem.model', and which commit of the sources,
-    'org.opencontainers.image.revision'. An image that was not packaged takes its model from a mounted registry, or
-    pulls it at its start: docs/containers.md says when to choose which.
+    The service's image is a Bento, containerized by BentoML. The image of '--batch' is Dockerfile.batch's with a
+    read-only registry in it. The label 'tandem.model' names the model, and 'org.opencontainers.image.revision' the
+    commit of the sources. Other images mount a registry or pull their model when they start: docs/containers.md says
+    when to choose which.
     """
-    from commands.package import images  # noqa: PLC0415  # --help answers at once
+    from commands.package import images  # noqa: PLC0415  # imported late, so that --help answers at once
 
     if device is not None and not bulk and device != "cpu":
         raise click.UsageError("the service's image is for CPUs: --device goes with --batch")

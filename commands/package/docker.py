@@ -1,4 +1,4 @@
-"""What `tandem package` asks of Docker: is it there, build, push."""
+"""Docker, as `tandem package` uses it: check, build, push."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BUILDX_SINCE = 23
-"""From this version on BuildKit is in a plugin of the client, which distributions package apart."""
+"""From this version on BuildKit is a plugin of the client, which distributions package separately."""
 _FIRST_WITH_BUILDKIT = (18, 9)
 _STDERR = 2
-"""Where progress goes: it is no answer of `tandem package`."""
+"""Progress goes to standard error: it is not the command's output."""
 
 
 def check_docker() -> None:
-    """Do nothing where Docker can build an image.
+    """Check that Docker can build an image.
 
     Raises:
-        ContainerError: it isn't installed, its daemon doesn't answer, or it has no BuildKit.
+        ContainerError: Docker isn't installed, its daemon doesn't answer, or BuildKit is missing.
     """
     if shutil.which("docker") is None:
         raise ContainerError(
-            "the command 'docker' is not on PATH, and images are built with it: https://docs.docker.com/engine/install "
+            "the command 'docker' is not on PATH, and it builds the images: https://docs.docker.com/engine/install "
             "says how to install Docker"
         )
     done = _run("version", "--format", "{{.Client.Version}}")
@@ -37,12 +37,12 @@ def check_docker() -> None:
         raise ContainerError(
             f"Docker's daemon can't be used ({_last_line(done.stderr)}): start it, or set DOCKER_HOST to where it runs"
         )
-    # A build of Docker's own sources has a word in place of numbers: it is asked for the plugin, as any new one.
+    # A Docker built from source has a word instead of a number: it is checked for the plugin, like any new version.
     version = tuple(int(number) for number in re.findall(r"\d+", done.stdout)[:2]) or (_BUILDX_SINCE,)
     if version < _FIRST_WITH_BUILDKIT or (version >= (_BUILDX_SINCE,) and _run("buildx", "version").returncode != 0):
         raise ContainerError(
-            f"Docker {done.stdout.strip()} has no BuildKit here, and the images want it: install its plugin buildx, "
-            "which is the package docker-buildx-plugin or docker-buildx"
+            f"Docker {done.stdout.strip()} has no BuildKit here, which the images need: install its plugin buildx, "
+            "in the package docker-buildx-plugin or docker-buildx"
         )
 
 
@@ -63,7 +63,7 @@ def build_image(
 
 
 def push_image(image: str) -> str:
-    """Push `image` to the registry that its name names, and return its reference by digest.
+    """Push `image` to the registry in its name, and return its reference by digest.
 
     Raises:
         ContainerError: the registry doesn't answer, or refuses it.
@@ -76,11 +76,11 @@ def push_image(image: str) -> str:
     if pushing.returncode != 0:
         host = image.partition("/")[0]
         raise ContainerError(
-            f"the image {image} is built, and can't be pushed ({_last_line(said)}): check that the registry runs at "
-            f"{host}, run 'docker login {host}' as a user who may push there, and then 'docker push {image}'"
+            f"the image {image} is built but can't be pushed ({_last_line(said)}): check that the registry runs at "
+            f"{host}, run 'docker login {host}' as a user who may push there, then 'docker push {image}'"
         )
     repository = image.rpartition(":")[0]
-    known_as = re.sub(r"^(index\.)?docker\.io/(library/)?", "", repository)  # Docker leaves its own host out
+    known_as = re.sub(r"^(index\.)?docker\.io/(library/)?", "", repository)  # Docker omits its own host
     digests = _run("image", "inspect", "--format", r'{{join .RepoDigests "\n"}}', image).stdout.split()
     *_, digest = [digest for name, _, digest in (each.partition("@") for each in digests) if name == known_as]
     return f"{repository}@{digest}"
@@ -89,10 +89,10 @@ def push_image(image: str) -> str:
 def run_showing(
     command: list[str], problem: str, *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Run a command whose output is progress for the user, in this process's environment if none is given.
+    """Run a command whose output is progress for the user.
 
     Raises:
-        ContainerError: it failed; the sentence begins with `problem`, and the reason stands above it.
+        ContainerError: it failed. The sentence begins with `problem`; the command has printed the reason.
     """
     environment = {**(environment or os.environ), "DOCKER_BUILDKIT": "1"}
     if subprocess.run(command, stdout=_STDERR, cwd=cwd, env=environment, check=False).returncode != 0:

@@ -1,4 +1,4 @@
-"""A model in an image: the Bento's, containerized by BentoML, or the bulk run's with the registry that it reads."""
+"""Images that hold one model: the service's, a Bento containerized by BentoML, and the bulk run's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from registry import Artifact
 
 MODEL_LABEL = "tandem.model"
-"""The label of an image that holds its model's identity."""
+"""The image label with the model's identity."""
 REVISION_LABEL = "org.opencontainers.image.revision"
 SERVICE, BATCH = "service", "batch"
 
@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packaged:
-    """What `package` made.
+    """A packaged image.
 
     Attributes:
-        image: the name that the image has in Docker.
-        model: the identity of the model in it.
-        revision: the commit of the sources that it was built from, with `-dirty` where they differ from it.
-        pushed: the image by its digest in the registry; None where it wasn't pushed.
+        image: its name in Docker.
+        model: identity of the model in it.
+        revision: commit of the sources, with `-dirty` if files differ from it.
+        pushed: the image by digest in its registry; None if it wasn't pushed.
     """
 
     image: str
@@ -55,24 +55,24 @@ def package(
     image: str | None = None,
     push: bool = False,
 ) -> Packaged:
-    """Build an image with the model that `reference` names in it, from the sources in `root`.
+    """Build an image of the sources in `root` that holds the model `reference`.
 
     Args:
         reference: as in `fetch_model`.
         root: the clone of Tandem.
         kind: `service` or `batch`.
-        device: what the bulk run's image is for, `cpu` or `cuda`.
-        image: its name; None for that of the model with the kind behind it, in the registry that the model is in.
-        push: bring it to the registry that its name names.
+        device: device of the bulk run's image, `cpu` or `cuda`.
+        image: the image's name; None for the model's name with `-` and the kind appended, in the model's registry.
+        push: also push it to the registry in its name.
 
     Raises:
-        ContainerError: it can't be built or pushed.
+        ContainerError: the image can't be built or pushed.
         RegistryError: the model can't be resolved or fetched.
-        ArtifactError: it is damaged, or not signed as it has to be.
+        ArtifactError: the model is damaged, or lacks a signature that is required.
     """
     if missing := [name for name in _SOURCES if not (root / name).is_file()]:
         raise ContainerError(
-            f"{root} has no {missing[0]}, and images are built from Tandem's sources: run the command in the clone of "
+            f"{root} has no {missing[0]}, but images are built from Tandem's sources: run the command in the clone of "
             "Tandem"
         )
     if kind == SERVICE and importlib.util.find_spec("bentoml") is None:
@@ -81,7 +81,7 @@ def package(
     image = name_image(artifact, kind, image)
     if push and Reference.parse(image).host is None:
         raise InvalidReference(
-            f"'{image}' names no registry to push to: write its host before it, '--push ghcr.io/acme/{image}'"
+            f"'{image}' has no registry to push to: write its host first, '--push ghcr.io/acme/{image}'"
         )
     if problems := artifact.verify():
         raise DamagedArtifact(problems[0])
@@ -99,22 +99,22 @@ def package(
 
 
 def name_image(artifact: Artifact, kind: str, wanted: str | None) -> str:
-    """Return `wanted`, with a tag, else `acme/digits-service:3` for `acme/digits:3`, with the host that the model has.
+    """Return `wanted` with a tag, or by default `acme/digits-service:3` for `acme/digits:3`, with the model's host.
 
     Raises:
-        InvalidReference: `wanted` can't name an image, or has a digest, which is known only when it was pushed.
+        InvalidReference: `wanted` can't name an image, or has a digest, which only a pushed image has.
     """
     version = artifact.digest.removeprefix("sha256:")[:12] if artifact.version is None else artifact.version
     if wanted is None:
         return f"{artifact.name}-{kind}:{version}"
     parsed = Reference.parse(wanted)
     if parsed.digest is not None:
-        raise InvalidReference(f"'{wanted}' can't name a new image: write a tag in place of the digest, ':{version}'")
+        raise InvalidReference(f"'{wanted}' can't name a new image: write a tag instead of the digest, ':{version}'")
     return wanted if parsed.tag is not None else f"{wanted}:{version}"
 
 
 def source_revision(root: Path) -> str:
-    """Return the commit of the sources, with `-dirty` where a file differs from it; `unknown` without git."""
+    """Return the commit of the sources, with `-dirty` if a file differs from it; `unknown` without git."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -127,7 +127,7 @@ def source_revision(root: Path) -> str:
 
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
     if commit is None or changes is None:
-        _log.warning("%s is no clone that git knows: the image's revision is 'unknown'", root)
+        _log.warning("%s is not a git clone: the image's revision is 'unknown'", root)
         return "unknown"
     if changes:
         _log.warning("the sources differ from %s: the image's revision ends in -dirty", commit[:12])
@@ -136,12 +136,11 @@ def source_revision(root: Path) -> str:
 
 
 def _build_service(artifact: Artifact, image: str, root: Path, labels: dict[str, str]) -> None:
-    # BentoML's own command line gives click one option twice, which says so on every call.
+    # BentoML's command line defines one option twice, and click warns about it on every call.
     bentoml = [sys.executable, "-W", "ignore::UserWarning:click.core", "-m", "bentoml"]
     _log.info("building the Bento of %s", artifact.identity)
     with tempfile.TemporaryDirectory() as home:
-        # The identity, not the reference: an alias that moves meanwhile gives no other model. In a store of its own:
-        # the Bento and its copy of the model were asked for only as an image.
+        # The identity, not the reference: an alias can move meanwhile. In a temporary store: only the image is wanted.
         environment = {**os.environ, "TANDEM_MODEL": artifact.identity, "BENTOML_HOME": home}
         built = subprocess.run(
             [*bentoml, "build", "--output", "tag", *(f"--label={name}={value}" for name, value in labels.items())],
@@ -149,9 +148,7 @@ def _build_service(artifact: Artifact, image: str, root: Path, labels: dict[str,
         )  # fmt: skip
         tag = built.stdout.strip().rpartition("__tag__:")[2]
         if built.returncode != 0 or not tag:
-            raise ContainerError(
-                "the Bento can't be built, for the reason above: put that right, and run the command again"
-            )
+            raise ContainerError("the Bento can't be built, for the reason above: fix that, and run the command again")
         _log.info("building %s from the Bento %s", image, tag)
         options = [f"--opt=label={name}={value}" for name, value in labels.items()]
         run_showing(
@@ -171,7 +168,7 @@ def _build_batch(artifact: Artifact, image: str, root: Path, labels: dict[str, s
     with tempfile.TemporaryDirectory() as name:
         LocalRegistry.holding(artifact).copy(artifact, LocalRegistry(Path(name) / "registry"))
         for path in Path(name).rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # for any `docker run --user`, whatever the umask is here
+            path.chmod(0o755 if path.is_dir() else 0o644)  # readable by any `docker run --user`, whatever this umask is
         build_image(
             image,
             root / "Dockerfile.baked",

@@ -1,29 +1,25 @@
-"""One model of the local registry: its names, and its files, each checked when it is read."""
+"""One model: its names, and its files, each checked at every read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from classifier.artifact import CONFIG
 from classifier.errors import DamagedArtifact
+from classifier.types import from_json
 from registry.oci.manifest import FILEPATH, MANIFEST_TYPE, Descriptor, Manifest, parse_config
 from registry.oci.references import Reference, version_of
 
 if TYPE_CHECKING:
     from classifier.types import ModelConfig
 
-_T = TypeVar("_T")
-
 
 class BlobStore(Protocol):
-    """Where an artifact's blobs are read: a `Layout` on disk, or the `RemoteBlobs` of a registry."""
+    """Read access to an artifact's blobs: a `Layout` on disk, or `RemoteBlobs` over HTTP."""
 
     def read_blob(self, descriptor: Descriptor) -> bytes:
-        """Return the blob's contents, after size and digest were checked."""
-
-    def read_json(self, descriptor: Descriptor, type: type[_T]) -> _T:
-        """Return the `type` that the blob's JSON describes."""
+        """Return the blob's contents, checked against size and digest."""
 
     def check_blob(self, descriptor: Descriptor) -> None:
         """Compare the blob with its descriptor."""
@@ -31,13 +27,13 @@ class BlobStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """A model in a local registry; a `classifier.artifact.ArtifactFiles`.
+    """A model in a registry; implements `classifier.artifact.ArtifactFiles`.
 
     Attributes:
-        name: the model's name, `digits`; of what was fetched from a remote registry, `ghcr.io/acme/digits`.
-        tags: all by which the registry knows this digest under that name, versions first; None is the name alone.
-        descriptor: of the manifest.
-        layout: where the blobs are: on disk, or in a remote registry.
+        name: the model's name, `digits`; for a remote model or its copy, `ghcr.io/acme/digits`.
+        tags: all tags that point to this digest under that name, versions first; None stands for the name alone.
+        descriptor: the manifest's.
+        layout: the blobs, on disk or in a remote registry.
     """
 
     name: str
@@ -52,45 +48,47 @@ class Artifact:
 
     @property
     def identity(self) -> str:
-        """What logs, answers and rows carry: `digits@sha256:…`."""
+        """The identity in logs, answers and rows: `digits@sha256:…`."""
         return f"{self.name}@{self.digest}"
 
     @property
     def version(self) -> int | None:
-        """The version, the lowest if it was copied in under several; None if under an alias or the name alone."""
+        """The version, the lowest if there are several; None if it has only an alias or its name."""
         return next((version for tag in self.tags if (version := version_of(tag)) is not None), None)
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """The aliases that stand on this version."""
+        """The aliases that point to this version."""
         return tuple(tag for tag in self.tags if tag is not None and version_of(tag) is None)
 
     @property
     def is_copy(self) -> bool:
-        """Whether this is a remote registry's model, or the copy that was fetched of it."""
+        """Whether this is a remote model, or the local copy of one."""
         return Reference.parse(self.name).host is not None
 
     @property
     def reference(self) -> str:
-        """The shortest reference that names this artifact for good: `digits:3`, else the identity."""
+        """The shortest permanent reference: `digits:3`, else the identity."""
         return self.identity if self.version is None else f"{self.name}:{self.version}"
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest, after its digest was checked."""
+        """The manifest, checked against its digest."""
         try:
-            return self.layout.read_json(self.descriptor, Manifest)
+            return from_json(self.layout.read_blob(self.descriptor), Manifest)
         except DamagedArtifact as error:
             raise self.damaged(str(error)) from error
+        except ValueError as error:
+            raise self.damaged(f"its manifest {self.digest} can't be read: {error}") from error
 
     @property
     def files(self) -> dict[str, Descriptor]:
-        """The descriptors of the files, by name, in the manifest's order."""
+        """The files' descriptors by name, in the manifest's order."""
         return self.manifest.files
 
     @property
     def size(self) -> int:
-        """The bytes of all files together."""
+        """The size of all files together, in bytes."""
         return sum(layer.size for layer in self.files.values())
 
     @property
@@ -99,10 +97,10 @@ class Artifact:
         return parse_config(self.read(CONFIG), self.reference)
 
     def read(self, file: str) -> bytes:
-        """Return the contents of `file`, after its digest was checked.
+        """Return the contents of `file`, checked against its digest.
 
         Raises:
-            DamagedArtifact: the file is missing, or not what its digest says.
+            DamagedArtifact: the file is missing or damaged.
         """
         files = self.files
         if file not in files:
@@ -114,14 +112,14 @@ class Artifact:
 
     @property
     def kind(self) -> str | None:
-        """What this is where it is no model: the type of an image or artifact that some tool copied into the folder."""
+        """The type of an image or artifact that isn't a model, as another tool may have stored it; None for a model."""
         if self.descriptor.media_type != MANIFEST_TYPE:
             return self.descriptor.media_type
         manifest = self.manifest
         return None if manifest.is_model else manifest.kind
 
     def verify(self) -> list[str]:
-        """Return what is damaged, a sentence each, after reading every byte; an empty list where all is well."""
+        """Read every byte and return what is damaged, a sentence each; an empty list if the model is whole."""
         try:
             if self.kind is not None:
                 return [f"'{self.reference}' is not a model that Tandem exported but {self.kind}"]
@@ -143,9 +141,9 @@ class Artifact:
         return problems
 
     def damaged(self, fact: str) -> DamagedArtifact:
-        """Return the error that says so, with the way to a whole model."""
+        """Return an error with this fact and the way to a whole model."""
         remedy = (
-            f"fetch it with 'tandem models pull {self.reference}', or where it came like this, export and push it again"
+            f"fetch it with 'tandem models pull {self.reference}', or if it is damaged there, export and push it again"
             if self.is_copy
             else f"export it again, or remove it with 'tandem models rm {self.reference} --force' and copy it in again"
         )

@@ -1,4 +1,4 @@
-"""Keeping house: the blobs that nothing names, and what killed downloads left behind."""
+"""Garbage collection: blobs that nothing names, and unfinished downloads."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from registry.oci.manifest import Descriptor
 
 BLOB_MIN_AGE_S = 3600.0
-"""A younger blob may be part of a pull that has yet to name it. Taken all the same, it would be fetched again."""
+"""A younger blob may belong to a running pull, which would have to fetch it again."""
 PARTIAL_MIN_AGE_S = 24 * 3600.0
-"""A younger beginning may be gone on with."""
+"""A pull may still continue a younger partial download."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +30,10 @@ class Garbage:
     """What can be deleted.
 
     Attributes:
-        blobs: files of blobs that nothing names.
-        partials: beginnings of downloads that nobody went on with.
-        orphans: digests of referrers whose model is gone, which leave the index.
-        size_bytes: of all files together.
+        blobs: the files of blobs that nothing names.
+        partials: the files of abandoned downloads.
+        orphans: the digests of referrers whose model is gone; they leave the index.
+        size_bytes: the size of all files together.
     """
 
     blobs: tuple[Path, ...]
@@ -43,10 +43,10 @@ class Garbage:
 
 
 def reachable(layout: Layout, index: Index) -> set[str]:
-    """Return the digests of all blobs that `index` names, directly or through manifests of whatever kind.
+    """Return the digests of all blobs that `index` names, directly or through manifests of any kind.
 
     Raises:
-        DamagedArtifact: a manifest is missing or damaged, so that nobody knows what it names.
+        DamagedArtifact: a manifest is missing or damaged, so its blobs are unknown.
     """
     return set().union(*(_mentioned(layout, entry) for entry in index.manifests))
 
@@ -55,7 +55,7 @@ def find_garbage(layout: Layout) -> Garbage:
     """Return what `collect` would delete now.
 
     Raises:
-        DamagedArtifact: a manifest is missing or damaged, so that nobody knows what it names.
+        DamagedArtifact: a manifest is missing or damaged, so its blobs are unknown.
     """
     index = layout.read_index()
     orphans = _orphans(layout, index)
@@ -74,16 +74,16 @@ def find_garbage(layout: Layout) -> Garbage:
 
 
 def collect(layout: Layout) -> Garbage:
-    """Delete what nothing names, and return it. Running pulls go on: what they miss at their end they fetch again.
+    """Delete the garbage and return it. Pulls may run meanwhile: at their end they fetch missing blobs again.
 
     Raises:
-        DamagedArtifact: as `find_garbage`; nothing was deleted.
+        DamagedArtifact: as in `find_garbage`; nothing was deleted.
         RegistryUnwritable: the registry can't be written.
     """
     with layout.writing():
         garbage = find_garbage(layout)
         if garbage.orphans:
-            # The index first: killed in between, the folder holds blobs too many, never too few.
+            # The index first: a kill in between leaves too many blobs, never too few.
             layout.write_index(_without(layout.read_index(), garbage.orphans))
         for path in (*garbage.blobs, *garbage.partials):
             path.unlink(missing_ok=True)
@@ -91,7 +91,7 @@ def collect(layout: Layout) -> Garbage:
 
 
 def _orphans(layout: Layout, index: Index) -> set[str]:
-    """Return the referrers whose subject has no name any more."""
+    """Return the digests of referrers whose model has lost its last name."""
     named = {entry.digest for entry in index.manifests if REF_NAME in entry.annotations}
     orphans = set()
     for entry in index.manifests:
@@ -108,7 +108,7 @@ def _without(index: Index, orphans: set[str] | frozenset[str]) -> Index:
 
 
 def _mentioned(layout: Layout, descriptor: Descriptor) -> set[str]:
-    """Return every digest that the blob of `descriptor` mentions, whatever kind of manifest it is, and its own."""
+    """Return the blob's own digest and every digest in it; it may be any kind of manifest."""
     if descriptor.media_type == INDEX_TYPE:
         return {descriptor.digest} | reachable(layout, layout.read_json(descriptor, Index))
     text = layout.read_blob(descriptor).decode(errors="replace")

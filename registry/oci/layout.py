@@ -1,19 +1,17 @@
 """An OCI image layout on disk: blobs by their digest, and the index that names them.
 
-    oci-layout            says that this folder is one
+    oci-layout            marks the folder as a layout
     index.json            a descriptor per tag; replaced as a whole, by rename
     blobs/sha256/<hex>    manifests, configs and files
-    .tandem.lock          held by whoever writes
+    .tandem.lock          locked by the writing process
 
-Readers never lock: a blob never changes, and an index appears whole. A blob is on disk before an index names it.
+Readers never lock: a blob never changes, the index is replaced as a whole, and it names only blobs that are on disk.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
-import logging
 import os
 import time
 from contextlib import contextmanager
@@ -23,27 +21,27 @@ from typing import TYPE_CHECKING, TypeVar
 from classifier.errors import DamagedArtifact, RegistryError, RegistryUnwritable
 from classifier.files import TEMPORARY, replace_file
 from classifier.types import from_json, to_json
+from registry.oci.locking import lock
 from registry.oci.manifest import INDEX_TYPE, Descriptor, Index
-from registry.oci.receiving import lock_partial
+from registry.oci.receiving import open_partial
 from registry.oci.references import is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from classifier.progress import Advance
     from registry.oci.receiving import PartialBlob
 
 LOCK_TIMEOUT_S = 120.0
-_LOCK_POLL_S = 0.05
 _TEMPORARY_MAX_AGE_S = 3600.0
 
 _T = TypeVar("_T")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The OCI image layout in the folder `root`, which the first write makes."""
+    """The OCI image layout in the folder `root`; the first write creates it."""
 
     root: Path
 
@@ -52,25 +50,25 @@ class Layout:
         return self.root / "index.json"
 
     def blob_path(self, digest: str) -> Path:
-        """Return where the blob of `digest` is or would be.
+        """Return the path of the blob, present or not.
 
         Raises:
-            DamagedArtifact: `digest` is none; it came out of a file and must not become a path.
+            DamagedArtifact: `digest` is not a digest; it was read from a file and must not become a path.
         """
         if not is_digest(digest):
-            raise DamagedArtifact(f"the registry {self.root} names a blob '{digest}', which is no sha256 digest")
+            raise DamagedArtifact(f"the registry {self.root} names a blob '{digest}', which is not a sha256 digest")
         return self.root / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
     def read_index(self) -> Index:
-        """Return the index; an empty one where there is no registry yet.
+        """Return the index; an empty one if there is no registry yet.
 
         Raises:
-            DamagedArtifact: the index is malformed, or missing from a layout.
+            DamagedArtifact: the index is malformed, or an existing layout lacks it.
         """
         try:
             data = self._index_path.read_bytes()
         except FileNotFoundError as error:
-            # A writer makes the index first and `oci-layout` last.
+            # A writer creates the index first and `oci-layout` last.
             if (self.root / "oci-layout").exists():
                 raise DamagedArtifact(f"{self._index_path} is missing: {_RESTORE}") from error
             return Index(schema_version=2, media_type=INDEX_TYPE)
@@ -82,14 +80,14 @@ class Layout:
             raise DamagedArtifact(f"{self._index_path} is damaged ({error}): {_RESTORE}") from error
 
     def read_blob(self, descriptor: Descriptor) -> bytes:
-        """Return the blob's contents, after size and digest were checked.
+        """Return the blob's contents, checked against size and digest.
 
         Raises:
-            DamagedArtifact: it is missing, or not what the descriptor says.
+            DamagedArtifact: the blob is missing or differs from its descriptor.
         """
         path = self.blob_path(descriptor.digest)
         try:
-            # The size first: a file that grew to gigabytes is not read.
+            # The size first, so that a file of gigabytes is never read.
             size = path.stat().st_size
             data = path.read_bytes() if size == descriptor.size else b""
         except FileNotFoundError as error:
@@ -100,10 +98,10 @@ class Layout:
         return data
 
     def read_json(self, descriptor: Descriptor, type: type[_T]) -> _T:
-        """Return the `type` that the blob's JSON describes.
+        """Return the blob's JSON as a `type`.
 
         Raises:
-            DamagedArtifact: it is missing, not what the descriptor says, or no such JSON.
+            DamagedArtifact: the blob is missing, differs from its descriptor, or holds other JSON.
         """
         try:
             return from_json(self.read_blob(descriptor), type)
@@ -111,10 +109,10 @@ class Layout:
             raise DamagedArtifact(f"{self.blob_path(descriptor.digest)} can't be read: {error}") from error
 
     def check_blob(self, descriptor: Descriptor) -> None:
-        """Read the blob piece by piece, at any size, and compare it with its descriptor.
+        """Compare a blob of any size with its descriptor, reading it piece by piece.
 
         Raises:
-            DamagedArtifact: it is missing, or not what the descriptor says.
+            DamagedArtifact: the blob is missing or differs from its descriptor.
         """
         path = self.blob_path(descriptor.digest)
         try:
@@ -129,45 +127,60 @@ class Layout:
 
     @contextmanager
     def writing(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-        """Hold the layout for writing; other writers wait, readers go on.
+        """Lock the layout for writing; other writers wait, readers don't.
 
         Raises:
-            RegistryUnwritable: the folder can't be written, or another writer kept it for longer than `timeout_s`.
+            RegistryUnwritable: the folder can't be written, or another writer held the lock for `timeout_s`.
         """
         with self._explaining_errors():
             (self.root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.root / ".tandem.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            file = os.open(self.root / ".tandem.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                self._wait_for(lock, timeout_s)
+                lock(
+                    file,
+                    timeout_s,
+                    waiting=f"waiting for another process to finish writing to the registry {self.root}",
+                    too_long=f"another process has been writing to the registry {self.root} for {timeout_s:.0f} s: "
+                    "wait until it is done, or end it",
+                )
                 self._remove_leftovers()
                 self._initialise()
                 yield
             finally:
-                # Closing gives the lock back, as does the end of the process, however it ends.
-                os.close(lock)
+                os.close(file)
 
     @contextmanager
-    def receiving(self, blob: Descriptor, patience_s: float = LOCK_TIMEOUT_S) -> Iterator[PartialBlob | None]:
-        """Give the one place where `blob` is being received; None where it is there by now.
+    def receiving(
+        self, blob: Descriptor, advance: Advance, patience_s: float = LOCK_TIMEOUT_S
+    ) -> Iterator[PartialBlob | None]:
+        """Yield the file that receives `blob`, and publish it at the end; yield None if the blob is already there.
 
-        Other processes that want the same blob wait meanwhile. What was received stays for the next one to go on with.
+        Other processes that need the same blob wait. If the transfer breaks, the next one continues from the bytes
+        received so far.
+
+        Args:
+            blob: what is being received.
+            advance: is told how many bytes are newly there.
+            patience_s: how long another process may hold the file without receiving anything.
 
         Raises:
-            RegistryUnwritable: the folder can't be written, or who receives it got nothing for `patience_s`.
+            RegistryUnwritable: the folder can't be written, or another process received nothing for `patience_s`.
         """
         path = self.blob_path(blob.digest)
         with self._explaining_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with lock_partial(path.with_name(f"{TEMPORARY}{path.name}.part"), blob, patience_s) as partial:
+            partial_path = path.with_name(f"{TEMPORARY}{path.name}.part")
+            with open_partial(partial_path, blob, patience_s, advance) as partial:
                 if self.has_blob(blob):
                     partial.discard()
                     yield None
                 else:
+                    advance(partial.size)
                     yield partial
                     partial.publish(path)
 
     def has_blob(self, blob: Descriptor) -> bool:
-        """Return whether the blob is there, by its size: what it holds is checked when it is written, and when read."""
+        """Return whether a blob of that size is there; its contents are checked at every write and read."""
         try:
             return self.blob_path(blob.digest).stat().st_size == blob.size
         except FileNotFoundError:
@@ -176,7 +189,7 @@ class Layout:
             raise _unreadable(self.blob_path(blob.digest), error) from error
 
     def write_blobs(self, blobs: Mapping[str, bytes]) -> None:
-        """Store `blobs` by their digests; one that is there is kept, one that is damaged is replaced."""
+        """Store `blobs` by digest; keep whole blobs that are already there, replace damaged ones."""
         for digest, data in blobs.items():
             try:
                 self.check_blob(Descriptor(media_type="", digest=digest, size=len(data)))
@@ -188,7 +201,7 @@ class Layout:
         replace_file(self._index_path, to_json(index))
 
     def remove_blob(self, digest: str) -> None:
-        """Delete a blob, if it is there."""
+        """Delete the blob if it exists."""
         with self._explaining_errors():
             self.blob_path(digest).unlink(missing_ok=True)
 
@@ -203,25 +216,6 @@ class Layout:
                 "to another folder"
             ) from error
 
-    def _wait_for(self, lock: int, timeout_s: float) -> None:
-        give_up_at = time.monotonic() + timeout_s
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= give_up_at:
-                    raise RegistryUnwritable(
-                        f"another process has been writing to the registry {self.root} for {timeout_s:.0f} s: "
-                        "wait until it is done, or end it"
-                    ) from None
-                if not waiting:
-                    _log.info("waiting for another process to finish writing to the registry %s", self.root)
-                    waiting = True
-                time.sleep(_LOCK_POLL_S)
-            else:
-                return
-
     def _initialise(self) -> None:
         if not (self.root / "oci-layout").exists():
             if not self._index_path.exists():
@@ -229,9 +223,9 @@ class Layout:
             replace_file(self.root / "oci-layout", to_json({"imageLayoutVersion": "1.0.0"}))
 
     def _remove_leftovers(self) -> None:
-        """Delete the temporary files of writers that were killed.
+        """Delete temporary files that killed writers left.
 
-        Only old ones: on a network file system without locks, a young one may belong to another machine's writer.
+        Only old ones: on a network file system without locks, a recent one may belong to a writer on another machine.
         """
         for folder in (self.root, self.root / "blobs" / "sha256"):
             for path in folder.glob(f"{TEMPORARY}*.tmp"):

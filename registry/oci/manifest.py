@@ -1,4 +1,4 @@
-"""Manifests: how the files of a model are written down as one OCI artifact in the CNCF ModelPack format.
+"""Manifests: the files of a model as one OCI artifact in the CNCF ModelPack format.
 
 Formats: OCI image specification 1.1 (manifest, index, descriptor), CNCF ModelPack specification (`spec.md`,
 `config.md`, `annotations.md`).
@@ -30,16 +30,16 @@ _LAYER_TYPES = {
 
 FILEPATH = "org.cncf.model.filepath"
 TITLE = "org.opencontainers.image.title"
-"""`oras pull` restores a file only where its layer has one."""
+"""`oras pull` restores a file only if its layer has this annotation."""
 
 _MODELPACK_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 
 
-# Structs where the rest of Tandem has dataclasses: OCI spells its fields in camel case, and omits what is empty.
+# msgspec structs rather than dataclasses: OCI writes fields in camel case and omits empty ones.
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What a blob is, how many bytes it has, and the digest that they must have.
+    """A blob's type, size and digest.
 
-    All fields of the specification are here, so that an entry another tool wrote into an index is kept whole.
+    It has all fields of the specification, so that index entries of other tools are kept whole.
     """
 
     media_type: str
@@ -53,7 +53,7 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """One artifact: its config blob and its files, a layer each."""
+    """One artifact: its config blob, and a layer for each file."""
 
     schema_version: int
     media_type: str = ""
@@ -65,17 +65,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
 
     @property
     def files(self) -> dict[str, Descriptor]:
-        """The layers by the name of the file that each holds, in the manifest's order."""
+        """The layers by file name, in the manifest's order."""
         return {layer.annotations[FILEPATH]: layer for layer in self.layers if FILEPATH in layer.annotations}
 
     @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """Every blob that the manifest lists, each digest once: layers, then config."""
+        return tuple({blob.digest: blob for blob in (*self.layers, self.config)}.values())
+
+    @property
     def kind(self) -> str:
-        """What it is: its artifact type, else its config's media type, as the specification has it."""
+        """The artifact type, else the config's media type, as the specification defines it."""
         return self.artifact_type or self.config.media_type
 
     @property
     def is_model(self) -> bool:
-        """Whether this is a model that Tandem can read, and not an image or another kind of artifact."""
+        """Whether this is a model that Tandem can read, not an image or another kind of artifact."""
         return self.artifact_type == ARTIFACT_TYPE and CONFIG in self.files
 
 
@@ -95,15 +100,15 @@ def describe(data: bytes, media_type: str, **fields: Any) -> Descriptor:
 
 
 def pack(files: Mapping[str, bytes]) -> tuple[Descriptor, dict[str, bytes]]:
-    """Return the descriptor of the manifest that lists `files`, and every blob by its digest.
+    """Return the descriptor of the manifest that lists `files`, and every blob by digest.
 
-    The same files give the same bytes: nothing of the time, the machine or the order of `files` is in them.
+    The same files give the same bytes, at any time, on any machine and in any order.
 
     Raises:
         DamagedArtifact: `config.json` is missing or malformed.
     """
     if CONFIG not in files:
-        raise DamagedArtifact(f"an artifact wants a {CONFIG}, this one has {', '.join(files) or 'no file'}")
+        raise DamagedArtifact(f"an artifact needs a {CONFIG}, this one has {', '.join(files) or 'no file'}")
     config = parse_config(files[CONFIG], "the new artifact")
     names = [name for name in FILES if name in files] + sorted(set(files) - set(FILES))
     layers = [
@@ -125,10 +130,10 @@ def pack(files: Mapping[str, bytes]) -> tuple[Descriptor, dict[str, bytes]]:
 
 
 def parse_config(data: bytes, artifact: str) -> ModelConfig:
-    """Return the `config.json` that `data` is.
+    """Parse a `config.json`.
 
     Raises:
-        DamagedArtifact: it can't be read; the message names `artifact`.
+        DamagedArtifact: `data` can't be parsed; the message names `artifact`.
     """
     try:
         return from_json(data, ModelConfig)
@@ -137,7 +142,7 @@ def parse_config(data: bytes, artifact: str) -> ModelConfig:
 
 
 def _modelpack_config(config: ModelConfig, layers: Sequence[Descriptor]) -> bytes:
-    """Return the config blob by which other ModelPack tools know a model; without `createdAt`, to be deterministic."""
+    """Return the config blob that ModelPack tools read, without `createdAt` so that it is deterministic."""
     precisions = dict.fromkeys(_MODELPACK_PRECISIONS[allowed.precision] for allowed in config.allowed)
     return to_json(
         {

@@ -1,73 +1,46 @@
-"""A blob on its way in: a file beside the blobs that one process at a time fills, named as a blob once it is whole."""
+"""A blob on its way in: one process at a time fills a file beside the blobs, and renames it once it is whole."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import hashlib
-import logging
 import os
-import queue
-import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from classifier.errors import RegistryUnwritable
+from classifier.errors import DamagedArtifact
 from classifier.files import sync_folder
-from registry.remote.transient import DamagedInTransit
+from registry.oci.hashing import BackgroundHash
+from registry.oci.locking import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from typing import BinaryIO
 
+    from classifier.progress import Advance
     from registry.oci.manifest import Descriptor
 
-_LOCK_POLL_S = 0.05
 _PIECE_BYTES = 1 << 20
-_PIECES_AHEAD = 4
-
-_log = logging.getLogger(__name__)
 
 
-class _Hash:
-    """A SHA-256 that is computed beside the transfer: hashing takes as long as receiving does."""
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-        self._pieces: queue.Queue[bytes | None] = queue.Queue(_PIECES_AHEAD)
-        self._thread: threading.Thread | None = None
-
-    def update(self, piece: bytes) -> None:
-        """Add bytes, which are hashed later."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
-        self._pieces.put(piece)
-
-    def hexdigest(self) -> str:
-        """Return the digest of all that was added."""
-        if self._thread is not None:
-            self._pieces.put(None)
-            self._thread.join()
-            self._thread = None
-        return self._sha256.hexdigest()
-
-    def _run(self) -> None:
-        while (piece := self._pieces.get()) is not None:
-            self._sha256.update(piece)
+class DamagedInTransit(DamagedArtifact):
+    """What arrived doesn't match its digest; the source may be whole, so another try can help."""
 
 
 class PartialBlob:
-    """The beginning of `blob`, in a file that this process has locked."""
+    """The beginning of `blob`, in a file that this process has locked.
 
-    def __init__(self, path: Path, file: BinaryIO, blob: Descriptor) -> None:
+    Attributes:
+        size: how many bytes are there.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, blob: Descriptor, advance: Advance) -> None:
         self._path = path
         self._file = file
         self._blob = blob
-        self._hash = _Hash()
-        # An earlier process's beginning: its bytes count only once they were hashed here.
+        self._advance = advance
+        self._hash = BackgroundHash()
+        # An earlier process's beginning counts only after it is hashed here.
         while piece := file.read(_PIECE_BYTES):
             self._hash.update(piece)
         self.size = file.tell()
@@ -76,12 +49,13 @@ class PartialBlob:
         """Add bytes.
 
         Raises:
-            DamagedInTransit: that is more than the blob has; all is thrown away.
+            DamagedInTransit: the blob has fewer bytes; everything received is discarded.
         """
+        self._advance(len(piece))
         if self.size + len(piece) > self._blob.size:
             self.restart()
             raise DamagedInTransit(
-                f"more than the {self._blob.size} bytes of {self._blob.digest} came: check what stands before the "
+                f"more than the {self._blob.size} bytes of {self._blob.digest} arrived: check any proxy before the "
                 "registry, or try again later"
             )
         self._file.write(piece)
@@ -89,70 +63,83 @@ class PartialBlob:
         self.size += len(piece)
 
     def restart(self) -> None:
-        """Throw away what is there."""
+        """Discard everything received."""
         self._file.seek(0)
         self._file.truncate()
-        self._hash.hexdigest()
-        self._hash = _Hash()
+        self.end()
+        self._hash = BackgroundHash()
         self.size = 0
 
     def check(self) -> None:
         """Compare size and digest with the descriptor's.
 
         Raises:
-            DamagedInTransit: they differ; all is thrown away.
+            DamagedInTransit: they differ; everything received is discarded.
         """
-        digest = f"sha256:{self._hash.hexdigest()}"
+        digest = self._hash.digest()
         if self.size != self._blob.size or digest != self._blob.digest:
             self.restart()
             raise DamagedInTransit(
-                f"what came as {self._blob.digest} was {digest}: check what stands before the registry, or push the "
+                f"what came as {self._blob.digest} was {digest}: check any proxy before the registry, or push the "
                 "model again"
             )
 
     def publish(self, path: Path) -> None:
-        """Give the file, checked once more, its name among the blobs."""
+        """Check the file once more and rename it to `path`, among the blobs."""
         self.check()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._path.replace(path)
         sync_folder(path.parent)
 
-    def close(self) -> None:
-        """End the hashing; what was received stays."""
-        self._hash.hexdigest()
+    def end(self) -> None:
+        """End the hashing thread; keep what was received."""
+        self._hash.digest()
 
     def discard(self) -> None:
-        """Remove the file."""
+        """Delete the file."""
         self._path.unlink(missing_ok=True)
 
 
 @contextmanager
-def lock_partial(path: Path, blob: Descriptor, patience_s: float) -> Iterator[PartialBlob]:
-    """Give the beginning of `blob` that `path` holds, once no other process is at it.
+def open_partial(path: Path, blob: Descriptor, patience_s: float, advance: Advance) -> Iterator[PartialBlob]:
+    """Lock the file `path` and yield the beginning of `blob` that it holds.
+
+    Args:
+        path: the file; created if it is missing.
+        blob: what is being received.
+        patience_s: how long another process may hold the file without receiving anything.
+        advance: is told how many bytes were written.
 
     Raises:
-        RegistryUnwritable: another process is, and for `patience_s` nothing came.
+        RegistryUnwritable: another process held the file for `patience_s` and received nothing.
     """
     with _lock(path, patience_s) as file:
-        partial = PartialBlob(path, file, blob)
+        partial = PartialBlob(path, file, blob, advance)
         try:
             yield partial
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                # Kept, it would be what fills the disk.
+                # Kept, the file itself would fill the disk.
                 partial.discard()
             raise
         finally:
-            partial.close()
+            partial.end()
 
 
 def _lock(path: Path, patience_s: float) -> BinaryIO:
     while True:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
         try:
-            _wait_for(file, path, patience_s)
-            # While we waited it may have got its name, or been removed: then this is the lock of no file any more.
+            lock(
+                file.fileno(),
+                patience_s,
+                waiting=f"waiting for another process that receives {path.name}",
+                too_long=f"another process holds {path} and received nothing for {patience_s:.0f} s: end it, and try "
+                "again",
+                progress=lambda file=file: os.fstat(file.fileno()).st_size,  # type: ignore[misc]
+            )
+            # During the wait the file may have been renamed or deleted; then this lock protects nothing.
             if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 return file
         except FileNotFoundError:
@@ -161,23 +148,3 @@ def _lock(path: Path, patience_s: float) -> BinaryIO:
             file.close()
             raise
         file.close()
-
-
-def _wait_for(file: BinaryIO, path: Path, patience_s: float) -> None:
-    size, give_up_at = -1, time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            grown, now = os.fstat(file.fileno()).st_size, time.monotonic()
-            if grown != size:
-                if size < 0:
-                    _log.info("waiting for another process that receives %s", path.name)
-                size, give_up_at = grown, now + patience_s
-            elif now > give_up_at:
-                raise RegistryUnwritable(
-                    f"another process holds {path} and received nothing for {patience_s:.0f} s: end it, and try again"
-                ) from None
-            time.sleep(_LOCK_POLL_S)
-        else:
-            return

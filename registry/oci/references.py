@@ -1,12 +1,15 @@
-"""References: how a model is named, in the words and the grammar that container images use."""
+"""References: the names of models, in the grammar of container images."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from classifier.errors import InvalidReference
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 # The grammars of the OCI distribution specification 1.1, "Pulling manifests".
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -15,22 +18,25 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-# What an OCI layout allows in `org.opencontainers.image.ref.name`, and so what skopeo accepts: narrower, no `a__b`.
+# The OCI layout's grammar of `org.opencontainers.image.ref.name`, which skopeo enforces: narrower, no `a__b`.
 _LAYOUT_COMPONENT = r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
 _LAYOUT_NAME = re.compile(rf"{_LAYOUT_COMPONENT}(?:/{_LAYOUT_COMPONENT})*")
-# Digits alone read as a version; hexadecimal as a digest; `sha256-…` is where registries keep an artifact's referrers.
+# Digits alone read as a version, hexadecimal as a digest; registries keep an artifact's referrers under `sha256-…`.
 _NO_ALIAS = re.compile(r"[0-9]+|[0-9a-f]{12,}|sha256-.*")
+
+PRODUCTION = "production"
+"""The alias that a bare name means, if it is set."""
 
 _FORMS = "write 'digits', 'digits:3', 'digits:production' or 'digits@sha256:…'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A model's name with, where they are given, a tag, a digest and the host of a remote registry.
+    """A model's name, with an optional tag, digest and host of a remote registry.
 
     Attributes:
-        host: `ghcr.io`, `localhost:5000`; None for the local registry.
         name: the repository, `digits` or `acme/digits`.
+        host: `ghcr.io`, `localhost:5000`; None for the local registry.
         tag: a version (`3`) or an alias (`production`).
         digest: `sha256:` and 64 hexadecimal digits.
     """
@@ -43,19 +49,19 @@ class Reference:
     def __post_init__(self) -> None:
         text = str(self)
         if self.host is not None and not _HOST.fullmatch(self.host):
-            raise InvalidReference(f"'{text}' is no reference: '{self.host}' is not a host with an optional port")
+            raise InvalidReference(f"'{text}' is not a reference: '{self.host}' is not a host with an optional port")
         if not _NAME.fullmatch(self.name) or len(self.name) > 255:
             raise InvalidReference(
-                f"'{text}' is no reference: a name is lower-case letters and digits, with single '.', '_', '-' or '/' "
-                f"between them; {_FORMS}"
+                f"'{text}' is not a reference: a name is lower-case letters and digits with single '.', '_', '-' or "
+                f"'/' between them; {_FORMS}"
             )
         if self.tag is not None and not _TAG.fullmatch(self.tag):
             raise InvalidReference(
-                f"'{text}' is no reference: '{self.tag}' is neither a version nor an alias; {_FORMS}"
+                f"'{text}' is not a reference: '{self.tag}' is neither a version nor an alias; {_FORMS}"
             )
         if self.digest is not None and not _DIGEST.fullmatch(self.digest):
             raise InvalidReference(
-                f"'{text}' is no reference: a digest is 'sha256:' and all its 64 hexadecimal digits, as "
+                f"'{text}' is not a reference: a digest is 'sha256:' and all its 64 hexadecimal digits, as "
                 "'tandem models show' prints it"
             )
         if self.host is None:
@@ -63,14 +69,14 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the reference that `text` spells.
+        """Parse a reference.
 
-        It is remote if there is a `/`, and what stands before the first one has a `.` or a `:` or is `localhost`.
+        It is remote if it has a `/` and the part before the first `/` contains a `.` or a `:` or is `localhost`.
 
         Raises:
-            InvalidReference: `text` is none.
+            InvalidReference: `text` is not a reference.
         """
-        # `sha256:…` alone would read as version … of a model named sha256.
+        # `sha256:…` alone would read as a tag of a model named sha256.
         if _DIGEST.fullmatch(text):
             raise InvalidReference(f"'{text}' names no model: write the name before the digest, 'digits@{text}'")
         rest, at, digest = text.partition("@")
@@ -80,31 +86,31 @@ class Reference:
         return cls(host=first if remote else None, name=name, tag=tag if colon else None, digest=digest if at else None)
 
     def check_local(self) -> None:
-        """Check that the local registry can hold a model by this name.
+        """Check that the local registry can hold a model of this name.
 
         Raises:
-            InvalidReference: it can't.
+            InvalidReference: an OCI layout doesn't allow the name.
         """
         host = "" if self.host is None else f"{self.host}/"
         if not _LAYOUT_NAME.fullmatch(f"{host}{self.tagged}"):
             raise InvalidReference(
-                f"'{self}' can't name a model of the local registry: letters and digits are separated by a single "
-                "'.', '_', '-' or '/' there"
+                f"'{self}' can't name a model in the local registry: write a single '.', '_', '-' or '/' between "
+                "letters and digits"
             )
 
     @property
     def tagged(self) -> str:
-        """The name with its tag: what an OCI layout keeps in `org.opencontainers.image.ref.name`."""
+        """The name with its tag, as an OCI layout keeps it in `org.opencontainers.image.ref.name`."""
         return self.name if self.tag is None else f"{self.name}:{self.tag}"
 
     @property
     def repository(self) -> str:
-        """The name with its host, `ghcr.io/acme/digits`: the name that a fetched copy has in the local registry."""
+        """The name with its host, `ghcr.io/acme/digits`; a pulled copy has this name in the local registry."""
         return self.name if self.host is None else f"{self.host}/{self.name}"
 
     @property
     def version(self) -> int | None:
-        """The version that the tag is, or None."""
+        """The tag as a version; None if it isn't one."""
         return version_of(self.tag)
 
     def __str__(self) -> str:
@@ -114,29 +120,42 @@ class Reference:
 
 
 def version_of(tag: str | None) -> int | None:
-    """Return the version that `tag` is, or None where it is an alias or nothing."""
+    """Return `tag` as a version; None if it is an alias or missing."""
     return int(tag) if tag is not None and _VERSION.fullmatch(tag) else None
 
 
+def tag_order(tag: str | None) -> tuple[int, int, str]:
+    """Return a sort key that puts versions first, by number, then aliases by name."""
+    version = version_of(tag)
+    return (0, version, "") if version is not None else (1, 0, tag or "")
+
+
+def tag_of_bare_name(tags: Collection[str | None]) -> str | None:
+    """Return the tag that a bare name means: `production`, else the highest version; None if neither exists."""
+    if PRODUCTION in tags:
+        return PRODUCTION
+    return max((tag for tag in tags if version_of(tag) is not None), key=tag_order, default=None)
+
+
 def check_alias(alias: str) -> str:
-    """Return `alias`, which could be a tag and can't be taken for a version or a digest.
+    """Return `alias` if it is a valid tag and can't be taken for a version or a digest.
 
     Raises:
-        InvalidReference: it can.
+        InvalidReference: it isn't.
     """
     if not _TAG.fullmatch(alias) or _NO_ALIAS.fullmatch(alias):
         raise InvalidReference(
-            f"'{alias}' can't be an alias: it is up to 128 letters, digits, '.', '_' and '-', and neither a number "
-            "nor anything that reads as a digest; 'production' is one"
+            f"'{alias}' can't be an alias: write up to 128 letters, digits, '.', '_' and '-', but not a number or "
+            "anything that reads as a digest; 'production' is one"
         )
     return alias
 
 
 def is_tag(text: str) -> bool:
-    """Return whether `text` can be a tag: what a registry lists may be anything."""
+    """Return whether `text` is a valid tag; a registry's list may hold anything."""
     return _TAG.fullmatch(text) is not None
 
 
 def is_digest(text: str) -> bool:
-    """Return whether `text` is a whole digest, of the one algorithm that Tandem uses."""
+    """Return whether `text` is a whole SHA-256 digest, the only algorithm that Tandem uses."""
     return _DIGEST.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""From a registry's challenge to an `Authorization` header: Basic, or a Bearer token.
+"""From a registry's challenge to an `Authorization` header, with Basic or a Bearer token.
 
 Formats: RFC 9110 "WWW-Authenticate"; "Token Authentication Specification" and "OAuth2 token authentication" of the
 CNCF distribution project.
@@ -29,10 +29,10 @@ _CLIENT = "tandem"
 
 
 class TokenServer(Protocol):
-    """Asks a token server over HTTP; `Connection.ask` is the implementation."""
+    """Sends a request to a token server; `Connection.ask` implements it."""
 
     def __call__(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None) -> tuple[int, bytes]:
-        """Return status and body of the answer."""
+        """Return the answer's status and body."""
 
 
 class _Token(msgspec.Struct, kw_only=True):
@@ -47,7 +47,7 @@ class _Challenge:
 
 
 class Authenticator:
-    """The `Authorization` headers for one registry, a scope each. Safe with several threads."""
+    """The `Authorization` headers for one registry, one per scope. Threads may share it."""
 
     def __init__(self, host: str, ask: TokenServer) -> None:
         self._host = host
@@ -57,28 +57,33 @@ class Authenticator:
         self._lock = threading.Lock()
 
     def header(self, scope: str) -> str | None:
-        """Return what answered the last challenge for `scope`; None before the first."""
+        """Return the header for `scope` that answered its last challenge; None before the first."""
         return self._headers.get(scope)
 
     def answer(self, challenges: str, scope: str, *, refused: str | None) -> str:
-        """Return the header that answers the `WWW-Authenticate` of a registry that refused the header `refused`.
+        """Return the header that answers a registry's `WWW-Authenticate`.
+
+        Args:
+            challenges: the value of `WWW-Authenticate`.
+            scope: the permissions needed.
+            refused: the header that the registry refused.
 
         Raises:
-            RegistryDenied: there are no credentials, they are wrong, or they don't reach that far.
+            RegistryDenied: there are no credentials, they are wrong, or they lack a permission.
         """
         with self._lock:
-            # Several threads are refused at once; the first asks for them all.
+            # When several threads are refused at once, the first one gets the header for all.
             if (known := self._headers.get(scope)) is not None and known != refused:
                 return known
             header = self._answer(_parse(challenges), scope)
             if header == refused:
-                raise RegistryDenied(f"{self._host} refuses the credentials that there are for it: {self._log_in}")
+                raise RegistryDenied(f"{self._host} refuses your credentials: {self._log_in}")
             self._headers[scope] = header
             return header
 
     def redact(self, text: str) -> str:
-        """Return `text` without any secret that this object knows."""
-        # A copy, as other threads add to them; the longest first, as one may be a part of another.
+        """Return `text` with every known secret replaced."""
+        # A copy, since other threads add secrets; the longest first, since one may contain another.
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, "…")
         return text
@@ -96,7 +101,7 @@ class Authenticator:
                 return f"Bearer {self._fetch_token(challenge.parameters, credentials, scope)}"
             if challenge.scheme == "basic":
                 if credentials is None or not credentials.password:
-                    raise RegistryDenied(f"{self._host} wants a user and a password: {self._log_in}")
+                    raise RegistryDenied(f"{self._host} needs a user and a password: {self._log_in}")
                 return credentials.basic
         raise RegistryDenied(f"{self._host} refuses access without saying how to log in: {self._log_in}")
 
@@ -106,16 +111,16 @@ class Authenticator:
             allowed = may_be_plain(realm)
         except ValueError:
             raise RegistryDenied(
-                f"the token server of {self._host} has an address that is none: check that it is an OCI registry"
+                f"the token server of {self._host} has an invalid URL: check that it is an OCI registry"
             ) from None
         if not allowed:
             raise RegistryDenied(
-                f"{self._host} wants the credentials sent to {origin_of(realm)}, which is not HTTPS: list that host in "
+                f"{self._host} asks for the credentials at {origin_of(realm)}, which is not HTTPS: list that host in "
                 "TANDEM_REGISTRY_PLAIN_HTTP if you trust the network to it"
             )
-        # What the registry asks for and what we know we need: a mount needs a second repository.
+        # The registry's scopes and ours: a mount needs a second repository.
         scopes = dict.fromkeys((*challenge.get("scope", "").split(), *scope.split()))
-        fields = [("scope", wanted) for wanted in scopes]
+        fields = [("scope", each) for each in scopes]
         fields += [("service", challenge["service"])] if "service" in challenge else []
         if credentials is not None and credentials.identity_token:
             form = {
@@ -142,7 +147,7 @@ class Authenticator:
         except msgspec.MsgspecError:
             answer = _Token()
         token = answer.token or answer.access_token
-        # A token becomes part of a header: one with a line break would become several.
+        # A token becomes part of a header; a line break in it would start another one.
         if not re.fullmatch(r"[\x21-\x7e]+", token):
             raise RegistryDenied(f"the token server of {self._host} answered without a token: try again later")
         self._secrets.add(token)
@@ -150,7 +155,7 @@ class Authenticator:
 
 
 def _parse(header: str) -> list[_Challenge]:
-    """Return the challenges of a `WWW-Authenticate` header."""
+    """Parse a `WWW-Authenticate` header."""
     starts = list(re.finditer(r"(?:^|,)\s*(basic|bearer)\b", header, re.IGNORECASE))
     ends = [*(match.start() for match in starts[1:]), len(header)][: len(starts)]
     return [

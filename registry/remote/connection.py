@@ -1,7 +1,7 @@
-"""HTTP to one registry: who is asking, where it redirects to, and each failure in one sentence.
+"""HTTP to one registry: authentication, redirects and failures.
 
-No secret leaves for another host: an `Authorization` header goes to the registry's own origin alone. Nothing here logs
-a URL's query, which is where registries and their storage keep signatures.
+No secret reaches another host: the `Authorization` header goes only to the registry's own origin. URLs are never logged
+with their query, where registries and their storage put signatures.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from urllib3.exceptions import HTTPError
 
 from classifier.errors import RegistryDenied, RegistryError, RegistryUnreachable
 from registry.remote.authentication import Authenticator
-from registry.remote.failures import LATER, network_failure, origin_of, overloaded, problem_of
+from registry.remote.failures import LATER, TransientFailure, network_failure, origin_of, overloaded, problem_of
 from registry.remote.hosts import answers_tls, api_host, is_loopback, is_plain, may_be_plain, open_pool, origin
 from registry.remote.retrying import time_limit_s
-from registry.remote.transient import TransientFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
     Body = Callable[[], BinaryIO | bytes]
 
 CONNECTIONS = 4
-"""As many blobs travel at once."""
+"""How many blobs are transferred at once."""
 MAX_ANSWER_BYTES = 4 << 20
-"""Of anything but a blob: what the distribution specification lets a manifest have."""
+"""Limit for answers other than blobs: the distribution specification's for manifests."""
 _CONNECT_S = 10.0
 _PIECE_BYTES = 1 << 20
 _SLOWEST_BYTES_PER_S = 1024
-"""A transfer that is slower over a quarter of the time limit has hung."""
+"""A transfer that is slower over a quarter of the time limit counts as hung."""
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
@@ -46,7 +45,7 @@ _MAX_REDIRECTS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A whole answer, small enough to be held."""
+    """A whole answer, small enough for memory."""
 
     status: int
     headers: Mapping[str, str]
@@ -54,7 +53,7 @@ class Answer:
 
 
 class Connection:
-    """Authenticated HTTP to the registry `host`. Safe with several threads."""
+    """Authenticated HTTP to the registry `host`. Threads may share it."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -74,7 +73,7 @@ class Connection:
         body: Body | None = None,
         patience_s: float = 0.0,
     ) -> Answer:
-        """Return the whole answer, which is small; arguments and errors are those of `open`."""
+        """Return a small answer whole; arguments and errors as in `open`."""
         with self.open(method, target, scope=scope, headers=headers, body=body, patience_s=patience_s) as response:
             return self.read(response)
 
@@ -88,20 +87,20 @@ class Connection:
         body: Body | None = None,
         patience_s: float = 0.0,
     ) -> BaseHTTPResponse:
-        """Return the answer, whatever its status, with its body still to be read. Only a GET follows redirects.
+        """Return the answer, of any status, with its body unread. Only GET follows redirects.
 
         Args:
-            method: of HTTP.
-            target: a URL, or what stands behind the registry's address.
-            scope: what the request needs, as token servers spell it: `repository:acme/digits:pull`.
-            headers: beside `Authorization`.
-            body: makes the body; called again where the registry wants to know first who is asking.
+            method: the HTTP method.
+            target: a URL, or a path under the registry's `/v2/`.
+            scope: the permission needed, in the words of token servers: `repository:acme/digits:pull`.
+            headers: other headers than `Authorization`.
+            body: makes the body; called again if the registry asks for credentials first.
             patience_s: how much longer than usual the answer may take.
 
         Raises:
-            TransientFailure: it may be worth another try.
-            RegistryUnreachable: the answer is none of a registry, or its certificate isn't trusted.
-            RegistryDenied: the registry wants other credentials, or any.
+            TransientFailure: another try may succeed.
+            RegistryUnreachable: the answer isn't a registry's, or its certificate isn't trusted.
+            RegistryDenied: the registry needs credentials, or other ones.
         """
         url = self._resolve(self._open()[0], target)
         for _ in range(_MAX_REDIRECTS):
@@ -114,19 +113,19 @@ class Connection:
         return response
 
     def pieces(self, response: BaseHTTPResponse) -> Iterator[bytes]:
-        """Yield the body as it comes.
+        """Yield the body as it arrives.
 
         Raises:
-            TransientFailure: the connection broke, or hardly anything comes.
+            TransientFailure: the connection broke, or the transfer is too slow.
         """
         received = 0
         give_up_at = time.monotonic() + self._stall_s
         while True:
             try:
-                # read1: `read` and `stream` wait until a whole piece is there, during which a trickle looks alive.
+                # Not `read` or `stream`: they wait for a whole piece, so a trickle would never be noticed.
                 piece = response.read1(_PIECE_BYTES)
             except (HTTPError, OSError) as error:
-                raise self._failed(error) from error
+                raise network_failure(error, self.host) from error
             if not piece:
                 return
             received += len(piece)
@@ -134,47 +133,49 @@ class Connection:
             if received >= _SLOWEST_BYTES_PER_S * self._stall_s:
                 received, give_up_at = 0, now + self._stall_s
             elif now > give_up_at:
-                raise TransientFailure(f"{self.host} sends hardly anything: {LATER}")
+                raise TransientFailure(f"{self.host} sends almost nothing: {LATER}")
             yield piece
 
     def read(self, response: BaseHTTPResponse) -> Answer:
-        """Return the answer with its whole body, which is small."""
+        """Return a small answer with its whole body."""
         body = bytearray()
         for piece in self.pieces(response):
             body += piece
             if len(body) > MAX_ANSWER_BYTES:
                 raise RegistryUnreachable(
-                    f"{self.host} answers with more than {MAX_ANSWER_BYTES >> 20} MiB where a few KiB are usual: check "
-                    "that it is an OCI registry"
+                    f"{self.host} answers with more than {MAX_ANSWER_BYTES >> 20} MiB instead of a few KiB: check that "
+                    "it is an OCI registry"
                 )
         return Answer(status=response.status, headers=response.headers, body=bytes(body))
 
     def ask(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None) -> tuple[int, bytes]:
-        """Return status and body of a token server's answer."""
+        """Return a token server's status and body."""
         with self._exchange(method, url, {**headers}, (lambda: body) if body else None, 0.0) as response:
             if response.status in _TRANSIENT:
                 raise self._transient(response)
             return response.status, self.read(response).body
 
     def denied(self, answer: Answer | BaseHTTPResponse, what: str) -> RegistryError:
-        """Return the error for an answer that nobody knows what to do with; `what` says what was asked for."""
+        """Return the error for an unexpected answer; `what` names the request: "read sha256:… of …"."""
         body = answer.body if isinstance(answer, Answer) else self.read(answer).body
         said = self.problem(body)
         fact = f"HTTP {answer.status}" + (f", {said}" if said else "")
         if answer.status in (401, 403):
             return RegistryDenied(
-                f"{self.host} doesn't allow to {what} ({fact}): 'docker login {self.host}' as a user who may"
+                f"{self.host} denied permission to {what} ({fact}): 'docker login {self.host}' as a user who may"
             )
         if answer.status == 413:
-            return RegistryDenied(f"{self.host} refuses to {what}: it is too large for it ({fact}); raise its limit")
+            return RegistryDenied(
+                f"{self.host} can't {what}: it is over the registry's size limit ({fact}); raise that limit"
+            )
         return RegistryUnreachable(f"{self.host} can't {what} ({fact}): check that it is an OCI registry, and its log")
 
     def problem(self, body: bytes) -> str:
-        """Return what the registry's own error says, on one line and without secrets."""
+        """Return the registry's own error message, on one line and without secrets."""
         return self._authenticator.redact(problem_of(body))[:200]
 
     def _open(self) -> tuple[str, urllib3.PoolManager]:
-        """Return the URL that every target stands behind, and the connections."""
+        """Return the URL that targets are relative to, and the connections."""
         with self._opening:
             if self._opened is None:
                 host = api_host(self.host)
@@ -191,7 +192,7 @@ class Connection:
                 f"nothing accepts connections on {self.host}: check that the registry runs there"
             ) from error
         except OSError as error:
-            raise self._failed(error) from error
+            raise network_failure(error, self.host) from error
 
     def _authorised(
         self,
@@ -224,7 +225,7 @@ class Connection:
             )
         headers = {"User-Agent": "tandem", "Accept-Encoding": "identity", **headers}
         content = body() if body else None
-        # urllib3 takes the first for sending, too.
+        # urllib3 uses the first for sending, too.
         connect_s = self._stall_s if content is not None else min(_CONNECT_S, self._stall_s)
         timeout = urllib3.Timeout(connect=connect_s, read=self._stall_s + patience_s)
         try:
@@ -240,7 +241,7 @@ class Connection:
                 decode_content=False,
             )
         except (HTTPError, OSError) as error:
-            raise self._failed(error) from error
+            raise network_failure(error, self.host) from error
         finally:
             if content is not None and not isinstance(content, bytes):
                 content.close()
@@ -257,7 +258,7 @@ class Connection:
             url = urljoin(base, target)
             origin(url)
         except ValueError:
-            raise RegistryUnreachable(f"{self.host} leads to an address that is none: {LATER}") from None
+            raise RegistryUnreachable(f"{self.host} leads to an invalid URL: {LATER}") from None
         return url
 
     def _transient(self, response: BaseHTTPResponse) -> TransientFailure:
@@ -265,6 +266,3 @@ class Connection:
         with response, contextlib.suppress(HTTPError, OSError):  # the status says enough
             said = self.problem(response.read1(1 << 16))
         return overloaded(self.host, response.status, said, response.headers.get("Retry-After"))
-
-    def _failed(self, error: Exception) -> RegistryError:
-        return network_failure(error, self.host)

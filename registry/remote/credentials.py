@@ -1,7 +1,7 @@
-"""Credentials of remote registries, from where Docker keeps them.
+"""Credentials of remote registries, as Docker keeps them.
 
-In this order: `TANDEM_REGISTRY_USERNAME` with `_PASSWORD`; then in Docker's `config.json` a helper for the host
-(`credHelpers`), the helper for all hosts (`credsStore`), what `docker login` wrote (`auths`). Formats: Docker's
+In this order: `TANDEM_REGISTRY_USERNAME` with `_PASSWORD`; then from Docker's `config.json`: the host's helper
+(`credHelpers`), the helper for all hosts (`credsStore`), and the entries of `docker login` (`auths`). Formats: Docker's
 "docker login" reference, and the docker-credential-helpers protocol.
 """
 
@@ -20,18 +20,18 @@ import msgspec
 from classifier.errors import RegistryDenied
 
 _DOCKER_HUB = "https://index.docker.io/v1/"
-"""The name under which Docker keeps the credentials of docker.io."""
+"""Docker's key for the credentials of docker.io."""
 _HELPER_TIMEOUT_S = 60.0
-"""A helper may ask a cloud's API, or a person to unlock a key ring."""
-_IDENTITY_TOKEN_USER = "<token>"  # noqa: S105 - the word by which a helper says that its secret is a refresh token
+"""A helper may call a cloud's API, or ask a person to unlock a key ring."""
+_IDENTITY_TOKEN_USER = "<token>"  # noqa: S105 - the user name that marks a helper's secret as a refresh token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What proves to a registry who is asking. The secrets are kept out of every `repr`.
+    """A user name with a password or an identity token. No `repr` shows the secrets.
 
     Attributes:
-        identity_token: an OAuth2 refresh token, which some registries give in place of a password.
+        identity_token: an OAuth2 refresh token, which some registries use instead of a password.
     """
 
     username: str
@@ -40,12 +40,12 @@ class Credentials:
 
     @property
     def basic(self) -> str:
-        """The value of an `Authorization` header by RFC 7617."""
+        """The `Authorization` header's value (RFC 7617)."""
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must never be shown."""
+        """Everything that must never be shown."""
         return tuple(secret for secret in (self.password, self.identity_token, self.basic[6:]) if secret)
 
 
@@ -68,10 +68,10 @@ class _HelperAnswer(msgspec.Struct, kw_only=True, rename="pascal"):
 
 
 def find_credentials(host: str) -> Credentials | None:
-    """Return the credentials for the registry `host`; None if there are none, which is enough for public models.
+    """Return the credentials for the registry `host`; None if there are none, as for public models.
 
     Raises:
-        RegistryDenied: there are some, but the file or the helper that has them can't be read.
+        RegistryDenied: Docker's config or the helper in it can't be used.
     """
     if username := os.environ.get("TANDEM_REGISTRY_USERNAME"):
         return Credentials(username=username, password=os.environ.get("TANDEM_REGISTRY_PASSWORD", ""))
@@ -91,13 +91,13 @@ def find_credentials(host: str) -> Credentials | None:
 
 
 def docker_config_path() -> Path:
-    """Return where Docker keeps its `config.json`: in `$DOCKER_CONFIG`, else in `~/.docker`."""
+    """Return the path of Docker's `config.json`, in `$DOCKER_CONFIG`, else in `~/.docker`."""
     folder = os.environ.get("DOCKER_CONFIG")
     return (Path(folder) if folder else Path(os.path.expanduser("~/.docker"))) / "config.json"  # noqa: PTH111 - no error without a home
 
 
 def _names(host: str) -> tuple[str, ...]:
-    """Return the keys under which Docker may keep the credentials of `host`."""
+    """Return Docker's possible keys for the credentials of `host`."""
     if host == "docker.io":
         return (_DOCKER_HUB, "index.docker.io", "docker.io")
     return (host, f"https://{host}", f"http://{host}", f"https://{host}/v2/", f"https://{host}/v1/")
@@ -111,7 +111,7 @@ def _read_config(path: Path) -> _DockerConfig:
     except OSError as error:
         raise RegistryDenied(f"{path} can't be read ({error.strerror}): check its permissions") from error
     except msgspec.MsgspecError:
-        # Without the cause, whose words could quote the file.
+        # Without the cause, whose message could quote the file.
         raise RegistryDenied(f"{path} is not a Docker config: repair it, or log in again with 'docker login'") from None
 
 
@@ -123,11 +123,11 @@ def _from_login(login: _Login, name: str, path: Path) -> Credentials | None:
             colon = ""
         if not colon:
             raise RegistryDenied(f"'auth' of {name} in {path} can't be read: run 'docker login {name}' again") from None
-        # docker pads some passwords with zero bytes; its own reader strips them.
+        # Docker pads some passwords with zero bytes, and strips them itself.
         return Credentials(username=username, password=password.rstrip("\0"), identity_token=login.identitytoken)
     if login.username or login.identitytoken:
         return Credentials(username=login.username, password=login.password, identity_token=login.identitytoken)
-    return None  # What a credential store leaves behind in `auths`: the name alone.
+    return None  # An empty entry, as a credential store leaves it in `auths`.
 
 
 def _ask_helper(helper: str, name: str) -> Credentials | None:
@@ -144,7 +144,7 @@ def _ask_helper(helper: str, name: str) -> Credentials | None:
     except OSError as error:
         raise RegistryDenied(
             f"{program}, which {docker_config_path()} names for {name}, can't be run ({error.strerror}): install it, "
-            "or take it out of that file"
+            "or remove it from that file"
         ) from error
     except subprocess.TimeoutExpired:
         raise RegistryDenied(
@@ -159,7 +159,9 @@ def _ask_helper(helper: str, name: str) -> Credentials | None:
     try:
         answer = msgspec.json.decode(done.stdout, type=_HelperAnswer)
     except msgspec.MsgspecError:
-        raise RegistryDenied(f"{program} answered for {name} with what is no credential: check its version") from None
+        raise RegistryDenied(
+            f"{program} gave an answer for {name} that is not a credential: check its version"
+        ) from None
     if answer.username == _IDENTITY_TOKEN_USER:
         return Credentials(username="", identity_token=answer.secret)
     return Credentials(username=answer.username, password=answer.secret)

@@ -1,6 +1,6 @@
-"""What can go wrong between us and a registry, each in one sentence of our own.
+"""Network and registry failures, each as one sentence of our own.
 
-The words of urllib3 and of a registry's answer can hold a URL with its query, which is where signatures stand.
+The messages of urllib3 and of registries may hold a URL with its query, where signatures are.
 """
 
 from __future__ import annotations
@@ -15,13 +15,25 @@ import urllib3.exceptions
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError, ProxyError, SSLError
 
 from classifier.errors import RegistryUnreachable
+from classifier.wording import printable
 from registry.remote.hosts import origin
-from registry.remote.transient import TransientFailure
 
 if TYPE_CHECKING:
     from classifier.errors import RegistryError
 
 LATER = "check the network and the registry, or try again later"
+
+
+class TransientFailure(RegistryUnreachable):
+    """A failure that another try may overcome: a dropped connection, no answer in time, an overloaded registry.
+
+    Attributes:
+        retry_after_s: how long the registry asks to wait; None if it doesn't say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class _Problem(msgspec.Struct, kw_only=True):
@@ -34,14 +46,14 @@ class _Problems(msgspec.Struct, kw_only=True):
 
 
 def network_failure(error: Exception, host: str) -> RegistryError:
-    """Return our error for what urllib3 raised on the way to `host`."""
+    """Return our error for what urllib3 raised while talking to `host`."""
     if isinstance(error, SSLError):
         return _tls_failure(error, host)
     facts: tuple[tuple[type[Exception], str], ...] = (
         (ProxyError, f"the proxy on the way to {host} doesn't answer: check HTTPS_PROXY and NO_PROXY"),
         (NameResolutionError, f"the name of {host} can't be resolved: check how it is spelt, and the network"),
         (NewConnectionError, f"nothing accepts connections on {host}: check that the registry runs there"),
-        # After the two above, which urllib3 derives from it.
+        # After the two above, which are its subclasses.
         (urllib3.exceptions.TimeoutError, f"{host} gave no answer in time: {LATER}"),
         (ProtocolError, f"the connection to {host} broke: {LATER}"),
         (OSError, f"the connection to {host} broke: {LATER}"),
@@ -49,29 +61,29 @@ def network_failure(error: Exception, host: str) -> RegistryError:
     for kind, sentence in facts:
         if isinstance(error, kind):
             return TransientFailure(sentence)
-    assert isinstance(error, HTTPError), "the base of all that urllib3 raises"
+    assert isinstance(error, HTTPError), "the base class of urllib3's errors"
     return RegistryUnreachable(f"{host} can't be asked ({type(error).__name__}): check how it is spelt")
 
 
 def overloaded(host: str, status: int, said: str, retry_after: str | None) -> TransientFailure:
-    """Return the error for a status that may be another one on the next try; `said` is the registry's own error."""
+    """Return the error for a transient HTTP status; `said` is the registry's own error."""
     fact = f"HTTP {status}" + (f", {said}" if said else "")
     what = "asks to come back later" if status == 429 else "is in trouble"
     return TransientFailure(f"{host} {what} ({fact}): {LATER}", retry_after_s=_seconds_of(retry_after))
 
 
 def problem_of(body: bytes) -> str:
-    """Return what the JSON of a registry's error says, on one line; empty where it is none."""
+    """Return the message in a registry's JSON error, on one line; empty if `body` isn't one."""
     try:
         problems = msgspec.json.decode(body, type=_Problems).errors
     except msgspec.MsgspecError:
         return ""
     said = "; ".join(f"{problem.code} {problem.message or ''}".strip() for problem in problems[:2])
-    return "".join(char if char.isprintable() else " " for char in said)
+    return printable(said)
 
 
 def origin_of(url: str) -> str:
-    """Return `url` without what may be secret in it: user, password, path and query."""
+    """Return `url` without the parts that may be secret: user, password, path and query."""
     scheme, host, _ = origin(url)
     return f"{scheme}://{host}"
 

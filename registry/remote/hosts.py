@@ -1,4 +1,4 @@
-"""How a registry's host is reached: plain HTTP or TLS, whose certificates are trusted, through which proxy."""
+"""How to reach a registry's host: plain HTTP or TLS, trusted certificates, and the proxy."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from classifier.errors import RegistryError
 
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _CERTIFICATES = Path("/etc/docker/certs.d")
-"""Where Docker looks for a registry's own certificate authority: `HOST[:PORT]/*.crt`."""
+"""Docker's folder for certificate authorities of single registries: `HOST[:PORT]/*.crt`."""
 _PIECE_BYTES = 1 << 18
-"""How much is handed to a socket at once."""
+"""The size of one write to a socket."""
 
 
 def api_host(host: str) -> str:
-    """Return the host that answers for `host`: Docker Hub's has another name than its references."""
+    """Return the host of the registry's API; Docker Hub's differs from the host in references."""
     return _API_HOSTS.get(host, host)
 
 
@@ -40,7 +40,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_plain(host: str) -> bool:
-    """Return whether plain HTTP was asked for: `$TANDEM_REGISTRY_PLAIN_HTTP` lists such hosts, with commas."""
+    """Return whether `$TANDEM_REGISTRY_PLAIN_HTTP`, a list of hosts with commas, allows plain HTTP for `host`."""
     asked = os.environ.get("TANDEM_REGISTRY_PLAIN_HTTP", "").lower().split(",")
     return host.lower() in {name.strip() for name in asked}
 
@@ -48,11 +48,11 @@ def is_plain(host: str) -> bool:
 def origin(url: str) -> tuple[str, str, int | None]:
     """Return scheme, host and port of `url`, as urllib3 reads them.
 
-    What connects has to be what says where a secret goes: of an address with a backslash before an '@', urllib3 asks
-    what stands before it, and `urlsplit` names what stands behind.
+    The parser that connects must also decide where a secret goes. In an address with a backslash before an '@', urllib3
+    connects to the host before it, but `urlsplit` names the host after it.
 
     Raises:
-        ValueError: `url` is none.
+        ValueError: `url` is invalid.
     """
     parts = parse_url(url)
     scheme = parts.scheme or ""
@@ -60,10 +60,10 @@ def origin(url: str) -> tuple[str, str, int | None]:
 
 
 def may_be_plain(url: str) -> bool:
-    """Return whether `url` may be asked for: it is HTTPS, or plain HTTP where that is allowed.
+    """Return whether a request to `url` is allowed: by HTTPS, or by plain HTTP to a permitted host.
 
     Raises:
-        ValueError: `url` is none.
+        ValueError: `url` is invalid.
     """
     parts = parse_url(url)
     host = parts.netloc or ""
@@ -71,10 +71,10 @@ def may_be_plain(url: str) -> bool:
 
 
 def answers_tls(host: str, timeout_s: float) -> bool:
-    """Return whether `host` takes part in a TLS handshake, whoever it is: nothing is sent to it.
+    """Return whether `host` speaks TLS, without checking its certificate; nothing is sent.
 
     Raises:
-        OSError: nothing listens there, or it gives no answer in time.
+        OSError: nothing listens there, or it doesn't answer in time.
     """
     parts = urlsplit(f"//{host}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -83,17 +83,17 @@ def answers_tls(host: str, timeout_s: float) -> bool:
         try:
             context.wrap_socket(connection).close()
         except (ssl.SSLError, ConnectionError):
-            return False  # What speaks plain HTTP answers in it, or hangs up.
+            return False  # A plain-HTTP server answers in HTTP, or hangs up.
         return True
 
 
 def open_pool(host: str, connections: int, *, tls: bool) -> urllib3.PoolManager:
-    """Return a pool of connections to `host` and to where it redirects.
+    """Return a pool of connections to `host` and its redirects.
 
-    The certificate authorities are the system's, those of Docker's `certs.d` for this host, and `$TANDEM_REGISTRY_CA`.
+    Trusted certificate authorities: the system's, those in Docker's `certs.d` for this host, `$TANDEM_REGISTRY_CA`.
 
     Raises:
-        RegistryError: one of those files can't be read.
+        RegistryError: a certificate file can't be read.
     """
     settings: dict[str, Any] = {"num_pools": 8, "maxsize": connections, "blocksize": _PIECE_BYTES}
     if tls:
@@ -110,6 +110,6 @@ def _trust(host: str) -> ssl.SSLContext:
             context.load_verify_locations(file)
         except OSError as error:  # ssl.SSLError is one
             raise RegistryError(
-                f"the certificate authority {file} can't be used ({error.strerror or error}): it wants to be a PEM file"
+                f"the certificate authority {file} can't be used ({error.strerror or error}): name a PEM file"
             ) from error
     return context

@@ -1,67 +1,53 @@
-"""The models of a remote repository: by reference, without their weights."""
+"""The models of a remote repository, by reference and without their weights."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from classifier.errors import DamagedArtifact, ModelNotFound
-from classifier.types import from_json
 from registry.oci.artifact import Artifact
 from registry.oci.manifest import MANIFEST_TYPE
-from registry.oci.references import Reference, check_alias, version_of
+from registry.oci.references import PRODUCTION, check_alias, tag_of_bare_name, tag_order, version_of
 from registry.remote.connection import CONNECTIONS, MAX_ANSWER_BYTES
 from registry.remote.repository import RemoteRepository
-from registry.resolving import PRODUCTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from registry.oci.manifest import Descriptor
-
-_T = TypeVar("_T")
+    from registry.oci.references import Reference
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteBlobs:
-    """The blobs of one remote artifact; a `registry.oci.artifact.BlobStore`.
+    """The blobs of one remote artifact; implements `registry.oci.artifact.BlobStore`.
 
     Attributes:
-        repository: where they are.
-        known: those that were read already, by digest: the manifest at least, which a registry keeps elsewhere.
+        repository: the repository that has them.
+        known: blobs that were already read, by digest; always the manifest, which is not among a registry's blobs.
     """
 
     repository: RemoteRepository
     known: Mapping[str, bytes]
 
     def read_blob(self, descriptor: Descriptor) -> bytes:
-        """Return the contents of a small blob, after its digest was checked.
+        """Return the contents of a small blob, checked against its digest.
 
         Raises:
-            DamagedArtifact: it is missing, not what the descriptor says, or too large to be held.
+            DamagedArtifact: the blob is missing, differs from its descriptor, or is too large.
         """
         if descriptor.digest in self.known:
             return self.known[descriptor.digest]
         self.check_blob(descriptor)
         return self.repository.read_blob(descriptor)
 
-    def read_json(self, descriptor: Descriptor, type: type[_T]) -> _T:
-        """Return the `type` that the blob's JSON describes.
-
-        Raises:
-            DamagedArtifact: as `read_blob`, or it is no such JSON.
-        """
-        try:
-            return from_json(self.read_blob(descriptor), type)
-        except ValueError as error:
-            raise DamagedArtifact(f"{descriptor.digest} of {self.repository} can't be read: {error}") from error
-
     def check_blob(self, descriptor: Descriptor) -> None:
-        """Check that the blob is small enough to be read here.
+        """Check that the blob is small enough to be read without a pull.
 
         Raises:
-            DamagedArtifact: it is not.
+            DamagedArtifact: it is larger.
         """
         if descriptor.size > MAX_ANSWER_BYTES:
             raise DamagedArtifact(
@@ -70,22 +56,21 @@ class RemoteBlobs:
 
 
 class RemoteModels:
-    """The models in the repository of `reference`, each by its tags."""
+    """The models in the repository of `reference`."""
 
     def __init__(self, reference: Reference) -> None:
-        assert reference.host is not None, "local references are LocalRegistry's"
+        assert reference.host is not None, "LocalRegistry resolves local references"
         self._name = reference.repository
         self.repository = RemoteRepository(reference.host, reference.name)
 
     def resolve(self, reference: Reference) -> Artifact:
-        """Return the model that `reference` names: its manifest was read and checked, its files were not.
+        """Return the model that `reference` names; only its manifest was read and checked.
 
         Raises:
-            ModelNotFound: there is no such tag or digest, or what has it is no model.
-            DamagedArtifact: what comes is not what its digest says.
+            ModelNotFound: there is no such tag or digest, or it isn't a model.
+            DamagedArtifact: the manifest doesn't match its digest.
         """
-        wanted = reference.digest or reference.tag or self._meant_by_bare_name()
-        artifact = self.find(wanted)
+        artifact = self.find(reference.digest or reference.tag or self._tag_of_bare_name())
         if artifact is None:
             raise ModelNotFound(
                 f"'{reference}' is not in its registry: 'tandem models list {self._name}' shows what is"
@@ -95,7 +80,7 @@ class RemoteModels:
         return artifact
 
     def find(self, tag_or_digest: str) -> Artifact | None:
-        """Return what has that tag or digest, be it a model or not; None where nothing has."""
+        """Return the artifact with that tag or digest, a model or not; None if there isn't one."""
         found = self.repository.find_manifest(tag_or_digest)
         if found is None:
             return None
@@ -105,7 +90,7 @@ class RemoteModels:
         return Artifact(name=self._name, tags=(tag,), descriptor=descriptor, layout=blobs)
 
     def models(self) -> list[Artifact]:
-        """Return every model, by version and alias; what else is in the repository is left out.
+        """Return every model, by version and alias; other artifacts are left out.
 
         Raises:
             ModelNotFound: the repository doesn't exist, or holds no model.
@@ -118,20 +103,13 @@ class RemoteModels:
             if _is_model(artifact):
                 same = models.get(artifact.digest)
                 together = artifact.tags if same is None else (*same.tags, *artifact.tags)
-                models[artifact.digest] = Artifact(
-                    name=self._name,
-                    tags=tuple(sorted(together, key=_tag_order)),
-                    descriptor=artifact.descriptor,
-                    layout=artifact.layout,
-                )
+                models[artifact.digest] = replace(artifact, tags=tuple(sorted(together, key=tag_order)))
         if not models:
-            raise ModelNotFound(
-                f"{self._name} holds no model: 'tandem models push digits {self._name}' would bring one there"
-            )
-        return sorted(models.values(), key=lambda model: _tag_order(model.tags[0]))
+            raise ModelNotFound(f"{self._name} holds no model: push one with 'tandem models push digits {self._name}'")
+        return sorted(models.values(), key=lambda model: tag_order(model.tags[0]))
 
     def tag(self, reference: Reference, *aliases: str) -> Artifact:
-        """Put `aliases` on the model that `reference` names, and take them off any other version of it.
+        """Point `aliases` to the model that `reference` names, and no longer to another of its versions.
 
         Raises:
             InvalidReference: an alias is a number, or reads as a digest.
@@ -146,29 +124,21 @@ class RemoteModels:
         return artifact
 
     def free_version(self) -> int:
-        """Return the lowest number above all versions that are there."""
+        """Return the number after the highest version."""
         return max((version_of(tag) or 0 for tag in self.repository.tags()), default=0) + 1
 
-    def _meant_by_bare_name(self) -> str:
-        tags = self.repository.tags()
-        if PRODUCTION in tags:
-            return PRODUCTION
-        versions = [tag for tag in tags if version_of(tag) is not None]
-        if not versions:
+    def _tag_of_bare_name(self) -> str:
+        tag = tag_of_bare_name(self.repository.tags())
+        if tag is None:
             raise ModelNotFound(
                 f"'{self._name}' has neither '{PRODUCTION}' nor a version: 'tandem models list {self._name}' shows "
                 "what there is"
             )
-        return max(versions, key=lambda tag: version_of(tag) or 0)
+        return tag
 
 
 def _is_model(artifact: Artifact) -> bool:
     try:
         return artifact.kind is None
     except DamagedArtifact:
-        return False  # A manifest that isn't even JSON of the right shape is nobody's model.
-
-
-def _tag_order(tag: str | None) -> tuple[int, int, str]:
-    version = version_of(tag)
-    return (0, version, "") if version is not None else (1, 0, tag or "")
+        return False  # Unlike in `resolving.may_be_model`: another tool's manifest, not a copy to repair.

@@ -1,4 +1,4 @@
-"""Trying again: what may heal is tried up to four times within one time limit, the rest fails at once."""
+"""Retries: transient failures get up to four tries within one time limit; other failures are final."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from classifier.errors import RegistryError
-from registry.remote.transient import DamagedInTransit, TransientFailure
+from registry.oci.receiving import DamagedInTransit
+from registry.remote.failures import TransientFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +25,10 @@ _log = logging.getLogger(__name__)
 
 
 def time_limit_s() -> float:
-    """Return how long one request may go on failing or giving nothing: `$TANDEM_REGISTRY_TIMEOUT`, else 120 s.
+    """Return how long one request may fail or give nothing, in seconds: `$TANDEM_REGISTRY_TIMEOUT`, else 120.
 
     Raises:
-        RegistryError: the variable is no number of seconds.
+        RegistryError: the variable is not a number of seconds.
     """
     text = os.environ.get("TANDEM_REGISTRY_TIMEOUT")
     try:
@@ -35,19 +36,21 @@ def time_limit_s() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise RegistryError(f"TANDEM_REGISTRY_TIMEOUT is '{text}', which is no number of seconds: set 120, or less")
+        raise RegistryError(
+            f"TANDEM_REGISTRY_TIMEOUT is '{text}', which is not a number of seconds: set it to 120, or less"
+        )
     return seconds
 
 
 def retry(operation: Callable[[], _T], *, limit_s: float) -> _T:
-    """Return what `operation` returns, after up to four tries which together begin within `limit_s`.
+    """Call `operation` until it succeeds, at most four times, each begun within `limit_s`; return its result.
 
-    Between them it waits as long as the registry's `Retry-After` asks, else longer each time, with jitter. A wait that
-    would go past the limit is not begun.
+    The waits between tries follow the registry's `Retry-After`, else grow, with jitter. If a wait would pass the limit,
+    the failure is raised at once.
 
     Raises:
-        TransientFailure: every try failed; this is the last one's.
-        DamagedInTransit: the same, and what arrived was damaged.
+        TransientFailure: the last try's failure.
+        DamagedInTransit: the last try's failure, if its data was damaged.
     """
     give_up_at = time.monotonic() + limit_s
     for number in range(1, TRIES):
@@ -66,5 +69,5 @@ def wait_before(number: int, error: Exception) -> float:
     """Return the seconds to wait before try `number`, after `error`."""
     if isinstance(error, TransientFailure) and error.retry_after_s is not None:
         return error.retry_after_s
-    # Jitter, so that sixteen who were refused together don't come back together.
+    # Jitter, so that clients that were refused together don't return together.
     return min(_FIRST_WAIT_S * 2.0 ** (number - 2), _LONGEST_WAIT_S) * random.uniform(1.0, 1.5)  # noqa: S311 - no secret

@@ -1,36 +1,29 @@
-"""A few real images in class folders, the model opened in this process, and a real service of it."""
+"""A few real images in class folders, and the models opened in this process."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from batch.inputs.named import find_inputs
 from batch.rows.formats import Columns
-from batch.run.interrupts import Interrupts
 from batch.run.local import LocalRunner
 from batch.run.record import RunRecord
 from batch.run.runner import BatchJob, run_batch
+from batch.run.stopping import Interrupts
 from registry import LocalRegistry, open_model
 
 if TYPE_CHECKING:
     from classifier.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-READY_WITHIN_S = 90
 
 Run = Callable[..., RunRecord]
 
@@ -104,48 +97,3 @@ def _call(*command: str | Path) -> int:
 def read_parts(output: Path) -> dict[str, bytes]:
     """Return the part files of an output by their names."""
     return {part.name: part.read_bytes() for part in sorted((output / "parts").iterdir())}
-
-
-@pytest.fixture(scope="session")
-def service_url(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield the URL of a real `bentoml serve` with the trained digits."""
-    with serving(digits_home, tmp_path_factory.mktemp("serve")) as url:
-        yield url
-
-
-@contextlib.contextmanager
-def serving(home: Path, folder: Path, **env: str) -> Iterator[str]:
-    """Yield the URL of a real `bentoml serve` with the model in `home`, which leaves its files in `folder`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    bentoml = Path(sys.executable).with_name("bentoml")
-    environment = {**os.environ, "TANDEM_HOME": str(home), "BENTOML_HOME": str(folder / "bentoml"), **env}
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [bentoml, "serve", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    try:
-        deadline = time.monotonic() + READY_WITHIN_S
-        while not is_ready(url):
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the service is not ready:\n{(folder / 'log').read_text()}")
-            time.sleep(0.1)
-        yield url
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(timeout=20)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False

@@ -1,4 +1,4 @@
-"""What a user is told to install is Tandem's own, and exists."""
+"""Install commands in messages name Tandem's own extras, and these exist."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 import tomllib
 from pathlib import Path
 
-from classifier.extras import install_extra
+import numpy
+
+from classifier.extras import install_extra, installed_version
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ["classifier", "registry", "training", "export", "service", "batch", "commands"]
@@ -19,7 +21,7 @@ def test_the_remedy_is_a_command_that_can_be_pasted() -> None:
 
 
 def test_nobody_is_sent_to_an_index_for_tandem() -> None:
-    """The public index has a project of that name, which is a stranger's."""
+    """The package `tandem` on the public index is another project's."""
     assert not [str(path) for path in SOURCES if re.search(r"install '?\"?tandem\b", path.read_text())]
 
 
@@ -32,3 +34,8 @@ def test_every_extra_that_is_named_exists() -> None:
         for extra in re.findall(r"['\"](\w+)['\"]", call)
     }
     assert {"cpu", "gpu"} <= named <= set(extras)
+
+
+def test_a_package_that_is_not_installed_has_no_version() -> None:
+    assert installed_version("numpy") == numpy.__version__
+    assert installed_version("no-such-package-of-tandem") is None

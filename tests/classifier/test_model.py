@@ -1,4 +1,4 @@
-"""A model opened for use: what it answers, and what it makes of damaged files."""
+"""A model opened for use: its answers, and its errors on damaged files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def test_images(test_folder: Path) -> dict[Path, bytes]:
-    """Return some images that no training has seen, from every class."""
+    """Return some images of every class, none of them used in training."""
     return {path: path.read_bytes() for path in sorted(test_folder.rglob("*.png"))[::7]}
 
 
 def test_most_answers_are_right(digits_model: Model, test_images: dict[Path, bytes]) -> None:
-    """The trained model knows handwritten digits that it has not seen."""
+    """The trained model recognises at least 90 % of unseen handwritten digits."""
     answers = digits_model.classify(list(test_images.values()), k=1)
     right = sum(
         not isinstance(answer, ImageError) and answer[0].label == path.parent.name
@@ -42,7 +42,7 @@ def test_most_answers_are_right(digits_model: Model, test_images: dict[Path, byt
 
 
 def test_one_bad_image_spoils_no_other(digits_model: Model, test_images: dict[Path, bytes]) -> None:
-    """Each answer stands at its image's place; a bad image's is its error."""
+    """Answers are in the order of the images; the answer to a bad image is its error."""
     first, second = list(test_images.values())[:2]
     answers = digits_model.classify([b"", first, b"text", second], k=3)
     assert isinstance(answers[0], UnreadableImage)
@@ -57,7 +57,7 @@ def test_nothing_to_classify(digits_model: Model) -> None:
 
 @given(row=arrays(np.float32, 10, elements=st.floats(0, 1, width=32)), k=st.integers(1, 15))
 def test_top_k(digits_model: Model, row: NDArray[np.float32], k: int) -> None:
-    """Top-k is the front of the full order: highest score first, of equals the lower index first."""
+    """Top-k is the start of the full order: highest score first; on a tie, the lower index first."""
     best = digits_model.top_k(row, k)
     order = sorted(range(10), key=lambda index: (-row[index], index))
     assert [prediction.index for prediction in best] == order[:k]
@@ -65,7 +65,7 @@ def test_top_k(digits_model: Model, row: NDArray[np.float32], k: int) -> None:
 
 
 def test_scores_are_float32_held_exactly(digits_model: Model) -> None:
-    """A score that is read back as float32 has the very bits that the engine gave."""
+    """A score converted back to float32 has the engine's very bits."""
     row = np.linspace(0, 1, 10, dtype=np.float32) / 3
     for prediction in digits_model.top_k(row, 10):
         assert np.float32(prediction.score).tobytes() == row[prediction.index].tobytes()
@@ -73,7 +73,7 @@ def test_scores_are_float32_held_exactly(digits_model: Model) -> None:
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_top_k_of_none_is_the_callers_error(digits_model: Model, k: int) -> None:
-    with pytest.raises(ValueError, match="top-k wants k >= 1"):
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
         digits_model.top_k(np.zeros(10, np.float32), k)
 
 
@@ -83,7 +83,7 @@ def test_identity(digits_model: Model) -> None:
 
 @pytest.mark.parametrize(("engine", "made_by"), [("onnxruntime", "OnnxRuntimeEngine"), ("openvino", "OpenVinoEngine")])
 def test_options_reach_the_engine(digits: Files, monkeypatch: pytest.MonkeyPatch, engine: str, made_by: str) -> None:
-    """What is asked of a model is asked of its engine, with the graph of the precision and its name."""
+    """The options of `open` reach the engine, with the precision's graph and its file name."""
     pytest.importorskip(engine)
     asked: dict[str, object] = {}
     make = getattr(selection, made_by)
@@ -103,7 +103,7 @@ def test_options_reach_the_engine(digits: Files, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_newer_schema_is_refused(digits: Files) -> None:
-    """A config of a later release is not guessed at: the error says which schema, and to update."""
+    """A config of a later release is refused; the error names its schema and says to update."""
     newer = SCHEMA_VERSION + 1
     digits.files[CONFIG] = digits.files[CONFIG].replace(
         f'"schema_version": {SCHEMA_VERSION}'.encode(), f'"schema_version": {newer}'.encode()
@@ -123,7 +123,7 @@ def test_malformed_config(digits: Files, config: bytes) -> None:
 
 @pytest.mark.parametrize("file", [MODEL, GOLDEN])
 def test_damaged_file(digits: Files, file: str) -> None:
-    """A damaged file ends in one sentence that names it."""
+    """The error for a damaged file names it."""
     digits.files[file] = digits.files[file][: len(digits.files[file]) // 2]
     with pytest.raises(DamagedArtifact, match=file):
         Model.open(digits, engine="onnxruntime", precision="fp32")

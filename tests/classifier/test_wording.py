@@ -1,15 +1,20 @@
-"""How numbers are said."""
+"""Numbers as people write them."""
 
 from __future__ import annotations
 
 import pytest
 
-from classifier.wording import counted
+from classifier.wording import counted, printable
 
 
 @pytest.mark.parametrize(
     ("number", "said"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1_001, "1,001 images")]
 )
 def test_one_is_singular(number: int, said: str) -> None:
-    """One is singular, any other number plural, and thousands can be read."""
+    """1 is singular, every other number plural; thousands are separated."""
     assert counted(number, "image") == said
+
+
+def test_printable_text_is_one_line() -> None:
+    """Line breaks and escape sequences of a terminal become spaces; letters of all scripts stay."""
+    assert printable("a\nb\x1b[2Jé日") == "a b [2Jé日"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from classifier.artifact import CONFIG, GOLDEN, MODEL
-from classifier.engines.sessions import installed_wheels
+from classifier.engines.runtime import installed_wheels
 from classifier.golden import GoldenSet
 from classifier.hardware import cpu
 from classifier.types import AllowedPrecision, to_json
@@ -79,7 +79,7 @@ def test_cuda_is_refused(tandem: Any, tandem_home: Path) -> None:
     ):
         assert (done.returncode, done.stdout) == (1, "")
         (line,) = done.stderr.splitlines()
-        assert line.startswith("Error: device 'cuda:0' can't be had: ")
+        assert line.startswith("Error: device 'cuda:0' is not available: ")
         assert "; pip " in line
 
 
@@ -119,7 +119,7 @@ def test_auto_on_a_cpu_without_the_instructions(
     done = tandem("selftest", needy, "--json", env={"ONEDNN_MAX_CPU_ISA": held_to})
     ran = json.loads(done.stdout)["report"]["engine"]
     assert (ran["precision"], ran["name"]) == (precision, engine)
-    assert "bf16 with openvino on cpu wants bf16 instructions, which this CPU (" in done.stderr
+    assert "bf16 with openvino on cpu needs bf16 instructions, which this CPU (" in done.stderr
     assert (ran["instruction_set"] != cpu().instruction_set) == (engine == "openvino")
 
 
@@ -128,7 +128,7 @@ def test_asking_for_what_the_cpu_lacks(tandem: Any, needy: str) -> None:
     done = tandem("selftest", needy, "--precision", "int8", env={"ONEDNN_MAX_CPU_ISA": "AVX2"}, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("Error: model 'digits' can't be run here as asked: int8 with openvino on cpu wants VNNI")
+    assert line.startswith("Error: model 'digits' can't run here as requested: int8 with openvino on cpu needs VNNI")
     assert "; choose fp32 with onnxruntime on cpu" in line
 
 
@@ -138,7 +138,7 @@ def test_all(tandem: Any, needy: str) -> None:
     replays = {replay["way"]: replay for replay in json.loads(done.stdout)["replays"]}
     passed = replays["fp32 with onnxruntime on cpu"]["report"]
     assert passed["max_difference"] <= passed["tolerance"]
-    assert "wants bf16 instructions" in replays["bf16 with openvino on cpu"]["lacks"]
+    assert "needs bf16 instructions" in replays["bf16 with openvino on cpu"]["lacks"]
     lines = tandem(
         "selftest", needy, "--all", "--device", "cpu", env={"ONEDNN_MAX_CPU_ISA": "AVX2"}
     ).stdout.splitlines()

@@ -1,4 +1,4 @@
-"""Images and networks that need no training."""
+"""Images, networks that need no training, and the trained digits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from classifier.artifact import EVALUATION
-from classifier.types import from_json
-from export.evaluation import Evaluation
-from registry import LocalRegistry
+from registry import Artifact, LocalRegistry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, int]]:
-    """Return 40 images of three labels: noise around another colour for each."""
+    """Return 40 images of three labels: noise with a different tint for each label."""
     folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     made = []
@@ -37,14 +34,14 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, int]]:
 
 @pytest.fixture
 def network() -> nn.Module:
-    """Return a network that tells the colours of `samples` apart, though not always."""
+    """Return a network that tells most of `samples` apart."""
     torch.manual_seed(3)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3)).eval()
 
 
 @pytest.fixture
 def colour_network() -> nn.Module:
-    """Return a network that gives each of `samples` its label, and of which every layer matters."""
+    """Return a network that classifies all of `samples` correctly, and needs every layer for that."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
@@ -58,15 +55,15 @@ def colour_network() -> nn.Module:
             first.weight[colour + 1, colour] += 1 / 9
             second.weight[colour + 1, colour + 1] += 1
             last.weight[colour, colour + 1] += 3
-        first.bias += 3  # Above zero, so that Relu leaves it as it is.
+        first.bias += 3  # above zero, so that Relu changes nothing
     return network.eval()
 
 
 @pytest.fixture
 def sensitive_network(colour_network: nn.Module) -> nn.Module:
-    """Return that network with a first layer of which one channel, which the second ignores, is enormous.
+    """Return that network with a huge channel in its first layer, which the second layer ignores.
 
-    In the 256 levels of that channel's range, the others are all zero: the second layer can't be in int8.
+    In 256 levels over that channel's range, all other channels become zero, so the second layer can't be in int8.
     """
     first, second = colour_network[0], colour_network[2]
     with torch.no_grad():
@@ -77,6 +74,6 @@ def sensitive_network(colour_network: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def digits_evaluation(digits_home: Path) -> Evaluation:
-    """Return the evaluation of the really trained digits."""
-    return from_json(LocalRegistry(digits_home / "registry").resolve("digits:1").read(EVALUATION), Evaluation)
+def artifact(digits_home: Path) -> Artifact:
+    """Return the trained model `digits:1`."""
+    return LocalRegistry(digits_home / "registry").resolve("digits:1")

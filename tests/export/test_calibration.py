@@ -26,13 +26,13 @@ def bytes_of(files: list[Path], run: Run) -> set[bytes]:
 
 
 def keep(run: Run, count: int) -> None:
-    """Delete the training images but for `count` of each label."""
+    """Delete all training images except `count` of each label."""
     for folder in Path(run.config.data, "train").iterdir():
         for file in sorted(folder.iterdir())[count:]:
             file.unlink()
 
 
-def test_a_sample_of_the_training_images_the_same_each_time(run: Run) -> None:
+def test_the_sample_of_training_images_is_the_same_each_time(run: Run) -> None:
     images = calibration_images(run)
     size = run.config.preprocessing.crop_size
     assert images.shape == (IMAGES, size, size, 3)
@@ -43,8 +43,8 @@ def test_a_sample_of_the_training_images_the_same_each_time(run: Run) -> None:
     assert {image.tobytes() for image in calibration_images(other)} != got
 
 
-def test_no_image_that_validates_calibrates(run: Run, tmp_path: Path) -> None:
-    """Where images came to a data set that was divided by --val-fraction, the division may be another now."""
+def test_validation_images_never_calibrate(run: Run, tmp_path: Path) -> None:
+    """Images added to a data set that was split by --val-fraction can change the split."""
     config = dataclasses.replace(run.config, data=str(tmp_path / "one"), val_folder="train", val_fraction=0.2)
     shutil.copytree(Path(run.config.data, "train"), tmp_path / "one" / "train")
     files = sorted((tmp_path / "one" / "train").rglob("*.png"))
@@ -58,7 +58,7 @@ def test_no_image_that_validates_calibrates(run: Run, tmp_path: Path) -> None:
     assert not got & (bytes_of(validating, run) - bytes_of(files[1::2], run))
 
 
-def test_fewer_images_than_wanted_are_all_taken(run: Run) -> None:
+def test_fewer_images_than_the_sample_are_all_used(run: Run) -> None:
     keep(run, MIN_IMAGES // 10 + 1)
     assert len(calibration_images(run)) == 10 * (MIN_IMAGES // 10 + 1)
 
@@ -70,10 +70,10 @@ def test_too_few_images_are_refused_with_their_number(run: Run) -> None:
 
 
 @pytest.mark.parametrize("damage", ["gone", "broken"])
-def test_training_images_that_can_not_be_read_are_refused_without_a_path(
+def test_unreadable_training_images_are_refused_without_a_path(
     run: Run, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
-    """The reason is written into the artifact; the path is in the log."""
+    """The reason is written into the artifact; only the log has the path."""
     train = Path(run.config.data, "train")
     if damage == "gone":
         shutil.rmtree(train)

@@ -16,7 +16,7 @@ PREPROCESSING = Preprocessing(resize_size=256, crop_size=224)
 
 
 def evaluation_of(labels: tuple[str, ...], dataset: str, *measured: AllowedPrecision) -> Evaluation:
-    """Return an evaluation of random scores, in which `measured` ways were measured beside the first."""
+    """Return an evaluation of random scores; the first way and the `measured` ones have a measurement."""
     classes = len(labels)
     random = np.random.default_rng(0)
     truth = np.arange(50 * classes) % classes
@@ -55,7 +55,7 @@ def tables(card: str) -> list[list[str]]:
     return [re.findall(r"^\|.*\|$", block, re.M) for block in card.split("\n\n") if block.startswith("|")]
 
 
-def test_a_card_has_the_sections_and_lines_to_copy() -> None:
+def test_a_card_has_all_sections_and_commands_to_copy() -> None:
     card = card_of(("cat", "dog", "owl"))
     assert card.startswith("---\npipeline_tag: image-classification\n")
     assert re.findall(r"^## (.*)$", card, re.M) == [
@@ -72,15 +72,15 @@ def test_a_card_has_the_sections_and_lines_to_copy() -> None:
 
 
 @pytest.mark.parametrize("weights", ["/home/someone/secret/weights.pt", "DEFAULT", None])
-def test_no_path_of_the_data_or_the_weights_is_in_a_card(weights: str | None) -> None:
+def test_a_card_has_no_path_of_the_data_or_the_weights(weights: str | None) -> None:
     card = card_of(("cat", "dog"), weights=weights)
     assert "secret" not in card
     assert "weights" in card
 
 
 @pytest.mark.parametrize("label", ["a|b", "**bold**", "<script>alert(1)</script>", "back`tick", "[x](y)", "new\nline"])
-def test_a_label_can_not_break_the_tables_or_become_markup(label: str) -> None:
-    """Labels are names of folders, which may hold anything."""
+def test_a_label_can_not_break_tables_or_become_markup(label: str) -> None:
+    """Labels are folder names, which may contain any character."""
     card = card_of((label, "dog"), dataset=label)
     for table in tables(card):
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table}) == 1
@@ -88,7 +88,7 @@ def test_a_label_can_not_break_the_tables_or_become_markup(label: str) -> None:
         assert markup not in card
 
 
-def test_a_matrix_that_nobody_can_read_is_left_out() -> None:
+def test_a_confusion_matrix_of_too_many_labels_is_left_out() -> None:
     def labels(count: int) -> tuple[str, ...]:
         return tuple(f"label {index}" for index in range(count))
 
@@ -99,7 +99,7 @@ def test_a_matrix_that_nobody_can_read_is_left_out() -> None:
     assert max(len(table) for table in tables(many)) == MAX_LISTED_LABELS + 2
 
 
-def test_every_way_of_running_is_a_row_that_says_whether_it_is_allowed() -> None:
+def test_every_way_of_running_has_a_row_that_says_whether_it_is_allowed() -> None:
     (table,) = [table for table in tables(card_of(("cat", "dog", "owl"))) if table[0].startswith("| precision")]
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table[2:]]
     assert [row[:3] for row in rows] == [[way.precision, way.engine, way.device] for way in WAYS]
@@ -111,8 +111,8 @@ def test_every_way_of_running_is_a_row_that_says_whether_it_is_allowed() -> None
     )
 
 
-def test_new_evidence_changes_the_section_on_precisions_and_nothing_else() -> None:
-    """Written anew by `tandem evaluate`, which has no training run to write the rest from."""
+def test_new_evidence_changes_only_the_section_on_precisions() -> None:
+    """`tandem evaluate` rewrites this section; without the training run it can't write the others."""
     labels = ("cat", "dog", "owl")
     before = card_of(labels)
     assert replace_precisions(before, evaluation_of(labels, "pets")) == before

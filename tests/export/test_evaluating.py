@@ -39,7 +39,7 @@ def row(artifact: Artifact, way: str) -> PrecisionEvaluation:
 
 
 def add_without(registry: LocalRegistry, ways: Collection[str], *files: str) -> Artifact:
-    """Add digits:1 as a machine would have exported it that can't run `ways`, or without `files`."""
+    """Add digits:1 as if exported by a machine that can't run `ways`, and without `files`."""
     artifact = registry.resolve("digits:1")
     evaluation = evaluation_of(artifact)
     rows = tuple(
@@ -67,7 +67,7 @@ def registry(tandem_home: Path) -> LocalRegistry:
 
 @pytest.fixture
 def evaluate(registry: LocalRegistry, test_folder: Path) -> Callable[..., Result]:
-    """Return a function that runs `tandem evaluate` in this process, on the test images unless told otherwise."""
+    """Return a function that runs `tandem evaluate` in this process, by default on the test images."""
 
     def run(reference: str, *options: str, folder: Path = test_folder) -> Result:
         return CliRunner().invoke(main, ["evaluate", reference, str(folder), *options])
@@ -75,7 +75,7 @@ def evaluate(registry: LocalRegistry, test_folder: Path) -> Callable[..., Result
     return run
 
 
-def test_a_machine_that_can_run_more_makes_a_version_with_more_evidence(
+def test_a_machine_that_can_run_more_adds_a_version_with_more_evidence(
     registry: LocalRegistry, evaluate: Callable[..., Result]
 ) -> None:
     before = add_without(registry, OPENVINO)
@@ -92,7 +92,7 @@ def test_a_machine_that_can_run_more_makes_a_version_with_more_evidence(
         assert added.measurement is not None
         assert added.measurement.dataset == "test"
         assert added.way() in after.config.allowed
-        # What was measured elsewhere stays as it was measured there.
+        # Measurements from other machines stay unchanged.
         others = [each for each in evaluation_of(after).precisions if describe_way(each.way()) not in OPENVINO]
         assert others == [each for each in evaluation_of(before).precisions if describe_way(each.way()) not in OPENVINO]
     assert {file: after.files[file].digest for file in after.files if file.endswith(".onnx")} == {
@@ -104,7 +104,7 @@ def test_a_machine_that_can_run_more_makes_a_version_with_more_evidence(
     assert open_model("digits:3", registry=registry, engine="openvino", precision="int8").engine.info.name == "openvino"
 
 
-def test_the_same_evidence_makes_no_other_version(registry: LocalRegistry, evaluate: Callable[..., Result]) -> None:
+def test_the_same_evidence_adds_no_version(registry: LocalRegistry, evaluate: Callable[..., Result]) -> None:
     add_without(registry, OPENVINO)
     first = evaluate("digits:2")
     again = evaluate("digits:2")
@@ -112,10 +112,8 @@ def test_the_same_evidence_makes_no_other_version(registry: LocalRegistry, evalu
     assert [each.version for each in registry.models()] == [1, 2, 3]
 
 
-def test_what_failed_where_it_was_exported_keeps_its_reason(
-    registry: LocalRegistry, evaluate: Callable[..., Result]
-) -> None:
-    """Evidence from a machine that lacks what it takes does not turn a way that failed into one that nobody tried."""
+def test_a_way_that_failed_at_export_keeps_its_reason(registry: LocalRegistry, evaluate: Callable[..., Result]) -> None:
+    """An evaluation on a machine without the hardware must not turn a failed way into an untried one."""
     artifact, reason = registry.resolve("digits:1"), "fp16 with onnxruntime on cuda gives 1 of 256 images other scores"
     evaluation = evaluation_of(artifact)
     rows = tuple(
@@ -131,10 +129,10 @@ def test_what_failed_where_it_was_exported_keeps_its_reason(
     assert (row.allowed, row.reason) == (False, reason)
 
 
-def test_another_limit_is_judged_by_the_evidence_that_there_is(
+def test_another_limit_is_judged_by_the_existing_evidence(
     registry: LocalRegistry, evaluate: Callable[..., Result]
 ) -> None:
-    """One that nothing but fp32 can meet, and back: no image is needed for it."""
+    """Changing the limit, and changing it back, needs no new measurement."""
     artifact = registry.resolve("digits:1")
     evaluation = evaluation_of(artifact)
 
@@ -152,15 +150,13 @@ def test_another_limit_is_judged_by_the_evidence_that_there_is(
     assert refused.reason == "acc1 is 10.00 points lower, 0 are allowed"
     assert "int8" not in GoldenSet.from_bytes(registry.resolve("digits:3").read(GOLDEN)).tolerances
     assert "int8" not in {way.precision for way in registry.resolve("digits:3").config.allowed}
-    assert MODEL_INT8 in registry.resolve("digits:3").files  # A limit can be raised again.
+    assert MODEL_INT8 in registry.resolve("digits:3").files  # the limit can be raised again
     assert evaluate("digits:3", "--max-accuracy-drop", "0.5").exit_code == 0
     assert row(registry.resolve("digits:4"), "int8 with onnxruntime on cpu").allowed
 
 
-def test_a_graph_that_the_model_lacks_is_not_allowed_by_any_limit(
-    registry: LocalRegistry, evaluate: Callable[..., Result]
-) -> None:
-    """Exported with a limit that int8 did not meet, so that its graph was left out."""
+def test_no_limit_allows_a_graph_that_the_model_lacks(registry: LocalRegistry, evaluate: Callable[..., Result]) -> None:
+    """The export left the graph out, because int8 did not meet the limit."""
     artifact = registry.resolve("digits:1")
     evaluation = evaluation_of(artifact)
     rows = tuple(
@@ -186,7 +182,7 @@ def test_a_graph_that_the_model_lacks_is_not_allowed_by_any_limit(
 
 
 def refused(result: Result, registry: LocalRegistry, *, versions: int = 1) -> str:
-    """Return the one sentence of a refusal that left the registry as it was."""
+    """Return the error, after checking that it is one sentence and left the registry unchanged."""
     assert result.exit_code == 1, result.output
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert "Traceback" not in result.output
@@ -195,18 +191,18 @@ def refused(result: Result, registry: LocalRegistry, *, versions: int = 1) -> st
     return error
 
 
-def test_a_machine_that_can_run_nothing_new_says_what_it_lacks(
+def test_a_machine_that_can_run_nothing_new_is_told_what_it_lacks(
     registry: LocalRegistry, evaluate: Callable[..., Result]
 ) -> None:
     if row(registry.resolve("digits:1"), "fp16 with onnxruntime on cuda").measurement is not None:
         pytest.skip("this machine has CUDA")
     error = refused(evaluate("digits:1"), registry)
-    assert "this machine can run nothing of what model 'digits:1' was not measured with: " in error
-    assert "fp16 with onnxruntime on cuda want onnxruntime-gpu, which is not installed (" in error
+    assert "this machine can run none of the ways in which model 'digits:1' is not measured yet: " in error
+    assert "fp16 with onnxruntime on cuda need onnxruntime-gpu, which is not installed (" in error
     assert error.count("onnxruntime-gpu") == 1
 
 
-def test_a_model_whose_graphs_are_all_measured_is_left_as_it_is(
+def test_a_completely_measured_model_stays_unchanged(
     registry: LocalRegistry, evaluate: Callable[..., Result], tandem: Callable[..., object], digits_run: Path
 ) -> None:
     artifact = registry.resolve("digits:1")
@@ -235,7 +231,7 @@ def test_a_model_whose_graphs_are_all_measured_is_left_as_it_is(
         ("both", "it lacks 7 and has eleven;"),
     ],
 )
-def test_a_folder_of_other_classes_is_refused_with_their_names(
+def test_a_folder_with_other_classes_is_refused_with_their_names(
     registry: LocalRegistry,
     evaluate: Callable[..., Result],
     test_folder: Path,
@@ -253,7 +249,7 @@ def test_a_folder_of_other_classes_is_refused_with_their_names(
     assert f"the folders in {folder} are not the labels of model 'digits': {sentence}" in error
 
 
-def test_a_folder_that_is_none_or_empty_is_refused(
+def test_a_missing_or_empty_folder_is_refused(
     registry: LocalRegistry, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     assert f"{tmp_path / 'missing'} is not a folder" in refused(
@@ -263,7 +259,7 @@ def test_a_folder_that_is_none_or_empty_is_refused(
     assert "has no class folders" in refused(evaluate("digits:1", folder=tmp_path / "empty"), registry)
 
 
-def test_an_image_that_can_not_be_read_is_named(
+def test_an_unreadable_image_is_named(
     registry: LocalRegistry, evaluate: Callable[..., Result], test_folder: Path, tmp_path: Path
 ) -> None:
     add_without(registry, OPENVINO)
@@ -274,19 +270,17 @@ def test_an_image_that_can_not_be_read_is_named(
     assert f"{bad} can't be used" in refused(evaluate("digits:2", folder=folder), registry, versions=2)
 
 
-def test_a_model_that_is_not_there_is_refused(registry: LocalRegistry, evaluate: Callable[..., Result]) -> None:
+def test_a_missing_model_is_refused(registry: LocalRegistry, evaluate: Callable[..., Result]) -> None:
     assert "'digit'" in refused(evaluate("digit"), registry)
 
 
 @pytest.mark.parametrize("limit", ["-0.1", "1.1", "half", "nan"])
-def test_a_limit_that_is_none_is_a_usage_error(evaluate: Callable[..., Result], limit: str) -> None:
+def test_an_invalid_limit_is_a_usage_error(evaluate: Callable[..., Result], limit: str) -> None:
     assert evaluate("digits:1", "--max-accuracy-drop", limit).exit_code == 2
 
 
-def test_it_runs_where_torch_and_onnx_are_not_installed(
-    registry: LocalRegistry, tandem_home: Path, test_folder: Path
-) -> None:
-    """Models are served, and so measured, on machines without them."""
+def test_it_needs_neither_torch_nor_onnx(registry: LocalRegistry, tandem_home: Path, test_folder: Path) -> None:
+    """Models are served, and so measured, on machines that lack both."""
     add_without(registry, OPENVINO)
     absent = ("torch", "torchvision", "onnx", "onnxscript", "sklearn", "matplotlib")
     program = f"import sys; sys.modules.update(dict.fromkeys({absent})); from tandem import main; main()"

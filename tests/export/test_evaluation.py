@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
+from classifier.artifact import EVALUATION
 from classifier.types import from_json, to_json
 from export.evaluation import Evaluation, Metrics, measure, round_up
+
+if TYPE_CHECKING:
+    from registry import Artifact
 
 
 def random_scores(images: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -18,7 +24,7 @@ def random_scores(images: int, classes: int, seed: int) -> tuple[np.ndarray, np.
 
 
 @pytest.mark.parametrize(("images", "classes"), [(1, 2), (200, 3), (500, 12)])
-def test_every_number_is_the_one_that_scikit_learn_computes(images: int, classes: int) -> None:
+def test_every_number_equals_scikit_learns(images: int, classes: int) -> None:
     labels = [f"label {i}" for i in range(classes)]
     scores, truth = random_scores(images, classes, seed=classes)
     measured = measure(scores, truth, labels)
@@ -46,7 +52,7 @@ def test_every_number_is_the_one_that_scikit_learn_computes(images: int, classes
     assert [[measured.confusion[a].get(b, 0) for b in labels] for a in labels] == confusion.tolist()
 
 
-def test_of_equal_scores_the_lower_index_is_the_better_as_in_top_k() -> None:
+def test_ties_go_to_the_lower_index_as_in_top_k() -> None:
     scores = np.full((6, 6), 1 / 6, np.float32)
     measured = measure(scores, np.arange(6), list("abcdef"))
     assert measured.acc1 == pytest.approx(1 / 6, abs=1e-6)
@@ -54,13 +60,13 @@ def test_of_equal_scores_the_lower_index_is_the_better_as_in_top_k() -> None:
 
 
 def test_a_probability_of_zero_for_the_truth_leaves_the_loss_finite() -> None:
-    """JSON has no infinity, and a report without a loss would be of no use."""
+    """JSON has no infinity."""
     measured = measure(np.array([[1, 0]], np.float32), np.array([1]), ["a", "b"])
     assert 80 < measured.loss < 100
     assert from_json(to_json(measured), Metrics) == measured
 
 
-def test_precision_and_recall_that_have_no_images_are_null_not_zero() -> None:
+def test_precision_and_recall_without_images_are_null_not_zero() -> None:
     measured = measure(np.array([[1, 0, 0]], np.float32), np.array([0]), ["a", "b", "c"])
     assert [(each.precision, each.recall, each.support) for each in measured.per_class] == [
         (1.0, 1.0, 1),
@@ -70,15 +76,17 @@ def test_precision_and_recall_that_have_no_images_are_null_not_zero() -> None:
 
 
 @given(st.floats(min_value=1e-12, max_value=1))
-def test_a_rounded_difference_never_flatters(value: float) -> None:
+def test_a_difference_is_never_rounded_down(value: float) -> None:
     rounded = round_up(value)
     assert value <= rounded <= value * 1.1
     assert float(f"{rounded:.1e}") == rounded
 
 
-def test_no_difference_stays_none() -> None:
+def test_a_difference_of_zero_stays_zero() -> None:
     assert round_up(0.0) == 0.0
 
 
-def test_evaluation_is_read_back_as_it_was_written(digits_evaluation: Evaluation) -> None:
-    assert from_json(to_json(digits_evaluation), Evaluation) == digits_evaluation
+def test_evaluation_round_trips_through_json(artifact: Artifact) -> None:
+    evaluation = from_json(artifact.read(EVALUATION), Evaluation)
+    assert from_json(to_json(evaluation), Evaluation) == evaluation
+    assert to_json(evaluation) == artifact.read(EVALUATION)

@@ -12,18 +12,17 @@ from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.types import Preprocessing
 from export.fp16 import to_fp16
 from export.graph import export_graph, find_head
+from tests.export.colours import LABELS, PREPROCESSING
 from training.network import build_network
 
 if TYPE_CHECKING:
     from torch import nn
 
-PREPROCESSING = Preprocessing(resize_size=20, crop_size=16)
-LABELS = ("cat", "dog", "owl")
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 
 def scores_of(graph: bytes, images_nhwc: np.ndarray) -> np.ndarray:
-    """Return what ONNX Runtime makes of a graph on the CPU: weights in fp16, arithmetic in fp32."""
+    """Return the scores of ONNX Runtime on the CPU, which computes fp16 graphs in fp32."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -31,7 +30,7 @@ def scores_of(graph: bytes, images_nhwc: np.ndarray) -> np.ndarray:
     return scores
 
 
-def test_the_network_is_in_fp16_and_what_stands_around_it_in_fp32(colour_network: nn.Module) -> None:
+def test_only_the_network_is_in_fp16(colour_network: nn.Module) -> None:
     before = onnx.load_from_string(export_graph(colour_network, LABELS, PREPROCESSING))
     after = onnx.load_from_string(to_fp16(before.SerializeToString(), size=16, classes=3))
     assert after.graph.input == before.graph.input
@@ -42,7 +41,7 @@ def test_the_network_is_in_fp16_and_what_stands_around_it_in_fp32(colour_network
     written = {node.op_type: types.get(node.output[0], FLOAT) for node in after.graph.node}
     assert {op for op, type in written.items() if type == HALF} >= {"Conv", "Relu", "Gemm"}
     assert {op for op, type in written.items() if type == FLOAT} >= {"Div", "Sub", "Softmax"}
-    # One cast into fp16, one out of it, beside that of the pixels.
+    # One cast of the pixels, one into fp16, one out of it.
     assert collections.Counter(node.op_type for node in after.graph.node)["Cast"] == 3
     halves = [weight for weight in after.graph.initializer if weight.data_type == HALF]
     assert sum(int(np.prod(weight.dims)) for weight in halves) == sum(
@@ -51,8 +50,8 @@ def test_the_network_is_in_fp16_and_what_stands_around_it_in_fp32(colour_network
 
 
 @pytest.mark.parametrize("architecture", ["small_cnn", "resnet18", "vit_b_16"])
-def test_scores_are_fp32s_but_for_the_rounding(architecture: str) -> None:
-    """vit_b_16 reads the shape of the images beside the pixels."""
+def test_scores_equal_fp32_up_to_rounding(architecture: str) -> None:
+    """vit_b_16 also reads the shape of the images."""
     labels = tuple("0123456789")
     size = {"vit_b_16": 32}.get(architecture, 28)
     preprocessing = Preprocessing(resize_size=size, crop_size=size)
@@ -66,7 +65,7 @@ def test_scores_are_fp32s_but_for_the_rounding(architecture: str) -> None:
     np.testing.assert_allclose(fp16, fp32, atol=5e-3)
 
 
-def test_embeddings_stay_fp32_and_are_fp32s_but_for_the_rounding(colour_network: nn.Module) -> None:
+def test_embeddings_stay_fp32_and_equal_them_up_to_rounding(colour_network: nn.Module) -> None:
     graph = export_graph(colour_network, LABELS, PREPROCESSING, head=find_head(colour_network, PREPROCESSING))
     half = to_fp16(graph, size=16, classes=3)
     assert onnx.load_from_string(half).graph.output == onnx.load_from_string(graph).graph.output

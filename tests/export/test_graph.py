@@ -13,6 +13,7 @@ from torch import nn
 from classifier.errors import ExportRefused
 from classifier.types import Preprocessing
 from export.graph import MAX_WEIGHT_BYTES, EndToEnd, check_graph, export_graph, find_head
+from tests.conftest import ROOT
 from training.data import normalise
 from training.network import build_network
 from training.torchvision_compat import import_torchvision
@@ -50,7 +51,7 @@ def run(graph: bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 5])
 def test_any_batch_size_gives_the_scores_of_the_network_on_normalised_pixels(graph: bytes, batch: int) -> None:
-    """Cast, normalise and transpose are in the graph: uint8 NHWC goes in as the decoder gives it."""
+    """The graph takes uint8 NHWC from the decoder: it includes cast, normalisation and transposition."""
     images = random_images(batch)
     logits, probabilities = run(graph, images)
 
@@ -65,7 +66,7 @@ def test_any_batch_size_gives_the_scores_of_the_network_on_normalised_pixels(gra
     np.testing.assert_allclose(probabilities, torch.softmax(expected, 1).numpy(), atol=1e-5)
 
 
-def test_the_file_says_what_it_takes_and_what_it_means_when_it_travels_alone(graph: bytes) -> None:
+def test_the_file_describes_its_input_and_output_by_itself(graph: bytes) -> None:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     assert tuple(json.loads(metadata["labels"])) == LABELS
@@ -77,9 +78,8 @@ def test_the_file_says_what_it_takes_and_what_it_means_when_it_travels_alone(gra
     }
 
 
-def test_nothing_of_the_exporting_machine_is_in_the_file(graph: bytes) -> None:
-    root = Path(__file__).resolve().parents[2]
-    for trace in (root, Path.cwd(), Path.home(), torch.__file__, "site-packages", ".py", "stack_trace", "namespace"):
+def test_the_file_has_no_traces_of_the_exporting_machine(graph: bytes) -> None:
+    for trace in (ROOT, Path.cwd(), Path.home(), torch.__file__, "site-packages", ".py", "stack_trace", "namespace"):
         assert str(trace).encode() not in graph
 
 
@@ -95,21 +95,21 @@ def test_the_same_network_gives_the_same_bytes(graph: bytes) -> None:
 
 
 class Transposed(nn.Module):
-    """Gives `[classes, N]`."""
+    """Returns `[classes, N]`."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean(dim=(2, 3)).T
 
 
 class FixedBatch(nn.Module):
-    """Runs two images and no other number: what was exported with a sample of two."""
+    """Only runs two images, the number in the exporter's sample."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean(dim=(2, 3)).reshape(2, 3)
 
 
 class DataDependent(nn.Module):
-    """Branches on its input, which no graph can."""
+    """Branches on its input, which a graph can't."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scores = images.mean(dim=(2, 3))
@@ -117,7 +117,7 @@ class DataDependent(nn.Module):
 
 
 class NoSuchOperator(nn.Module):
-    """Computes what ONNX has no operator for."""
+    """Uses an operator that ONNX lacks."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.special.bessel_j0(images.mean(dim=(2, 3)))
@@ -126,38 +126,38 @@ class NoSuchOperator(nn.Module):
 @pytest.mark.parametrize(
     ("network", "fact"),
     [
-        (small_network(7), r"gives scores of shape \(2, 7\), where 3 labels want \(2, 3\)"),
-        (Transposed(), r"gives scores of shape \(3, 2\)"),
+        (small_network(7), r"returns scores of shape \(2, 7\), but 3 labels need \(2, 3\)"),
+        (Transposed(), r"returns scores of shape \(3, 2\)"),
         (FixedBatch(), "must take any batch size"),
         (DataDependent(), "can't write the network as ONNX opset 20 .*data-dependent"),
         (NoSuchOperator(), "can't write the network as ONNX opset 20 .*bessel_j0"),
     ],
 )
-def test_a_network_that_makes_no_artifact_is_refused_in_one_sentence(
+def test_an_unusable_network_is_refused_in_one_sentence(
     network: nn.Module, fact: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """torch prints pages of its inner graph on such a failure; the user gets the reason."""
+    """torch prints pages about its internal graph on such a failure; the user only gets the reason."""
     with pytest.raises(ExportRefused, match=fact) as refused:
         export_graph(network, LABELS[:3], PREPROCESSING)
     assert "\n" not in str(refused.value)
     assert capfd.readouterr() == ("", "")
 
 
-def test_weights_past_what_one_onnx_file_holds_are_refused_before_any_work() -> None:
+def test_weights_too_large_for_one_onnx_file_are_refused_before_any_work() -> None:
     with torch.device("meta"):
         network = nn.Linear(MAX_WEIGHT_BYTES // 4000 + 1, 1000, bias=False)
-    with pytest.raises(ExportRefused, match=r"weights take 2\.0 GB, and one ONNX file holds 2\.0 GB"):
+    with pytest.raises(ExportRefused, match=r"weights take 2\.0 GB, but one ONNX file holds at most 2\.0 GB"):
         export_graph(network, LABELS, PREPROCESSING)
 
 
-def test_a_graph_that_is_not_valid_onnx_is_refused(graph: bytes) -> None:
+def test_invalid_onnx_is_refused(graph: bytes) -> None:
     model = onnx.load_model_from_string(graph)
     model.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(ExportRefused, match="not valid ONNX"):
         check_graph(model, size=32, classes=len(LABELS))
 
 
-def test_a_graph_that_names_a_place_on_this_machine_is_refused(graph: bytes) -> None:
+def test_a_graph_with_a_path_of_this_machine_is_refused(graph: bytes) -> None:
     model = onnx.load_model_from_string(graph)
     model.graph.node[0].name = f"{Path.cwd()}/network.py"
     with pytest.raises(ExportRefused, match="traces of this machine"):
@@ -170,8 +170,8 @@ def embedder() -> bytes:
     return export_graph(network, LABELS, PREPROCESSING, head=find_head(network, PREPROCESSING))
 
 
-def test_embeddings_are_what_the_last_layer_takes(graph: bytes, embedder: bytes) -> None:
-    """They are a third output beside those that a graph without them has, to the bit."""
+def test_embeddings_are_the_input_of_the_last_layer(graph: bytes, embedder: bytes) -> None:
+    """They are a third output; the other two are bit-equal to those of a graph without embeddings."""
     images, network = random_images(5), small_network()
     session = onnxruntime.InferenceSession(embedder, providers=["CPUExecutionProvider"])
     assert [(each.name, each.type, each.shape[1]) for each in session.get_outputs()] == [
@@ -190,7 +190,7 @@ def test_the_same_network_with_embeddings_gives_the_same_bytes(embedder: bytes) 
     assert export_graph(small_network(), LABELS, PREPROCESSING, head="5") == embedder
 
 
-def test_a_graph_that_lacks_its_embeddings_is_refused(graph: bytes, embedder: bytes) -> None:
+def test_a_graph_with_other_embeddings_than_declared_is_refused(graph: bytes, embedder: bytes) -> None:
     for data, size in ((graph, 8), (embedder, None), (embedder, 9)):
         with pytest.raises(ExportRefused, match="inputs and outputs"):
             check_graph(onnx.load_model_from_string(data), size=32, classes=len(LABELS), embedding_size=size)
@@ -210,7 +210,7 @@ def test_a_graph_that_lacks_its_embeddings_is_refused(graph: bytes, embedder: by
         ("swin_t", "head", 768),
     ],
 )
-def test_the_last_layer_is_found_in_networks_of_every_kind(architecture: str, head: str, width: int) -> None:
+def test_the_last_layer_is_found_in_every_kind_of_network(architecture: str, head: str, width: int) -> None:
     network = build_network(architecture, classes=7, image_size=32).eval()
     found = find_head(network, Preprocessing(resize_size=32, crop_size=32))
     assert (found, network.get_submodule(found).in_features) == (head, width)
@@ -224,17 +224,19 @@ def test_the_last_layer_is_found_in_networks_of_every_kind(architecture: str, he
     ],
     ids=["no linear layer", "not the last"],
 )
-def test_a_network_without_a_linear_layer_at_its_end_has_no_embeddings(network: nn.Module) -> None:
-    with pytest.raises(ExportRefused, match=r"no linear layer gives its logits; export it without --embeddings"):
+def test_a_network_that_does_not_end_in_a_linear_layer_has_no_embeddings(network: nn.Module) -> None:
+    with pytest.raises(
+        ExportRefused, match=r"its logits don't come from a linear layer: export it without --embeddings"
+    ):
         find_head(network, PREPROCESSING)
 
 
 @torch.no_grad()
 def lively(network: nn.Module, images_nchw: torch.Tensor) -> nn.Module:
-    """Return `network` giving each image scores of its own, as a trained one does and a fresh one doesn't."""
+    """Change `network` so that scores differ between images, as in a trained network; return it."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the statistics of all that it sees
+            module.momentum = None  # use the statistics of all images
         elif isinstance(module, nn.Linear):
             head = module
     network.train()(images_nchw)
@@ -255,7 +257,7 @@ def test_networks_of_torchvision_are_exported(architecture: str) -> None:
     head = find_head(network, preprocessing)
     with torch.inference_mode():
         _, expected, embeddings = map(np.asarray, EndToEnd(network, preprocessing, head=head)(torch.from_numpy(images)))
-    assert expected.std(axis=0).max() > 1e-2  # The images' scores differ, or the comparison would say nothing.
+    assert expected.std(axis=0).max() > 1e-2  # otherwise the comparison would prove nothing
 
     graph = export_graph(network, [f"class {i}" for i in range(12)], preprocessing, head=head)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])

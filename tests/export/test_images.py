@@ -7,24 +7,22 @@ import pytest
 
 from classifier.errors import DataError
 from classifier.images import decode_image
-from classifier.types import Preprocessing
 from export import images as images_module
 from export.images import BATCH_SIZE, LabelledImages
+from tests.export.colours import PREPROCESSING
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-PREPROCESSING = Preprocessing(resize_size=20, crop_size=16)
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 30])
 def test_images_come_in_order_with_their_labels_each_time(
     samples: list[tuple[Path, int]], monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    """Kept in memory or decoded anew, they are the pixels that production decodes."""
+    """Kept in memory or decoded again, they have the pixels of production."""
     monkeypatch.setattr(images_module, "MAX_BYTES_IN_MEMORY", limit)
     images = LabelledImages(samples, PREPROCESSING)
-    next(images.batches())  # Left after the first batch: that must not shift the others.
+    next(images.batches())  # stopping after the first batch must not shift later passes
     first, second = (list(images.batches()) for _ in range(2))
     assert [len(files) for files, _ in first] == [BATCH_SIZE, len(samples) - BATCH_SIZE]
     assert [file for files, _ in second for file in files] == [file for file, _ in samples]
@@ -37,7 +35,7 @@ def test_images_come_in_order_with_their_labels_each_time(
         np.testing.assert_array_equal(images.pixels(index), pixels[index])
 
 
-def test_what_fits_in_memory_is_decoded_once(samples: list[tuple[Path, int]], tmp_path: Path) -> None:
+def test_images_that_fit_in_memory_are_decoded_once(samples: list[tuple[Path, int]], tmp_path: Path) -> None:
     copy = tmp_path / "copy.png"
     copy.write_bytes(samples[0][0].read_bytes())
     images = LabelledImages([(copy, 0)], PREPROCESSING)
@@ -48,7 +46,7 @@ def test_what_fits_in_memory_is_decoded_once(samples: list[tuple[Path, int]], tm
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "empty"])
-def test_an_image_that_is_gone_or_broken_is_named(samples: list[tuple[Path, int]], tmp_path: Path, damage: str) -> None:
+def test_a_missing_or_broken_image_is_named(samples: list[tuple[Path, int]], tmp_path: Path, damage: str) -> None:
     bad = tmp_path / "bad.png"
     if damage != "missing":
         bad.write_bytes(b"" if damage == "empty" else b"not an image at all")

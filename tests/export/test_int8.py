@@ -14,15 +14,13 @@ from export import int8
 from export.graph import export_graph, find_head
 from export.images import LabelledImages
 from export.int8 import Quantiser
+from tests.export.colours import LABELS, PREPROCESSING
 from training.network import SmallCNN
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
-
-PREPROCESSING = Preprocessing(resize_size=20, crop_size=16)
-LABELS = ("cat", "dog", "owl")
 
 
 @pytest.fixture
@@ -44,7 +42,7 @@ def writer_of(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
     return node
 
 
-def test_scores_are_near_those_of_fp32_and_the_file_says_what_the_other_says(
+def test_scores_are_near_fp32_and_the_description_is_the_same(
     quantiser: Quantiser, colour_network: nn.Module, pixels: np.ndarray
 ) -> None:
     original = export_graph(colour_network, LABELS, PREPROCESSING)
@@ -59,8 +57,8 @@ def test_scores_are_near_those_of_fp32_and_the_file_says_what_the_other_says(
     assert b"/tmp" not in quantised
 
 
-def test_embeddings_stay_fp32_and_are_near_those_of_fp32(colour_network: nn.Module, pixels: np.ndarray) -> None:
-    """Also where the last layer is left in fp32."""
+def test_embeddings_stay_fp32_and_are_near_them(colour_network: nn.Module, pixels: np.ndarray) -> None:
+    """Even if the last layer is left in fp32."""
     graph = export_graph(colour_network, LABELS, PREPROCESSING, head=find_head(colour_network, PREPROCESSING))
     quantiser = Quantiser(graph, pixels)
     fp32 = OnnxRuntimeEngine(graph).embed(pixels)[1]
@@ -71,7 +69,7 @@ def test_embeddings_stay_fp32_and_are_near_those_of_fp32(colour_network: nn.Modu
         assert 0 < np.abs(int8 - fp32).max() < 0.05 * np.abs(fp32).max()
 
 
-def test_every_layer_has_weights_of_8_bits_per_channel_and_pixels_and_logits_stay_fp32(quantiser: Quantiser) -> None:
+def test_every_layer_has_int8_weights_per_channel_and_pixels_and_logits_stay_fp32(quantiser: Quantiser) -> None:
     assert len(quantiser.layers) == 3
     model = onnx.load_from_string(quantiser.quantise())
     weights = weights_of(model.SerializeToString())
@@ -82,15 +80,15 @@ def test_every_layer_has_weights_of_8_bits_per_channel_and_pixels_and_logits_sta
             values, scale = weights[dequantise.input[0]], weights[dequantise.input[1]]
             assert values.dtype == np.int8
             assert scale.size == (values.shape[0] if node.op_type == "Conv" else 3)
-    # What normalises reads no quantised value, and the softmax reads what the last layer writes.
+    # Normalisation reads no quantised value, and the softmax reads the output of the last layer.
     first = next(node for node in model.graph.node if node.op_type == "Div")
     assert writer_of(model, first.input[0]).op_type == "Cast"
     assert writer_of(model, "logits").op_type == "Gemm"
     assert writer_of(model, "probabilities").input == ["logits"]
 
 
-def test_reduced_weights_can_not_overflow_16_bits_where_full_ones_can(quantiser: Quantiser) -> None:
-    """Without VNNI a CPU adds up two products of an unsigned and a signed byte in 16 bits."""
+def test_7_bit_weights_can_not_overflow_16_bits_but_8_bit_weights_can(quantiser: Quantiser) -> None:
+    """Without VNNI, a CPU adds two products of an unsigned and a signed byte in 16 bits."""
 
     def worst(graph: bytes) -> int:
         int8 = [values for values in weights_of(graph).values() if values.dtype == np.int8 and values.size > 8]
@@ -110,10 +108,8 @@ def test_the_same_arguments_give_the_same_bytes(
     assert again.quantise() == quantiser.quantise()
 
 
-def test_a_layer_left_in_fp32_has_its_weights_and_reads_what_was_not_quantised(
-    sensitive_network: nn.Module, pixels: np.ndarray
-) -> None:
-    """Its input is lost in the levels of the layer before: weights in fp32 alone would not help."""
+def test_a_layer_left_in_fp32_has_fp32_weights_and_inputs(sensitive_network: nn.Module, pixels: np.ndarray) -> None:
+    """Quantising the previous layer's output destroys its input, so fp32 weights alone would not help."""
     graph = export_graph(sensitive_network, LABELS, PREPROCESSING)
     quantiser = Quantiser(graph, pixels)
     fp32 = OnnxRuntimeEngine(graph).run(pixels)
@@ -132,7 +128,7 @@ def test_a_layer_left_in_fp32_has_its_weights_and_reads_what_was_not_quantised(
     )
 
 
-def test_the_layer_that_spoils_the_scores_is_ranked_first(sensitive_network: nn.Module, pixels: np.ndarray) -> None:
+def test_the_most_sensitive_layer_is_ranked_first(sensitive_network: nn.Module, pixels: np.ndarray) -> None:
     quantiser = Quantiser(export_graph(sensitive_network, LABELS, PREPROCESSING), pixels)
     ranked = quantiser.rank_layers()
     assert ranked[0] == quantiser.layers[1]
@@ -142,7 +138,7 @@ def test_the_layer_that_spoils_the_scores_is_ranked_first(sensitive_network: nn.
 def test_layers_are_ranked_on_images_of_all_labels(
     sensitive_network: nn.Module, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calibration images come sorted by label, and the first few would say nothing of the others."""
+    """Calibration images are sorted by label, so the first few would not represent the others."""
     seen = []
 
     class Watched(OnnxRuntimeEngine):
@@ -156,16 +152,16 @@ def test_layers_are_ranked_on_images_of_all_labels(
     assert len(seen) == 4
     for images_nhwc in seen:
         assert len(images_nhwc) <= 32
-        # Each label's images have more of one colour.
+        # Images of one label have more of one colour.
         assert set(images_nhwc.mean(axis=(1, 2)).argmax(axis=1)) == {0, 1, 2}
 
 
-def test_an_image_gives_the_same_alone_as_beside_others_whichever_layer_is_fp32() -> None:
-    """A convolution that no quantiser follows would run in fp32 kernels whose sums depend on the batch's size."""
+def test_scores_do_not_depend_on_the_batch_whichever_layer_is_fp32() -> None:
+    """A convolution without a quantiser after it would run in fp32 kernels, whose sums depend on the batch size."""
     torch.manual_seed(0)
     network = SmallCNN(3).eval()
     for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # as training leaves it
+        if isinstance(module, torch.nn.BatchNorm2d):  # like after training
             torch.nn.init.normal_(module.running_mean)
             torch.nn.init.uniform_(module.running_var, 0.1, 1)
     images_nhwc = np.random.default_rng(0).integers(0, 256, (32, 49, 49, 3), dtype=np.uint8)

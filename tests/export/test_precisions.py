@@ -8,7 +8,7 @@ import pytest
 
 from classifier.engines.selection import AUTO_ORDER
 from classifier.errors import EngineError, EngineUnavailable
-from classifier.types import AllowedPrecision, EngineInfo, ModelConfig, Preprocessing, from_json, to_json
+from classifier.types import AllowedPrecision, EngineInfo, from_json, to_json
 from export import precisions
 from export.evaluation import Measurement, Metrics, PrecisionEvaluation
 from export.graph import export_graph
@@ -24,6 +24,7 @@ from export.precisions import (
     tolerances,
     try_way,
 )
+from tests.export.colours import CONFIG, PREPROCESSING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,11 +33,6 @@ if TYPE_CHECKING:
 
     from classifier.engines import Engine
 
-PREPROCESSING = Preprocessing(resize_size=20, crop_size=16)
-CONFIG = ModelConfig(
-    name="colours", architecture="small_cnn", labels=("cat", "dog", "owl"), preprocessing=PREPROCESSING,
-    allowed=WAYS[:1], opset=20,
-)  # fmt: skip
 FP32, FP32_CUDA, FP32_OPENVINO, BF16, FP16, INT8, INT8_OPENVINO = WAYS
 
 
@@ -53,8 +49,8 @@ def measurement(acc1: float, *, fp32: float = 0.9, max_difference: float = 0.01)
     )
 
 
-def test_auto_knows_every_way_and_there_is_no_other() -> None:
-    """One that the engines can't choose would be measured for nothing, one that is not here never be allowed."""
+def test_auto_knows_exactly_these_ways() -> None:
+    """A way that `auto` can't choose would be measured in vain; a way missing here would never be allowed."""
     assert {(way.engine, way.device, way.precision) for way in WAYS} == set(AUTO_ORDER)
 
 
@@ -68,14 +64,14 @@ def test_a_precision_is_allowed_up_to_the_limit_and_no_further(acc1: float, allo
     assert judged.way() == INT8
 
 
-def test_the_reason_says_by_how_much_and_what_would_be_allowed() -> None:
+def test_the_reason_gives_the_drop_and_the_limit() -> None:
     assert judge(INT8, measurement(0.88), limit=0.005).reason == "acc1 is 2.00 points lower, 0.5 are allowed"
 
 
 @pytest.mark.parametrize(
     ("way", "wanted"), [(FP16, "an NVIDIA GPU"), (INT8_OPENVINO, "OpenVINO"), (BF16, "OpenVINO and a CPU with bf16")]
 )
-def test_what_was_not_measured_is_not_allowed_and_says_what_it_takes(way: object, wanted: str) -> None:
+def test_an_unmeasured_way_is_not_allowed_and_names_its_requirements(way: object, wanted: str) -> None:
     judged = judge(way, None, limit=1)
     assert not judged.allowed
     assert judged.reason == f"not measured yet: 'tandem evaluate' does it on a machine with {wanted}"
@@ -83,7 +79,7 @@ def test_what_was_not_measured_is_not_allowed_and_says_what_it_takes(way: object
 
 @pytest.mark.parametrize("way", [FP32, FP32_CUDA])
 def test_onnx_runtime_in_fp32_is_always_allowed(way: object) -> None:
-    """A model that nothing may run would be none."""
+    """Otherwise a model could be unusable everywhere."""
     assert judge(way, None, limit=0).allowed
     assert judge(FP32, measurement(0.1), limit=0).allowed
 
@@ -93,7 +89,7 @@ def test_a_graph_that_was_not_made_is_never_allowed() -> None:
     assert (refused.allowed, refused.reason) == (False, "not made: it does not hold the numbers")
 
 
-def test_a_tolerance_is_twice_the_largest_difference_of_what_is_allowed_and_has_a_floor() -> None:
+def test_a_tolerance_is_twice_the_largest_difference_among_allowed_ways_and_has_a_floor() -> None:
     judged = [
         judge(FP32, measurement(0.9, max_difference=1e-6), limit=0.005),
         judge(FP32_CUDA, None, limit=0.005),
@@ -109,7 +105,7 @@ def test_a_tolerance_is_twice_the_largest_difference_of_what_is_allowed_and_has_
     }
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_evaluations_round_trip_through_json() -> None:
     judged = judge(dataclasses.replace(INT8, needs=("vnni",)), measurement(0.9), limit=0, note="1 of 3 layers in fp32")
     assert from_json(to_json(judged), PrecisionEvaluation) == judged
 
@@ -122,7 +118,7 @@ def yardstick(colour_network: nn.Module, samples: list[tuple[Path, int]]) -> tup
     return Yardstick(dataset="colours", images=images, config=CONFIG, fp32=fp32), graph
 
 
-def test_a_way_is_measured_by_the_engine_that_is_named(yardstick: tuple[Yardstick, bytes]) -> None:
+def test_a_way_is_measured_with_its_engine(yardstick: tuple[Yardstick, bytes]) -> None:
     stick, graph = yardstick
     measured = try_way(FP32, graph, stick, limit=0).measurement
     assert measured is not None
@@ -137,7 +133,7 @@ def test_a_way_is_measured_by_the_engine_that_is_named(yardstick: tuple[Yardstic
 
 
 def test_bf16_is_another_arithmetic(yardstick: tuple[Yardstick, bytes]) -> None:
-    """A hint that the engine did not follow would be measured as fp32, and allowed as bf16."""
+    """If the engine ignored the hint, fp32 would be measured and allowed as bf16."""
     pytest.importorskip("openvino")
     stick, graph = yardstick
     try:
@@ -147,8 +143,8 @@ def test_bf16_is_another_arithmetic(yardstick: tuple[Yardstick, bytes]) -> None:
     assert stick.compare(run_engine(engine, stick.images, title="bf16"), engine).max_difference > 1e-5
 
 
-def test_what_this_machine_can_not_run_is_not_measured(yardstick: tuple[Yardstick, bytes]) -> None:
-    """Neither is a CPU's answer taken for a GPU's."""
+def test_a_way_that_this_machine_can_not_run_is_not_measured(yardstick: tuple[Yardstick, bytes]) -> None:
+    """A CPU's result is not used as a GPU's."""
     stick, graph = yardstick
     try:
         open_way(FP32_CUDA, CONFIG, graph)
@@ -159,7 +155,7 @@ def test_what_this_machine_can_not_run_is_not_measured(yardstick: tuple[Yardstic
 
 
 class Overflowing:
-    """An engine whose arithmetic overflowed: no engine at hand does that with a graph that the CPU can check."""
+    """An engine whose arithmetic overflows; no real engine does that with a small graph on a CPU."""
 
     info = EngineInfo(name="onnxruntime", version="1", device="cuda:0", precision="fp16", instruction_set="sm_90")
     busy_size = 1
@@ -168,15 +164,15 @@ class Overflowing:
         return np.full((len(images_nhwc), 3), np.nan, np.float32)
 
 
-def test_scores_that_are_no_numbers_are_an_error_of_the_engine(yardstick: tuple[Yardstick, bytes]) -> None:
-    """NaN compares with nothing: its largest difference would be none."""
+def test_scores_that_are_not_finite_are_an_engine_error(yardstick: tuple[Yardstick, bytes]) -> None:
+    """Comparisons with NaN are false, so a limit on the difference would not catch it."""
     engine: Engine = Overflowing()
     with pytest.raises(EngineError, match="fp16 with onnxruntime on cuda gives scores that are no finite numbers"):
         yardstick[0].measure(FP16, engine, b"")
 
 
 class Neighbourly(Overflowing):
-    """An engine whose sums of one image are rounded otherwise alone, as kernels of two libraries were seen to do it."""
+    """An engine that rounds the sums of an image run alone differently, as kernels of two libraries do."""
 
     def __init__(self, touchy: np.ndarray) -> None:
         self.touchy = touchy.tobytes()
@@ -189,13 +185,13 @@ class Neighbourly(Overflowing):
 
 
 @pytest.mark.parametrize(("way", "threads"), [(FP16, []), (BF16, [1])])
-def test_scores_that_depend_on_the_images_beside_are_not_allowed(
+def test_scores_that_depend_on_neighbours_are_not_allowed(
     yardstick: tuple[Yardstick, bytes],
     monkeypatch: pytest.MonkeyPatch,
     way: AllowedPrecision,
     threads: list[int],
 ) -> None:
-    """Be it one image of all, the model does without that way, and says why. On a CPU it is tried on one thread."""
+    """Even one such image is enough. On a CPU, images are run alone on one thread."""
     stick, graph = yardstick
     *_, (_, images_nhwc) = stick.images.batches()
     tried: list[int] = []
@@ -209,13 +205,13 @@ def test_scores_that_depend_on_the_images_beside_are_not_allowed(
     assert not refused.allowed
     assert tried == threads
     assert refused.reason == f"1 of {len(stick.images)} images got other scores alone than beside others"
-    assert refused.measurement is not None  # So 'tandem evaluate' does not try it again, on images that may hide it.
+    assert refused.measurement is not None  # so 'tandem evaluate' won't retry it, on images that may hide the fault
 
 
-def test_images_of_all_labels_are_tried_alone(
+def test_images_of_all_labels_are_run_alone(
     yardstick: tuple[Yardstick, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Validation images come label by label: the first of them would show nothing of the other labels."""
+    """Validation images are sorted by label, so the first ones would not represent the other labels."""
     stick, graph = yardstick
     monkeypatch.setattr(precisions, "RUN_ALONE", 9)
     alone: list[bytes] = []

@@ -13,7 +13,7 @@ TRACE = f'File "{Path(__file__).resolve()}", line 1, in forward'
 
 
 def model_with_traces_everywhere() -> onnx.ModelProto:
-    """Return a model with the exporter's kind of metadata in each place where ONNX has room for it."""
+    """Return a model with the exporter's kind of metadata wherever ONNX allows it."""
 
     def marked(message: Any) -> Any:
         message.doc_string = TRACE
@@ -37,7 +37,7 @@ def model_with_traces_everywhere() -> onnx.ModelProto:
     return marked(helper.make_model(graph, functions=[function], opset_imports=[helper.make_opsetid("", 20)]))
 
 
-def test_strip_takes_the_stack_out_of_nodes_functions_subgraphs_and_values() -> None:
+def test_strip_removes_stacks_from_nodes_functions_subgraphs_and_values() -> None:
     model = model_with_traces_everywhere()
     assert find_traces(model)
     strip_traces(model)
@@ -50,15 +50,15 @@ def test_strip_takes_the_stack_out_of_nodes_functions_subgraphs_and_values() -> 
 @pytest.mark.parametrize(
     "place", [Path.cwd(), Path.home(), Path(onnx.__file__).parent, Path("lib/site-packages/torch")]
 )
-def test_a_path_of_this_machine_is_found_wherever_it_stands(place: Path) -> None:
+def test_a_path_of_this_machine_is_found(place: Path) -> None:
     model = model_with_traces_everywhere()
     strip_traces(model)
     model.graph.node[0].attribute.append(helper.make_attribute("source", f"{place}/net.py"))
     assert find_traces(model)
 
 
-def test_weights_are_not_taken_for_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among enough random bytes every short path occurs: they are numbers, and no machine wrote its name in them."""
+def test_weights_are_not_mistaken_for_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough random bytes contain every short path by chance."""
     model = model_with_traces_everywhere()
     strip_traces(model)
     weight = model.graph.initializer[0]

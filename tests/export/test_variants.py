@@ -11,12 +11,12 @@ import torch
 from classifier.artifact import MODEL_FP16, MODEL_INT8
 from classifier.errors import ExportRefused
 from classifier.hardware import cpu
-from classifier.types import ModelConfig, Preprocessing
 from export.graph import export_graph
 from export.images import LabelledImages
 from export.int8 import Quantiser
 from export.precisions import WAYS, Yardstick, open_way, ways_of
 from export.variants import make_fp16, make_int8, measure_fp32_graph
+from tests.export.colours import CONFIG, PREPROCESSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-PREPROCESSING = Preprocessing(resize_size=20, crop_size=16)
-CONFIG = ModelConfig(
-    name="colours", architecture="small_cnn", labels=("cat", "dog", "owl"), preprocessing=PREPROCESSING,
-    allowed=WAYS[:1], opset=20,
-)  # fmt: skip
 LIMIT = 0.005
 
 Measure = "Callable[[nn.Module], tuple[bytes, Yardstick]]"
@@ -36,7 +31,7 @@ Measure = "Callable[[nn.Module], tuple[bytes, Yardstick]]"
 
 @pytest.fixture
 def measured(samples: list[tuple[Path, int]]) -> Callable[[nn.Module], tuple[bytes, Yardstick]]:
-    """Return a function that gives a network's graph, and the samples with its scores in fp32."""
+    """Return a function that returns a network's graph, and the samples with its fp32 scores."""
 
     def of(network: nn.Module) -> tuple[bytes, Yardstick]:
         graph = export_graph(network, CONFIG.labels, PREPROCESSING)
@@ -52,7 +47,7 @@ def pixels_of(yardstick: Yardstick) -> np.ndarray:
     return np.concatenate([pixels for _, pixels in yardstick.images.batches()])
 
 
-def test_int8_that_loses_nothing_has_every_layer_quantised_and_runs_on_any_cpu(
+def test_int8_without_loss_has_every_layer_quantised_and_runs_on_any_cpu(
     measured: Measure, colour_network: nn.Module
 ) -> None:
     graph, yardstick = measured(colour_network)
@@ -63,7 +58,9 @@ def test_int8_that_loses_nothing_has_every_layer_quantised_and_runs_on_any_cpu(
     assert variant.graph == Quantiser(graph, pixels_of(yardstick)).quantise(reduce_range=True)
 
 
-def test_the_sensitive_layer_stays_in_fp32_and_that_is_said(measured: Measure, sensitive_network: nn.Module) -> None:
+def test_the_sensitive_layer_stays_in_fp32_and_the_note_says_so(
+    measured: Measure, sensitive_network: nn.Module
+) -> None:
     graph, yardstick = measured(sensitive_network)
     variant = make_int8(graph, yardstick, limit=LIMIT, calibration_images=lambda: pixels_of(yardstick))
     first = variant.evaluations[0]
@@ -76,14 +73,14 @@ def test_the_sensitive_layer_stays_in_fp32_and_that_is_said(measured: Measure, s
     assert len([each for each in int8 if len(each.dims) > 1]) == 2
 
 
-def test_weights_of_8_bits_where_7_lose_too_much_need_vnni(
+def test_8_bit_weights_that_replace_7_bit_weights_need_vnni(
     measured: Measure, colour_network: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A limit between the two, as far as this CPU can run both."""
+    """The limit is between the losses of the two."""
     if "vnni" not in cpu().features:
         pytest.skip("this CPU has no VNNI")
     graph, yardstick = measured(colour_network)
-    # No network at hand is so near the edge: the graph with 7 bits is made worse.
+    # The test network loses nothing with 7 bits, so that graph is made worse.
     spoiled = copy.deepcopy(colour_network)
     with torch.no_grad():
         spoiled[-1].weight[:] = spoiled[-1].weight[[1, 2, 0]]
@@ -100,7 +97,7 @@ def test_weights_of_8_bits_where_7_lose_too_much_need_vnni(
     assert variant.evaluations[0].way().needs == ("vnni",)
 
 
-def test_a_limit_that_nothing_meets_leaves_int8_out_and_says_why(
+def test_a_limit_that_no_graph_meets_leaves_int8_out_with_a_reason(
     measured: Measure, sensitive_network: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("export.variants.MAX_FLOAT_PART", 0)
@@ -114,7 +111,7 @@ def test_a_limit_that_nothing_meets_leaves_int8_out_and_says_why(
     assert by_openvino.reason == "not made: no graph in int8 keeps the limit with onnxruntime"
 
 
-def test_int8_without_calibration_is_not_made_and_says_why(measured: Measure, colour_network: nn.Module) -> None:
+def test_int8_without_calibration_is_not_made_and_has_a_reason(measured: Measure, colour_network: nn.Module) -> None:
     def too_few() -> np.ndarray:
         raise ExportRefused("int8 wants 64 training images to calibrate on, and there are 20")
 
@@ -126,15 +123,13 @@ def test_int8_without_calibration_is_not_made_and_says_why(measured: Measure, co
     }
 
 
-def test_fp16_is_made_and_waits_for_a_machine_that_can_run_it(measured: Measure, colour_network: nn.Module) -> None:
+def test_fp16_is_made_but_not_allowed_until_measured(measured: Measure, colour_network: nn.Module) -> None:
     graph, yardstick = measured(colour_network)
     variant = make_fp16(graph, yardstick, limit=LIMIT)
     assert variant.file == MODEL_FP16
     assert variant.graph is not None
     (evaluation,) = variant.evaluations
-    assert evaluation.allowed is (
-        evaluation.measurement is not None
-    )  # A GPU has measured it here, or it isn't allowed.
+    assert evaluation.allowed is (evaluation.measurement is not None)
 
 
 def test_bf16_is_a_way_of_running_the_fp32_graph(measured: Measure, colour_network: nn.Module) -> None:

@@ -11,6 +11,7 @@ import trustme
 
 from registry import LocalRegistry
 from registry.remote import retrying
+from tests.registry.artifacts import make_files
 from tests.registry.servers import PASSWORD, USER, Proxy, run_proxy, run_registry
 
 if TYPE_CHECKING:
@@ -20,21 +21,36 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalRegistry:
-    """Return an empty registry, which is also the default of the commands that the test runs."""
+    """Return an empty registry, also the default for commands that the test runs."""
     monkeypatch.setenv("TANDEM_HOME", str(tmp_path / "home"))
     return LocalRegistry.default()
 
 
+@pytest.fixture
+def stocked(registry: LocalRegistry) -> LocalRegistry:
+    """Return a registry with digits:1 (candidate), digits:2 and digits:3."""
+    for graph in "abc":
+        registry.add("digits", make_files(graph))
+    registry.tag("digits:1", "candidate")
+    return registry
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> LocalRegistry:
+    """Return the empty registry of another machine."""
+    return LocalRegistry(tmp_path / "there")
+
+
 @pytest.fixture(scope="session")
 def remote_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the `host:port` of a real registry without access control."""
+    """Yield the `host:port` of a real registry without access control."""
     with run_registry(tmp_path_factory.mktemp("remote")) as host:
         yield host
 
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path]:
-    """Return a certificate authority that no machine trusts, and the file with its certificate."""
+    """Return a certificate authority that no machine trusts, and its certificate's file."""
     ca = trustme.CA()
     path = tmp_path_factory.mktemp("ca") / "ca.pem"
     ca.cert_pem.write_to_path(path)
@@ -43,7 +59,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Pat
 
 @pytest.fixture(scope="session")
 def locked_host(tmp_path_factory: pytest.TempPathFactory, authority: tuple[trustme.CA, Path]) -> Iterator[str]:
-    """Give a real registry with TLS of that authority, which wants a password."""
+    """Yield the `host:port` of a real registry that needs a password, with a certificate of `authority`."""
     folder = tmp_path_factory.mktemp("locked")
     certificate = authority[0].issue_cert("localhost")
     certificate.private_key_pem.write_to_path(folder / "key.pem")
@@ -64,7 +80,7 @@ def remote(remote_host: str) -> str:
 
 @pytest.fixture
 def proxy(remote_host: str) -> Iterator[Proxy]:
-    """Give a proxy before the registry, through which nothing goes wrong until a test says what."""
+    """Yield a proxy before the registry; nothing goes wrong until a test injects a fault."""
     with run_proxy(remote_host) as proxy:
         yield proxy
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+from base64 import b64encode
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ needs_registry = pytest.mark.skipif(
     shutil.which("docker-registry") is None, reason="needs docker-registry: apt-get install docker-registry"
 )
 USER, PASSWORD = "ada", "correct-horse-\u00e9"
-"""Who may use the registry that `locked_host` gives."""
+"""The user of the registry that `locked_host` yields."""
 
 needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs skopeo: apt-get install skopeo")
 
@@ -44,7 +45,7 @@ def free_port() -> int:
 def run_registry(
     folder: Path, *, auth: dict[str, Any] | None = None, tls: dict[str, str] | None = None
 ) -> Iterator[str]:
-    """Give the `host:port` of a docker-registry that keeps its blobs in `folder`."""
+    """Yield the `host:port` of a docker-registry that keeps its blobs in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = {
@@ -81,7 +82,7 @@ def wait_for_port(port: int) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """One request that a proxy saw."""
+    """One request to a proxy."""
 
     method: str
     path: str
@@ -99,8 +100,8 @@ class Proxy:
 
     Attributes:
         fault: what goes wrong.
-        when: says of a request's number, from 1 on, and the request whether it does.
-        requests: all that were seen.
+        when: takes a request's number, from 1 on, and the request, and returns whether it goes wrong.
+        requests: every request so far.
     """
 
     upstream: str
@@ -112,12 +113,12 @@ class Proxy:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def inject(self, fault: Fault, when: Callable[[int, Request], bool]) -> None:
-        """From now on let `fault` happen; requests are counted from 1 again."""
+        """From now on inject `fault`; count requests from 1 again."""
         self.requests.clear()
         self.fault, self.when = fault, when
 
     def sent(self, method: str) -> list[Request]:
-        """Return the requests of a method that carried a body."""
+        """Return the requests of a method that had a body."""
         return [request for request in self.requests if request.method == method and request.body_bytes]
 
 
@@ -126,7 +127,7 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
     proxy: Proxy
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         proxy = self.proxy
@@ -247,12 +248,12 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of connections that the client closed."""
+        """Ignore connections that the client closed."""
 
 
 @contextmanager
 def serve(handler: type[http.server.BaseHTTPRequestHandler], context: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Give the `host:port` of a server of this process."""
+    """Yield the `host:port` of a server in this process."""
     server = _Server(("127.0.0.1", 0), handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -268,9 +269,20 @@ def serve(handler: type[http.server.BaseHTTPRequestHandler], context: ssl.SSLCon
 
 @contextmanager
 def run_proxy(upstream: str, *, referrers_api: bool = False) -> Iterator[Proxy]:
-    """Give a proxy before the registry at `upstream`; with `referrers_api` it adds what that registry lacks."""
+    """Yield a proxy before the registry at `upstream`; with `referrers_api` it adds the API that the registry lacks."""
     proxy = Proxy(upstream)
     handler = _ReferrersHandler if referrers_api else _ProxyHandler
     with serve(type("Handler", (handler,), {"proxy": proxy, "listed": {}})) as host:
         proxy.host = host
         yield proxy
+
+
+def skopeo(*args: str) -> bytes:
+    """Return what skopeo printed."""
+    return subprocess.run(["skopeo", *args], check=True, stdout=subprocess.PIPE, timeout=60).stdout
+
+
+def log_in(docker_config: Path, host: str, user: str = USER, password: str = PASSWORD) -> None:
+    """Write what `docker login` writes."""
+    auth = b64encode(f"{user}:{password}".encode()).decode()
+    docker_config.write_text(json.dumps({"auths": {host: {"auth": auth}}, "HttpHeaders": {"x": "y"}}))

@@ -17,8 +17,10 @@ from classifier.artifact import CONFIG, GOLDEN, MODEL
 from classifier.errors import DamagedArtifact, EngineUnavailable, ModelNotFound, SelfTestFailed
 from classifier.golden import GoldenSet
 from classifier.types import AllowedPrecision, ModelConfig, from_json, to_json
-from registry import LocalRegistry, open_model
+from registry import LocalRegistry, fetch_model, find_model, open_model, push
 from tests.conftest import ROOT
+from tests.registry.artifacts import make_files
+from tests.registry.servers import Proxy, needs_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("reference", [None, "digits", "digits:1"])
 def test_a_reference_becomes_a_model(tandem_home: Path, reference: str | None) -> None:
-    """The exported model is found, verified, loaded and self-tested, and knows who it is."""
+    """The exported model is found, verified, loaded and self-tested, and has its identity."""
     artifact = LocalRegistry(tandem_home / "registry").resolve("digits")
     model = open_model(reference, device="cpu")
     assert model.identity == artifact.identity
@@ -36,7 +38,7 @@ def test_a_reference_becomes_a_model(tandem_home: Path, reference: str | None) -
 
 
 def test_a_given_registry_is_the_one_that_is_searched(tandem_home: Path, tmp_path: Path) -> None:
-    """A Bento's own folder is a registry with one model, whatever the machine has."""
+    """A Bento's folder is a registry with one model, whatever the machine's own registry holds."""
     source = LocalRegistry.default()
     baked = LocalRegistry(tmp_path / "baked")
     source.copy(source.resolve("digits"), baked)
@@ -48,7 +50,7 @@ def test_a_given_registry_is_the_one_that_is_searched(tandem_home: Path, tmp_pat
 
 @pytest.mark.parametrize("file", [MODEL, CONFIG, GOLDEN])
 def test_nothing_damaged_is_opened(tandem_home: Path, file: str) -> None:
-    """One flipped bit in what a model runs on, and there is no model."""
+    """One flipped bit in a file that the model runs on is an error."""
     registry = LocalRegistry.default()
     digest = registry.resolve("digits").files[file].digest
     path = registry.root / "blobs" / "sha256" / digest.removeprefix("sha256:")
@@ -60,7 +62,7 @@ def test_nothing_damaged_is_opened(tandem_home: Path, file: str) -> None:
 
 
 def add_version(golden: Callable[[GoldenSet], GoldenSet], allowed: Callable[[AllowedPrecision], bool]) -> None:
-    """Add a version of the digits with another golden set, allowed in some of its ways."""
+    """Add a version of digits with another golden set and fewer allowed precisions."""
     registry = LocalRegistry.default()
     artifact = registry.resolve("digits:1")
     files = {file: artifact.read(file) for file in artifact.files}
@@ -76,12 +78,12 @@ def rotated(golden: GoldenSet) -> GoldenSet:
 
 
 def exact(golden: GoldenSet) -> GoldenSet:
-    """Return the golden set as one that no precision but fp32 reaches."""
+    """Return the golden set with tolerances that only fp32 meets."""
     return replace(golden, tolerances=golden.tolerances | dict.fromkeys(("bf16", "int8"), 1e-9))
 
 
 def test_a_model_that_fails_its_golden_set_is_not_opened(tandem_home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Files can be whole and the scores wrong: that, too, is found before the first answer."""
+    """Whole files with wrong scores are found before the first answer."""
     add_version(rotated, lambda way: True)
     with pytest.raises(SelfTestFailed):
         open_model("digits:2", device="cpu")
@@ -92,7 +94,7 @@ def test_a_model_that_fails_its_golden_set_is_not_opened(tandem_home: Path, capl
 
 
 def test_auto_drops_a_precision_that_fails_for_fp32(tandem_home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What was measured elsewhere need not hold here: `auto` then runs in fp32, and log and answers say so."""
+    """If a measured precision fails on this machine, `auto` runs in fp32, and log and answers say so."""
     add_version(exact, lambda way: True)
     assert open_model("digits:1", device="cpu").engine.info.precision == "int8"
     assert caplog.text.count("it runs in fp32 instead") == 0
@@ -100,31 +102,63 @@ def test_auto_drops_a_precision_that_fails_for_fp32(tandem_home: Path, caplog: p
     assert model.engine.info.precision == "fp32"
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert re.fullmatch(
-        r"digits@sha256:\w+ failed its self-test on .*, int8: a score is .* away .*; it runs in fp32 instead", warning
+        r"digits@sha256:\w+ failed its self-test on .*, int8: a score differs by .*; it runs in fp32 instead", warning
     )
 
 
 def test_what_was_asked_for_and_fails_is_an_error(tandem_home: Path) -> None:
-    """Only `auto` has leave to choose again, and only within what was asked for."""
+    """Only `auto` may choose again, and only within what was asked for."""
     add_version(exact, lambda way: True)
-    with pytest.raises(SelfTestFailed, match="int8: a score is"):
+    with pytest.raises(SelfTestFailed, match="int8: a score differs by"):
         open_model("digits:2", device="cpu", precision="int8")
     add_version(exact, lambda way: way.engine == "onnxruntime" and way.precision == "int8")
-    with pytest.raises(SelfTestFailed, match="int8: a score is"):
+    with pytest.raises(SelfTestFailed, match="int8: a score differs by"):
         open_model("digits:3", device="cpu")
 
 
 def test_what_can_t_be_had_is_an_error(tandem_home: Path) -> None:
-    """An engine that isn't there is not replaced by another one."""
+    """A missing engine is not replaced by another one."""
     with pytest.raises(EngineUnavailable):
         open_model("digits", engine="tensorflow")
 
 
 def test_importing_the_registry_imports_no_engine() -> None:
-    """Commands of the registry answer at once: engines are imported by `open_model`."""
+    """Registry commands start fast: only `open_model` imports engines."""
     script = (
         "import sys, registry\n"
         "print([name for name in ('onnxruntime', 'PIL', 'torch', 'numpy', 'click') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@needs_registry
+def test_a_copy_answers_without_the_network(
+    registry: LocalRegistry, there: LocalRegistry, proxy: Proxy, remote: str
+) -> None:
+    """A version or digest needs no request; an alias does."""
+    target = f"{proxy.host}/{remote.partition('/')[2]}"
+    pushed = push(registry.add("digits", make_files()).artifact.reference, target, registry)
+    push("digits:1", f"{target}:production", registry)
+    fetch_model(f"{target}:1", there)
+    proxy.requests.clear()
+    assert fetch_model(f"{target}:1", there).digest == fetch_model(f"{target}@{pushed.digest}", there).digest
+    assert proxy.requests == []
+    fetch_model(f"{target}:production", there)
+    assert len(proxy.requests) == 1
+
+
+@needs_registry
+def test_a_model_is_found_where_it_is(registry: LocalRegistry, there: LocalRegistry, proxy: Proxy, remote: str) -> None:
+    """A remote one without its weights and without a copy; its small files can be read, its weights can't."""
+    artifact = registry.add("digits", make_files(b"x" * 5_000_000)).artifact
+    assert find_model("digits", registry) == artifact
+    target = f"{proxy.host}/{remote.partition('/')[2]}"
+    push("digits:1", target, registry)
+    proxy.requests.clear()
+    found = find_model(f"{target}:1", there)
+    assert (found.digest, found.read(CONFIG)) == (artifact.digest, artifact.read(CONFIG))
+    with pytest.raises(DamagedArtifact, match="'tandem models pull' fetches it"):
+        found.read(MODEL)
+    assert [request.path.rpartition("/")[2] for request in proxy.requests] == ["1", artifact.files[CONFIG].digest]
+    assert there.models() == []

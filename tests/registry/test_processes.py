@@ -1,11 +1,9 @@
-"""Several processes at one registry, and processes that are killed in the middle of a write."""
+"""Several processes at one registry, and processes that are killed during a write."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -13,40 +11,20 @@ import pytest
 
 from classifier.artifact import MODEL
 from classifier.errors import ModelNotFound
-from registry import LocalRegistry
-from tests.conftest import ROOT
+from registry import LocalRegistry, Reference, pull, push
+from registry.remote.models import RemoteModels
 from tests.registry.artifacts import make_files
+from tests.registry.processes import KILL, start, wait_for
+from tests.registry.servers import needs_registry, needs_skopeo, skopeo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PROCESSES = 8
-IMPORTS = """
-import os, signal, sys
-from pathlib import Path
-from registry import LocalRegistry
-from tests.registry.artifacts import make_files
-registry = LocalRegistry(Path(sys.argv[1]))
-"""
-
-
-def start(script: str, *args: str | Path) -> subprocess.Popen[bytes]:
-    """Return a process that runs `script` with `registry`, the one whose folder is the first of `args`."""
-    return subprocess.Popen([sys.executable, "-c", IMPORTS + script, *map(str, args)], cwd=ROOT)
-
-
-def wait_for(processes: list[subprocess.Popen[bytes]]) -> list[int]:
-    """Return the exit codes; none of the processes outlives this."""
-    try:
-        return [process.wait(120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def test_eight_processes_add_at_once(registry: LocalRegistry) -> None:
-    """No version is lost, none is there twice, and the numbers have no gap."""
+    """No version is lost or stored twice, and the numbers have no gap."""
     add = """
 for graph in (f"own {sys.argv[2]}", "shared", f"second {sys.argv[2]}", "shared too"):
     registry.add("digits", make_files(graph))
@@ -64,7 +42,7 @@ for graph in (f"own {sys.argv[2]}", "shared", f"second {sys.argv[2]}", "shared t
 
 
 def test_readers_go_on_while_a_writer_writes(registry: LocalRegistry) -> None:
-    """Every read sees a whole registry: the model that it asks for, and an index that can be read."""
+    """Every read sees a whole registry: a readable index, and the model."""
     registry.add("digits", make_files("first"))
     read = """
 while not registry.resolve("digits").read("model.onnx").startswith(b"last"):
@@ -78,8 +56,8 @@ while not registry.resolve("digits").read("model.onnx").startswith(b"last"):
     assert wait_for(readers) == [0] * 3
 
 
-# Each change to the folder is announced to audit hooks before it is done: at one of them the process is killed.
-KILL = """
+# As `processes.KILL`, without the network, which `registry` alone doesn't import.
+KILL_LOCAL = """
 changes = 0
 def kill(event, args):
     global changes
@@ -92,7 +70,7 @@ sys.addaudithook(kill)
 
 
 def state(registry: LocalRegistry) -> dict[str, tuple[bytes, tuple[str, ...]]]:
-    """Return the graph and the aliases of each version, all of which must be whole."""
+    """Return the graph and the aliases of each version; fail if one is damaged."""
     assert all(model.verify() == [] for model in registry.models())
     return {model.reference: (model.read(MODEL), model.aliases) for model in registry.models()}
 
@@ -108,13 +86,13 @@ def state(registry: LocalRegistry) -> dict[str, tuple[bytes, tuple[str, ...]]]:
     ids=["first add", "add", "tag", "rm"],
 )
 def test_kill_9_at_every_change_leaves_a_whole_registry(tmp_path: Path, before: str, operation: str) -> None:
-    """What is read afterwards is the registry before the operation or after it, and the operation can be repeated."""
+    """Afterwards the registry is as before the operation or after it, and the operation can be repeated."""
     for point in range(1, 100):
         registry = LocalRegistry(tmp_path / f"{point}" / "registry")
         for graph in before:
             registry.add("digits", make_files(graph))
         state_before = state(registry)
-        [killed] = wait_for([start(KILL + operation, registry.root, str(point))])
+        [killed] = wait_for([start(KILL_LOCAL + operation, registry.root, str(point))])
         state_left = state(registry)
         with contextlib.suppress(ModelNotFound):  # of what the killed process had removed
             exec(operation, {"registry": registry, "make_files": make_files})
@@ -125,3 +103,35 @@ def test_kill_9_at_every_change_leaves_a_whole_registry(tmp_path: Path, before: 
             break
         assert killed == -signal.SIGKILL
     assert 3 < point < 99, "the process was killed at hardly any change, or at all of them"
+
+
+@needs_registry
+@needs_skopeo
+@pytest.mark.parametrize("operation", ["pull", "push", "tag"])
+def test_kill_9_at_every_change_of_a_transfer(
+    registry: LocalRegistry, tmp_path: Path, remote: str, operation: str
+) -> None:
+    """Both registries name only whole models, skopeo reads the local one, and the operation can be repeated."""
+    digest = registry.add("digits", make_files()).artifact.digest
+    script = {
+        "pull": "pull(Reference.parse(sys.argv[2]), registry)",
+        "push": "push('digits:1', sys.argv[2], registry)",
+        "tag": "RemoteModels(Reference.parse(sys.argv[2])).tag(Reference.parse(sys.argv[2]), 'production')",
+    }[operation]
+    push("digits:1", f"{remote}:1", registry)
+    for point in range(1, 200):
+        home = LocalRegistry(tmp_path / str(point)) if operation == "pull" else registry
+        reference = f"{remote}-{point}:1" if operation == "push" else f"{remote}:1"
+        [killed] = wait_for([start(KILL + script, home.root, reference, str(point))])
+        for model in home.models():
+            assert model.verify() == []
+            assert skopeo("inspect", "--raw", f"oci:{home.root}:{model.reference}")
+        if operation == "pull":
+            pull(Reference.parse(reference), home)
+        elif operation == "push":
+            push("digits:1", reference, registry)
+        assert RemoteModels(Reference.parse(reference)).resolve(Reference.parse(reference)).digest == digest
+        if killed == 0:
+            break
+        assert killed == -signal.SIGKILL
+    assert point > 3

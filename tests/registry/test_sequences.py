@@ -1,4 +1,4 @@
-"""Any sequence of adding, tagging and removing, against a model of the registry that is a few dictionaries."""
+"""Any sequence of adding, tagging and removing, compared with a registry made of dictionaries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ picks = st.integers(min_value=0, max_value=99)
 
 
 class RegistryMachine(RuleBasedStateMachine):
-    """Rules do the same to a registry and to dictionaries; after each, both must say the same."""
+    """Rules change a registry and dictionaries alike; after each, both must hold the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.versions)
     @rule(pick=picks, alias=aliases)
     def tag(self, pick: int, alias: str) -> None:
-        """An alias stands on the version that got it last."""
+        """An alias points to the version that got it last."""
         name, version = sorted(self.versions)[pick % len(self.versions)]
         self.registry.tag(f"{name}:{version}", alias)
         self.aliases[name, alias] = version
@@ -60,7 +60,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.versions)
     @rule(pick=picks, force=st.booleans())
     def remove_version(self, pick: int, force: bool) -> None:
-        """A version goes with its aliases, by force; without, only where it has none."""
+        """A version with aliases is removed by force alone."""
         name, version = sorted(self.versions)[pick % len(self.versions)]
         standing = {key for key, stands_on in self.aliases.items() if (key[0], stands_on) == (name, version)}
         if standing and not force:
@@ -75,7 +75,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.aliases)
     @rule(pick=picks)
     def remove_alias(self, pick: int) -> None:
-        """An alias goes alone."""
+        """An alias is removed alone."""
         name, alias = sorted(self.aliases)[pick % len(self.aliases)]
         self.registry.remove(f"{name}:{alias}")
         del self.aliases[name, alias]
@@ -91,7 +91,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def resolves_what_there_is(self) -> None:
-        """Each version has its own graph, each alias its version's, a bare name `production` or the highest."""
+        """Each version has its own graph, each alias its version's; a bare name means `production` or the highest."""
         for (name, version), graph in self.versions.items():
             assert self.registry.resolve(f"{name}:{version}").read(MODEL) == graph.encode()
         for (name, alias), version in self.aliases.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,17 +11,12 @@ import pytest
 from classifier.errors import ModelNotFound
 from registry import LocalRegistry
 from tests.registry.artifacts import make_files
-from tests.registry.servers import needs_registry, needs_skopeo
+from tests.registry.servers import needs_registry, needs_skopeo, skopeo
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = needs_skopeo
-
-
-def skopeo(*args: str) -> bytes:
-    """Return what skopeo printed."""
-    return subprocess.run(["skopeo", *args], check=True, stdout=subprocess.PIPE, timeout=60).stdout
 
 
 @pytest.fixture
@@ -57,7 +51,7 @@ def test_a_model_goes_out_and_comes_back(stocked: LocalRegistry, tmp_path: Path)
 
 
 def test_skopeo_leaves_the_rest_of_the_registry_as_it_is(stocked: LocalRegistry, tmp_path: Path) -> None:
-    """Copying in keeps versions and aliases, and the memory of removed versions."""
+    """Copying in keeps versions and aliases, and the numbers of removed versions."""
     source = LocalRegistry(tmp_path / "source")
     source.add("fashion", make_files("fashion"))
     stocked.remove("digits:3")
@@ -82,7 +76,7 @@ def test_a_digest_that_is_there_can_be_copied_in_under_another_version(stocked: 
 
 @needs_registry
 def test_a_model_travels_through_a_remote_registry(stocked: LocalRegistry, remote: str, tmp_path: Path) -> None:
-    """There and back without Tandem, with the digest that it had."""
+    """There and back without Tandem, with the same digest."""
     digest = stocked.resolve("digits:1").digest
     skopeo("copy", "--dest-tls-verify=false", f"oci:{stocked.root}:digits:1", f"docker://{remote}:1")
     raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{remote}:1")

@@ -1,4 +1,4 @@
-"""How the served model is opened, as the environment asks for it."""
+"""The served model is opened as the environment says."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
         ("TANDEM_ENGINE", "abacus", "no engine 'abacus'"),
         ("TANDEM_DEVICE", "abacus", "no device 'abacus'"),
         ("TANDEM_PRECISION", "fp7", "precision 'fp7'"),
-        ("TANDEM_THREADS", "many", "no number of threads"),
-        ("TANDEM_THREADS", "0", "no number of threads"),
+        ("TANDEM_THREADS", "many", "not a number of threads"),
+        ("TANDEM_THREADS", "0", "not a number of threads"),
     ],
 )
-def test_what_can_not_be_had_is_refused(
+def test_invalid_settings_are_refused(
     digits_home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, fact: str
 ) -> None:
-    """Every variable is heeded, and none that can't be is passed over."""
+    """Every variable takes effect, and an invalid value is never ignored."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(EngineUnavailable, match=fact):
         open_served(LocalRegistry(digits_home / "registry"), "digits")
 
 
-def test_empty_variables_are_as_good_as_none(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compose files and Kubernetes manifests pass what isn't set as an empty string."""
+def test_empty_variables_count_as_unset(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files and Kubernetes manifests pass unset variables as empty strings."""
     for name in ("ENGINE", "DEVICE", "PRECISION", "THREADS"):
         monkeypatch.setenv(f"TANDEM_{name}", "")
     assert open_served(LocalRegistry(digits_home / "registry"), "digits").name == "digits"
 
 
-def test_as_a_module_it_leaves_a_sentence(digits_home: Path) -> None:
-    """What `bentoml serve` starts to try a model, without the second that importing BentoML takes."""
+def test_run_as_a_module_it_prints_one_sentence(digits_home: Path) -> None:
+    """`bentoml serve` runs the module to test a model. It must not import BentoML, which takes a second."""
     script = f"""
 import runpy, sys
 sys.argv = ["opening", {str(digits_home / "registry")!r}, "digits"]

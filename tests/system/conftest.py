@@ -1,42 +1,32 @@
-"""Fixtures of the system's tests: some of the service's, the registry's, and the images."""
+"""The container images, and fixtures of the tests of the service and the registry."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.registry.conftest import authority, locked_host, remote_host
-from tests.service.conftest import BENTOML, image, image_file, model, serve
+from tests.service.conftest import image, image_file, model
+from tests.serving import bentoml
 from tests.system.docker import build_batch_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["authority", "image", "image_file", "locked_host", "model", "remote_host", "serve"]
+__all__ = ["authority", "image", "image_file", "locked_host", "model", "remote_host"]
 
 
 @pytest.fixture(scope="session")
 def batch_image() -> str:
-    """Return the batch image, ENGINE=cpu, built from this tree."""
+    """Return the batch image, built from this tree with ENGINE=cpu."""
     return build_batch_image("tandem-batch:test-cpu", "--build-arg", "ENGINE=cpu")
 
 
 @pytest.fixture(scope="session")
 def service_image(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the image that `bentoml build` and `bentoml containerize` make, with the model in it."""
-    tag = "tandem-service:test-cpu"
-    environment = {
-        **os.environ,
-        "TANDEM_HOME": str(digits_home),
-        "BENTOML_HOME": str(tmp_path_factory.mktemp("bentoml-home")),
-    }
+    """Return the service image, with the model in it, made by `bentoml build` and `bentoml containerize`."""
+    tag, bentoml_home = "tandem-service:test-cpu", tmp_path_factory.mktemp("bentoml-home")
     for command in (["build"], ["containerize", "classifier:latest", "--image-tag", tag]):
-        done = subprocess.run(
-            [BENTOML, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        bentoml(*command, home=digits_home, bentoml_home=bentoml_home, timeout=1200)
     return tag

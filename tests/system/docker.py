@@ -1,4 +1,4 @@
-"""The real `docker`, and what the tests of the images have in common."""
+"""The real `docker`: build images, and run containers as production should."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import time
 import urllib.request
+import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,11 +15,12 @@ import pytest
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 OWNER = 4321
-"""A user that neither this machine nor the images know: the one who owns the output."""
+"""A user id that neither this machine nor the images know. It owns the outputs."""
+USED = ("--user", f"{OWNER}:{OWNER}")
 
 HARDENED = ("--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 
@@ -43,7 +46,7 @@ def build_batch_image(tag: str, *args: str) -> str:
 
 
 def get(url: str) -> int | None:
-    """Return the HTTP status, None where nothing answers."""
+    """Return the HTTP status; None if nothing answers."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             status: int = answer.status
@@ -58,3 +61,32 @@ def wait_until(condition: Callable[[], bool], what: str, within_s: float = 60) -
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} did not come within {within_s:.0f} s")
         time.sleep(0.1)
+
+
+@contextmanager
+def running(
+    image: str,
+    *options: str | Path,
+    arguments: tuple[str, ...] = (),
+    url: str = "",
+    name: str = "",
+    user: str = f"{OWNER}:{OWNER}",
+) -> Iterator[str]:
+    """Yield the URL of a ready service in a container.
+
+    Without `url`, Docker chooses the port; without `user`, the image's own user runs it.
+    """
+    name = name or f"tandem-{uuid.uuid4().hex[:8]}"
+    publish = () if url else ("--publish", "127.0.0.1::3000")
+    used = ("--user", user) if user else ()
+    # Without the --rm of HARDENED: a container that failed keeps its log until `docker rm`.
+    docker("run", *HARDENED[1:], *used, *publish, *options, "--detach", "--name", name, image, *arguments)
+    try:
+        at = url or f"http://{docker('port', name, '3000').stdout.split()[-1]}"
+        try:
+            wait_until(lambda: get(f"{at}/readyz") == 200, "the service", within_s=90)
+        except TimeoutError:
+            pytest.fail(docker("logs", name).stderr)
+        yield at
+    finally:
+        docker("rm", "--force", name, check=False)

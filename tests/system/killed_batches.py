@@ -1,9 +1,9 @@
-"""Run `tandem batch` again and again, each time killed one durable step later. A script for `test_batch_kill.py`.
+"""Run `tandem batch` repeatedly, killed one durable step later each time. A script for `test_batch_kill.py`.
 
-    python killed_batches.py FOLDER ARGUMENT…    # of `tandem batch`, without --output
+    python killed_batches.py FOLDER ARGUMENT…    # arguments of `tandem batch`, without --output
 
-The n-th run writes to FOLDER/n and is killed, as by `kill -9`, right before or right after one of its calls of fsync
-and rename; then it is resumed. The last one ended by itself. Forks save each run the second that its imports take.
+Run n writes to FOLDER/n. SIGKILL ends it right before or after one of its calls of fsync and rename, and a second run
+resumes it. The first run that ends by itself is the last. Forks save each run a second of imports.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tandem
 
 
 def kill_at(step: int) -> None:
-    """Let this process be killed at its step-th step: even ones are before a call, odd ones after it."""
+    """Kill this process at the given step. Even steps come before a call, odd ones after it."""
     steps = 0
 
     def count() -> None:
@@ -42,11 +42,11 @@ def kill_at(step: int) -> None:
         return wrapper
 
     os.fsync = counted(os.fsync)
-    Path.replace = counted(Path.replace)  # type: ignore[method-assign] # that is the experiment
+    Path.replace = counted(Path.replace)  # type: ignore[method-assign] # the patch counts the steps
 
 
 def run_batch(*arguments: str, step: int | None) -> int:
-    """Return how a run in a process of its own ended: its exit code, or the negative number of a signal."""
+    """Return the exit code of a run in a forked process, or the negative number of the signal that killed it."""
     child = os.fork()
     if child == 0:
         if step is not None:
@@ -54,17 +54,17 @@ def run_batch(*arguments: str, step: int | None) -> int:
         try:
             tandem.main(["batch", *arguments])
         except SystemExit as ended:
-            os._exit(int(ended.code or 0))  # without the exit handlers of libraries that did not expect a fork
+            os._exit(int(ended.code or 0))  # skip the exit handlers of libraries, which are unsafe after a fork
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def main(folder: str, *arguments: str) -> None:
-    """Print the number of steps when each run was killed at its step and resumed."""
+    """Kill a run at each step and resume it, then print the number of steps."""
     for step in range(1000):
         output = f"{folder}/{step}"
         killed = run_batch(*arguments, "--output", output, step=step) == -signal.SIGKILL
         if run_batch(*arguments, "--output", output, step=None) not in {0, 3}:
-            sys.exit(f"the run that was killed at step {step} did not resume")
+            sys.exit(f"the run killed at step {step} did not resume")
         if not killed:
             print(step)
             return

@@ -1,4 +1,4 @@
-"""`kill -9` on the real `tandem batch`, at many instants: the next run ends with the parts of an undisturbed one."""
+"""`kill -9` on the real `tandem batch`, at many instants: the next run ends with the parts of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def digests(output: Path) -> dict[str, str]:
 
 
 def committed(output: Path) -> int:
-    """Return how many chunks are committed; a line that is being written is none."""
+    """Return how many chunks are committed, without a line that is still being written."""
     try:
         return (output / ".batch" / "commits.jsonl").read_bytes().count(b"\n")
     except FileNotFoundError:
@@ -57,9 +57,9 @@ def committed(output: Path) -> int:
 
 
 def test_killed_at_random_instants(tandem: Tandem, digits_home: Path, images: Path, tmp_path: Path) -> None:
-    """Killed at random instants, while it plans, infers or commits, a run shows only whole and right parts.
+    """A run killed at random instants, while it plans, infers or commits, shows only complete and correct parts.
 
-    And at last it ends with a row for each image and with the parts of an undisturbed run, byte for byte.
+    In the end it has a row for each image and the parts of an undisturbed run, byte for byte.
     """
     home = {"TANDEM_HOME": str(digits_home)}
     arguments = ("batch", images, "--chunk-size", str(4000 // CHUNKS), "--output")
@@ -71,7 +71,7 @@ def test_killed_at_random_instants(tandem: Tandem, digits_home: Path, images: Pa
     print(f"seed {seed}")
     instants = random.Random(seed)
     for _ in range(KILLS):
-        # A quarter of the kills hits the start, the others a moment after a few chunks more.
+        # A quarter of the kills hit the start, the others a moment after one to three more chunks.
         until = committed(out) + instants.choice((-CHUNKS, 1, 2, 3))
         process = subprocess.Popen(
             [TANDEM, *arguments, out], env={**os.environ, **home}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -85,7 +85,7 @@ def test_killed_at_random_instants(tandem: Tandem, digits_home: Path, images: Pa
         visible = digests(out)
         assert visible.items() <= expected.items()
         assert committed(out) <= len(visible) <= committed(out) + 1
-        if len(visible) == CHUNKS:  # on a fast machine: from the start once more
+        if len(visible) == CHUNKS:  # a fast machine finished the run: start over
             shutil.rmtree(out)
 
     assert tandem(*arguments, out, check=False, env=home).returncode == 3
@@ -95,7 +95,7 @@ def test_killed_at_random_instants(tandem: Tandem, digits_home: Path, images: Pa
 
 
 def test_killed_at_each_durable_step(tandem: Tandem, digits_home: Path, images: Path, tmp_path: Path) -> None:
-    """Killed right before or after any fsync or rename, the run resumes to the parts of an undisturbed one."""
+    """A run killed right before or after any fsync or rename resumes to the parts of an undisturbed run."""
     home = {"TANDEM_HOME": str(digits_home)}
     arguments = ("batch", images / "3", "--chunk-size", "300")
     tandem(*arguments, "--output", tmp_path / "undisturbed", check=False, env=home)
@@ -110,7 +110,7 @@ def test_killed_at_each_durable_step(tandem: Tandem, digits_home: Path, images: 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     steps = int(done.stdout.splitlines()[-1])
-    assert steps >= 40  # before and after at least 20 calls: to begin, for two chunks, run.json and _SUCCESS
+    assert steps >= 40  # before and after at least 20 calls: the start, two chunks, run.json and _SUCCESS
     for step in range(steps):
         assert digests(killed / str(step)) == expected, f"killed at step {step}"
         assert (killed / str(step) / "_SUCCESS").exists()

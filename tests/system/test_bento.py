@@ -1,9 +1,7 @@
-"""The Bento: built from a registry, exported, and served on a machine that has neither registry nor sources."""
+"""The Bento: built from a registry, exported, and served on a machine with neither registry nor sources."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import tarfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,34 +12,18 @@ import pytest
 
 from classifier.artifact import CARD
 from registry import LocalRegistry
-from tests.service.conftest import BENTOML, ROOT, free_port
+from tests.registry.servers import free_port
+from tests.serving import bentoml, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from classifier.model import Model
-    from tests.service.conftest import Serve
-
-
-def bentoml(*args: str | Path, bentoml_home: Path, home: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Return the ended `bentoml …`, run in the project's root."""
-    done = subprocess.run(
-        [BENTOML, *map(str, args)],
-        cwd=ROOT,
-        env={**os.environ, "BENTOML_HOME": str(bentoml_home), "TANDEM_HOME": str(home)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """A Bento in a BENTOML_HOME that has nothing else."""
+    """A Bento, alone in the BENTOML_HOME of another machine."""
 
     tag: str
     file: Path
@@ -51,7 +33,7 @@ class Imported:
 
 @pytest.fixture(scope="module")
 def bento(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Imported:
-    """Return the Bento of `digits:1`, built, exported to a file, and imported from it elsewhere."""
+    """Return the Bento of `digits:1`, built, exported to a file, and imported on another machine."""
     folder = tmp_path_factory.mktemp("bento")
     built = bentoml("build", "--output", "tag", bentoml_home=folder / "builder", home=digits_home)
     tag = built.stdout.strip().removeprefix("__tag__:")
@@ -63,15 +45,16 @@ def bento(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Import
 
 def test_serves_the_pinned_model_without_a_registry(
     bento: Imported,
-    serve: Serve,
     model: Model,
     test_folder: Path,
     tmp_path: Path,
 ) -> None:
-    """Bit for bit the scores of the model it was built with, from a folder that has nothing of the project in it."""
+    """The scores are bit-equal to the model's, served from a folder without any file of the project."""
     images = [path.read_bytes() for path in sorted(test_folder.rglob("*.png"))[:40]]
     expected = model.scores(np.stack([model.decode(image).pixels for image in images]))
-    with serve(bento.tag, home=tmp_path / "none", cwd=tmp_path, bentoml_home=bento.bentoml_home) as server:
+    with serving(
+        tmp_path / "serve", bento.tag, home=tmp_path / "none", cwd=tmp_path, bentoml_home=bento.bentoml_home
+    ) as server:
         assert server.model["digest"] == model.digest
         for image, row in zip(images, expected, strict=True):
             predictions = httpx.post(f"{server.url}/classify?top_k=10", content=image).json()["predictions"]
@@ -82,22 +65,25 @@ def test_serves_the_pinned_model_without_a_registry(
 
 def test_named_model_overrides_the_pinned_one(
     bento: Imported,
-    serve: Serve,
     tandem_home: Path,
     tmp_path: Path,
 ) -> None:
-    """TANDEM_MODEL at run time: a fixed model goes into a running deployment without a new image."""
+    """TANDEM_MODEL at run time brings a new model into a deployment without a new image."""
     registry = LocalRegistry(tandem_home / "registry")
     first = registry.resolve("digits")
     second = registry.add("digits", {file: first.read(file) for file in first.files} | {CARD: b"# again\n"}).artifact
-    with serve(
-        bento.tag, home=tandem_home, cwd=tmp_path, bentoml_home=bento.bentoml_home, TANDEM_MODEL="digits:2"
+    with serving(
+        *(tmp_path / "serve", bento.tag),
+        home=tandem_home,
+        cwd=tmp_path,
+        bentoml_home=bento.bentoml_home,
+        TANDEM_MODEL="digits:2",
     ) as server:
         assert server.model["model"] == second.identity
 
 
-def test_holds_what_answers_and_nothing_else(bento: Imported) -> None:
-    """Three packages, the locked requirements and the model's blobs; no training, no tests, no bytecode."""
+def test_holds_only_what_it_serves_with(bento: Imported) -> None:
+    """The Bento has three packages, the locked requirements and the model; no training, tests or bytecode."""
     with tarfile.open(bento.file) as archive:
         names = {name.removeprefix("./") for name in archive.getnames() if "." in name.rpartition("/")[2]}
     sources = {name.removeprefix("src/") for name in names if name.startswith("src/")}
@@ -111,11 +97,13 @@ def test_holds_what_answers_and_nothing_else(bento: Imported) -> None:
 def test_damaged_copy_of_the_model_is_refused(
     bento: Imported, digits_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The digest is checked where the Bento is served, too."""
-    monkeypatch.setenv("TANDEM_PRECISION", "fp32")  # whose graph is the largest file; another is never opened
+    """Serving a Bento checks the model's digest, too."""
+    monkeypatch.setenv(
+        "TANDEM_PRECISION", "fp32"
+    )  # a fixed precision, so that the graph that runs is among the damaged ones
     bentoml("import", bento.file, bentoml_home=tmp_path / "machine", home=digits_home)
     [index] = tmp_path.glob("machine/models/*/*/index.json")
-    # The graphs, of which this machine runs one.
+    # Damage all graphs, and nothing else: one of them runs.
     for blob in (blob for blob in index.parent.glob("blobs/sha256/*") if blob.stat().st_size > 100_000):
         blob.write_bytes(blob.read_bytes()[:-1] + b"?")
     ended = bentoml(
@@ -130,7 +118,7 @@ def test_damaged_copy_of_the_model_is_refused(
 
 
 def test_build_without_a_model_makes_nothing(tmp_path: Path) -> None:
-    """One sentence, exit code 1, and neither a Bento nor a model in BentoML's store."""
+    """The build ends with one sentence and exit code 1, and stores neither a Bento nor a model."""
     ended = bentoml("build", bentoml_home=tmp_path / "builder", home=tmp_path / "none", check=False)
     assert ended.returncode == 1
     [sentence] = ended.stderr.splitlines()
@@ -139,7 +127,7 @@ def test_build_without_a_model_makes_nothing(tmp_path: Path) -> None:
 
 
 def test_build_of_a_damaged_model_makes_nothing(tandem_home: Path, tmp_path: Path) -> None:
-    """The sentence names the model and the remedy; no half of it stays in BentoML's store, and repaired it builds."""
+    """The sentence names the model and the remedy, BentoML's store stays empty, and a repaired model builds."""
     blob = max((tandem_home / "registry").glob("blobs/sha256/*"), key=lambda path: path.stat().st_size)
     contents = blob.read_bytes()
     blob.chmod(0o644)
@@ -155,7 +143,7 @@ def test_build_of_a_damaged_model_makes_nothing(tandem_home: Path, tmp_path: Pat
 
 
 def test_second_build_of_the_same_model_adds_no_second_copy(bento: Imported, digits_home: Path) -> None:
-    """BentoML's store has the model once, under its digest."""
+    """BentoML's store keeps one copy of the model, under its digest."""
     bentoml("build", bentoml_home=bento.builder, home=digits_home)
     assert len([path for path in bento.builder.glob("bentos/classifier/*") if path.is_dir()]) == 2
     assert len([path for path in bento.builder.glob("models/digits/*") if path.is_dir()]) == 1

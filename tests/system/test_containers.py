@@ -1,7 +1,7 @@
-"""The images, in a real Docker: the batch command's and the Bento's.
+"""The images of the batch command and of the Bento, in a real Docker.
 
-Each container runs as it should in production: as a user that owns nothing in it, on a read-only root, without network
-where it needs none, with the images and the registry mounted read-only.
+Each container runs as in production: as a user that owns nothing in it, with a read-only root, without a network if
+it needs none, and with images and registry mounted read-only.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import ROOT, Tandem
-from tests.system.docker import HARDENED, OWNER, build_batch_image, docker, get, wait_until
+from tests.system.docker import HARDENED, OWNER, USED, build_batch_image, docker, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# An image is built within a test's time.
+# Building an image counts towards a test's time.
 pytestmark = pytest.mark.timeout(1500)
 
 
@@ -30,7 +30,7 @@ def batch(image: str, home: Path, images: Path, output: Path, *args: str, name: 
     output.mkdir(exist_ok=True)
     os.chown(output, OWNER, OWNER)
     return [
-        *("run", *HARDENED, "--network", "none", "--user", f"{OWNER}:{OWNER}", *(("--name", name) if name else ())),
+        *("run", *HARDENED, "--network", "none", *USED, *(("--name", name) if name else ())),
         *("--volume", f"{home}:/tandem:ro", "--volume", f"{images}:/in:ro", "--volume", f"{output}:/out"),
         *("--workdir", "/in", image, "batch", ".", "--model", "digits", "--output", "/out", "--format", "jsonl", *args),
     ]
@@ -45,7 +45,7 @@ class TestBatchImage:
     def test_gives_the_rows_of_the_local_command(
         self, batch_image: str, digits_home: Path, test_folder: Path, tandem: Tandem, tmp_path: Path
     ) -> None:
-        """The container reads two read-only mounts and writes, byte for byte, the parts that `tandem batch` writes."""
+        """The container writes the parts of a local `tandem batch`, byte for byte, and they belong to its user."""
         docker(*batch(batch_image, digits_home, test_folder, tmp_path / "out", "--scores", "all"))
         tandem(
             *(
@@ -69,7 +69,7 @@ class TestBatchImage:
     def test_a_bad_image_is_a_row_and_exit_code_3(
         self, batch_image: str, digits_home: Path, test_folder: Path, tmp_path: Path
     ) -> None:
-        """Exit codes come through the container, for whatever schedules it."""
+        """The container has the command's exit code, for the scheduler that started it."""
         images = tmp_path / "images"
         shutil.copytree(test_folder / "3", images)
         (images / "broken.png").write_bytes(b"no image at all")
@@ -82,7 +82,7 @@ class TestBatchImage:
     def test_stops_on_sigterm_and_resumes(
         self, batch_image: str, digits_home: Path, test_folder: Path, tmp_path: Path
     ) -> None:
-        """`docker stop` commits the chunk in hand at once, though the command is process 1; the same line goes on."""
+        """`docker stop` commits the current chunk at once, though the command is process 1; a second run resumes."""
         images = tmp_path / "images"
         images.mkdir()
         for index, source in enumerate(sorted(test_folder.rglob("*.png")) * 40):
@@ -100,44 +100,24 @@ class TestBatchImage:
         assert (tmp_path / "out" / "_SUCCESS").exists()
         assert committed.items() < parts(tmp_path / "out").items()
 
-    def test_cuda_asked_of_the_cpu_image_is_refused(
+    def test_cuda_in_the_cpu_image_is_refused(
         self, batch_image: str, digits_home: Path, test_folder: Path, tmp_path: Path
     ) -> None:
-        """There is no quiet run on the CPU."""
+        """The image refuses CUDA, and doesn't run silently on the CPU."""
         command = batch(batch_image, digits_home, test_folder, tmp_path / "out")
         command[1:1] = ["--env", "TANDEM_DEVICE=cuda"]
         assert_refused(docker(*command, check=False), tmp_path / "out")
 
     def test_holds_neither_torch_nor_tools_nor_a_trace_of_this_machine(self, batch_image: str) -> None:
-        """What answers is what is in it: no torch, no compiler, no path of where it was built, no root."""
+        """The image holds only what it runs: no torch, no compiler, no path of this machine, no root."""
         assert_clean(batch_image, "/opt/tandem/bin/python")
 
 
 @pytest.fixture
 def service_url(service_image: str) -> Iterator[str]:
-    """Yield the URL of a ready service, in a container that no registry is mounted into."""
-    name = f"tandem-service-{os.getpid()}"
-    docker(
-        "run",
-        *HARDENED,
-        "--user",
-        f"{OWNER}:{OWNER}",
-        "--detach",
-        "--name",
-        name,
-        "--publish",
-        "127.0.0.1::3000",
-        service_image,
-    )
-    try:
-        url = f"http://{docker('port', name, '3000').stdout.split()[-1]}"
-        try:
-            wait_until(lambda: get(f"{url}/readyz") == 200, "the service")
-        except TimeoutError:
-            pytest.fail(docker("logs", name).stderr)
+    """Yield the URL of a ready service in a container without a registry."""
+    with running(service_image) as url:
         yield url
-    finally:
-        docker("stop", "--time", "20", name, check=False)
 
 
 @pytest.mark.containers
@@ -145,7 +125,7 @@ class TestServiceImage:
     def test_answers_as_the_batch_command_does(
         self, service_url: str, digits_home: Path, test_folder: Path, tandem: Tandem, tmp_path: Path
     ) -> None:
-        """The service in its container and a local bulk run agree in every bit of every score."""
+        """The service in a container and a local bulk run agree in every bit of every score."""
         tandem(
             *("parity", "digits", test_folder, "--service", service_url, "--report", tmp_path / "parity.json"),
             env={"TANDEM_HOME": str(digits_home)},
@@ -157,7 +137,7 @@ class TestServiceImage:
     def test_model_named_at_run_time_comes_from_the_mounted_registry(
         self, service_image: str, digits_home: Path
     ) -> None:
-        """TANDEM_MODEL goes before the pinned model; what it names and nobody has ends in one sentence."""
+        """TANDEM_MODEL overrides the pinned model; a name that the registry lacks ends with one sentence."""
         mounted = ("--volume", f"{digits_home}:/tandem:ro")
         done = docker("run", *HARDENED, *mounted, "--env", "TANDEM_MODEL=digits:7", service_image, check=False)
         assert done.returncode == 1
@@ -165,31 +145,26 @@ class TestServiceImage:
         assert "model 'digits:7' is not in the registry /tandem/registry" in sentence
 
     def test_stops_on_sigterm(self, service_image: str) -> None:
-        """`docker stop` and Kubernetes end it with exit code 0, and need no SIGKILL."""
+        """`docker stop` and Kubernetes end it with exit code 0, without SIGKILL."""
         name = f"tandem-service-stop-{os.getpid()}"
-        docker("run", "--detach", "--name", name, "--publish", "127.0.0.1::3000", *HARDENED[1:], service_image)
-        try:
-            url = f"http://{docker('port', name, '3000').stdout.split()[-1]}"
-            wait_until(lambda: get(f"{url}/readyz") == 200, "the service")
+        with running(service_image, name=name, user=""):
             docker("kill", "--signal", "TERM", name)
             assert docker("wait", name, timeout=60).stdout.strip() == "0"
-        finally:
-            docker("rm", "--force", name)
 
     def test_holds_neither_torch_nor_tools_nor_a_trace_of_this_machine(self, service_image: str) -> None:
-        """What answers is what is in it: no torch, no compiler, no path of where it was built, no root."""
+        """The image holds only what it runs: no torch, no compiler, no path of this machine, no root."""
         assert_clean(service_image, "/app/.venv/bin/python")
 
 
 @pytest.mark.cuda_image
 def test_cuda_image_refuses_to_run_without_a_gpu(digits_home: Path, test_folder: Path, tmp_path: Path) -> None:
-    """The default image, on a machine without a GPU, says so in one sentence: it never falls back to the CPU."""
+    """Without a GPU, the default image says so in one sentence; it never falls back to the CPU."""
     image = build_batch_image("tandem-batch:test-cuda")
     assert_refused(docker(*batch(image, digits_home, test_folder, tmp_path / "out"), check=False), tmp_path / "out")
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], output: Path) -> None:
-    """Assert that the command ended with exit code 1 and one sentence about CUDA, with nothing written."""
+    """Assert that the command ended with exit code 1 and one sentence about CUDA, and wrote nothing."""
     assert done.returncode == 1, done.stderr
     (sentence,) = done.stderr.splitlines()
     assert sentence.startswith("Error: ")
@@ -198,7 +173,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], output: Path) -> None
 
 
 def assert_clean(image: str, python: str) -> None:
-    """Assert that the image has no torch, no compiler, no root as its user, and no path of this machine."""
+    """Assert that the image has no torch, no compiler and no path of this machine, and doesn't run as root."""
     user = docker("image", "inspect", "--format", "{{.Config.User}}", image).stdout.strip()
     assert user
     assert user.split(":")[0] not in {"root", "0"}

@@ -1,4 +1,4 @@
-"""Where a container gets its model, in a real Docker: baked in by `tandem package`, mounted, or pulled at its start."""
+"""How a container gets its model, in a real Docker: baked in by `tandem package`, mounted, or pulled at start."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from registry import LocalRegistry
-from registry.transfer import push
+from registry.pushing import push
 from tests.conftest import ROOT, Tandem
+from tests.registry.artifacts import make_keys
 from tests.registry.servers import PASSWORD, USER, free_port, needs_registry
-from tests.registry.test_trust import make_keys
-from tests.system.docker import HARDENED, OWNER, docker, get, wait_until
+from tests.system.docker import HARDENED, OWNER, USED, docker, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +31,11 @@ if TYPE_CHECKING:
 pytestmark = [needs_registry, pytest.mark.containers, pytest.mark.timeout(1500)]
 
 OCI_REGISTRY = os.environ.get("TANDEM_TEST_REGISTRY", "localhost:5000")
-USED = ("--user", f"{OWNER}:{OWNER}")
 
 
 @pytest.fixture(scope="module")
 def image_registry(request: pytest.FixtureRequest) -> str:
-    """Return the host of the registry for images that runs here, else of the tests' own."""
+    """Return the host of the image registry on this machine, else of one that the tests start."""
     host, _, port = OCI_REGISTRY.rpartition(":")
     with contextlib.suppress(OSError):
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -47,11 +46,11 @@ def image_registry(request: pytest.FixtureRequest) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Team:
-    """A model in a registry, and a machine that has a copy of nothing.
+    """A model in a registry, and a machine that has no copy of it.
 
     Attributes:
-        reference: the model's, `HOST/tests/…/digits:1`.
-        digest: its digest.
+        reference: `HOST/tests/…/digits:1`.
+        digest: the model's digest.
         home: the other machine's TANDEM_HOME.
     """
 
@@ -73,7 +72,7 @@ class Team:
 
 @pytest.fixture(scope="module")
 def team(digits_home: Path, image_registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    """Yield `digits:1` in the registry that holds the images; what is built of it leaves Docker at the end."""
+    """Yield `digits:1` in the registry that holds the images. At the end, its images are removed from Docker."""
     target = f"{image_registry}/tests/{uuid.uuid4().hex}/digits"
     pushed = push("digits:1", target, LocalRegistry(digits_home / "registry"))
     yield Team(reference=f"{target}:1", digest=pushed.digest, home=tmp_path_factory.mktemp("team"))
@@ -83,7 +82,7 @@ def team(digits_home: Path, image_registry: str, tmp_path_factory: pytest.TempPa
 
 
 def pull_alone(image: str, pushed: str) -> str:
-    """Return the image's name by digest, pulled from its registry after the local one was removed."""
+    """Return the image's reference by digest, after removing the local image and pulling it from the registry."""
     [reference] = [line.removeprefix("pushed as ") for line in pushed.splitlines() if line.startswith("pushed as ")]
     assert reference.startswith(image.rpartition(":")[0] + "@sha256:")
     docker("image", "rm", "--force", image)
@@ -98,27 +97,10 @@ def commit() -> str:
 
 
 def assert_labelled(image: str, identity: str, revision: str) -> None:
-    """Assert that the labels say which model and which sources are in the image."""
+    """Assert that the labels name the model and the commit in the image."""
     labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", image).stdout)
     assert labels["tandem.model"] == identity
     assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == revision
-
-
-@contextlib.contextmanager
-def running(image: str, *options: str | Path, arguments: tuple[str, ...] = (), url: str = "") -> Iterator[str]:
-    """Yield the URL of a ready service; one without `url` has a port of Docker's."""
-    name = f"tandem-{uuid.uuid4().hex[:8]}"
-    publish = () if url else ("--publish", "127.0.0.1::3000")
-    docker("run", *HARDENED[1:], *USED, *publish, *options, "--detach", "--name", name, image, *arguments)
-    try:
-        at = url or f"http://{docker('port', name, '3000').stdout.split()[-1]}"
-        try:
-            wait_until(lambda: get(f"{at}/readyz") == 200, "the service", within_s=90)
-        except TimeoutError:
-            pytest.fail(docker("logs", name).stderr)
-        yield at
-    finally:
-        docker("rm", "--force", name, check=False)
 
 
 def classify(url: str, image: bytes) -> dict[str, object]:
@@ -144,18 +126,18 @@ BATCH = ("batch", "/in", "--output", "/out", "--format", "jsonl")
 
 
 class TestBaked:
-    def test_the_service_answers_with_the_digest_that_was_named(
+    def test_the_service_answers_with_the_packaged_digest(
         self, team: Team, tandem: Tandem, image: bytes, test_folder: Path, tmp_path: Path
     ) -> None:
-        """Packaged, pushed, pulled by digest and run without a registry, it is in parity with the bulk run.
+        """A service packaged, pushed, pulled by digest and run without a registry is in parity with the bulk run.
 
-        The report of that, attached to the model, is there for everybody.
+        The parity report can be attached to the model.
         """
-        wanted, sources = team.image("service"), commit()
-        done = tandem("package", team.reference, "--push", wanted, env=team.environment, timeout=1200)
-        assert done.stdout.startswith(f"{wanted} holds {team.identity}, revision ")
-        assert not (team.home / "bentoml").exists()  # the Bento was only a means
-        pulled = pull_alone(wanted, done.stdout)
+        target, sources = team.image("service"), commit()
+        done = tandem("package", team.reference, "--push", target, env=team.environment, timeout=1200)
+        assert done.stdout.startswith(f"{target} holds {team.identity}, revision ")
+        assert not (team.home / "bentoml").exists()  # the Bento was a temporary file
+        pulled = pull_alone(target, done.stdout)
         assert_labelled(pulled, team.identity, sources)
         with running(pulled) as url:
             assert classify(url, image)["digest"] == team.digest
@@ -170,7 +152,7 @@ class TestBaked:
     def test_the_bulk_run_needs_no_model_named(
         self, team: Team, tandem: Tandem, test_folder: Path, tmp_path: Path
     ) -> None:
-        """Its self-test passes, and its rows are those of the model, from an image whose name follows the model's."""
+        """The image's self-test passes, and its rows come from the model that was packaged."""
         options, sources = ("--batch", "--device", "cpu", "--push"), commit()
         done = tandem("package", team.reference, *options, env=team.environment, timeout=1200)
         pulled = pull_alone(team.image("batch"), done.stdout)
@@ -183,7 +165,7 @@ class TestBaked:
         assert {row["model"] for row in found} == {team.identity}
 
     def test_a_registry_that_refuses_the_image(self, team: Team, tandem: Tandem, locked_host: str) -> None:
-        """The image is built; the sentence says what Docker said, and how to log in and go on."""
+        """The image is built; the sentence has Docker's reason, and how to log in and continue."""
         target = f"{locked_host}/acme/digits-batch:1"
         options = ("--batch", "--device", "cpu", "--push", target)
         done = tandem("package", team.reference, *options, env=team.environment, timeout=1200, check=False)
@@ -196,17 +178,17 @@ class TestBaked:
 
 
 class TestMounted:
-    def test_the_service_serves_what_a_mounted_registry_has(
+    def test_the_service_serves_a_model_of_a_mounted_registry(
         self, service_image: str, team: Team, tandem: Tandem, image: bytes
     ) -> None:
-        """TANDEM_MODEL goes before the model that the image was built with; here it is the copy of a remote one."""
+        """TANDEM_MODEL overrides the model in the image. Here it names the pulled copy of a remote model."""
         tandem("models", "pull", team.reference, env=team.environment)
         options = ("--volume", f"{team.home}:/tandem:ro", "--env", f"TANDEM_MODEL={team.reference}")
         team.home.chmod(0o755)
         with running(service_image, *options) as url:
             assert classify(url, image)["model"] == team.identity
 
-    # The bulk run's mount is in every test of test_containers.py.
+    # test_containers.py tests the bulk run with a mounted registry.
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +216,7 @@ def locked(
 
 
 def pulling(reference: str, mounted: Path) -> list[str]:
-    """Return the options of a container that pulls at its start, into its /tmp: everything else is read-only."""
+    """Return the options of a container that pulls at start, into its /tmp: everything else is read-only."""
     return [
         *("--network", "host", "--volume", f"{mounted}:/etc/tandem:ro"),
         *("--env", "TANDEM_HOME=/tmp/tandem", "--env", f"TANDEM_MODEL={reference}"),
@@ -248,13 +230,13 @@ TRUSTING = ("--env", "TANDEM_TRUSTED_KEY=/etc/tandem/trusted.pub")
 
 
 class TestPulled:
-    """From a registry with TLS of an own CA that wants a password. The order matters: the model is signed at last."""
+    """From a registry with a private CA and a password. The order matters: the last test signs the model."""
 
     @pytest.mark.parametrize("credentials", [ENVIRONMENT, CONFIG], ids=["environment", "config.json"])
-    def test_the_service_pulls_at_its_start(
+    def test_the_service_pulls_at_start(
         self, service_image: str, locked: tuple[str, Path, Path], image: bytes, credentials: tuple[str, ...]
     ) -> None:
-        """With credentials from the environment, or as Docker keeps them."""
+        """With credentials from the environment or from Docker's config.json."""
         reference, mounted, _ = locked
         port = free_port()
         options, at = (*pulling(reference, mounted), *credentials), f"http://127.0.0.1:{port}"
@@ -262,7 +244,7 @@ class TestPulled:
             assert str(classify(url, image)["model"]).startswith(reference.removesuffix(":1") + "@sha256:")
 
     @pytest.mark.parametrize("credentials", [ENVIRONMENT, CONFIG], ids=["environment", "config.json"])
-    def test_the_bulk_run_pulls_at_its_start(
+    def test_the_bulk_run_pulls_at_start(
         self,
         batch_image: str,
         locked: tuple[str, Path, Path],
@@ -270,17 +252,17 @@ class TestPulled:
         tmp_path: Path,
         credentials: tuple[str, ...],
     ) -> None:
-        """As the service does."""
+        """With the same credentials as the service."""
         reference, mounted, _ = locked
         docker(
             *bulk(test_folder / "3", tmp_path / "out", *pulling(reference, mounted), *credentials), batch_image, *BATCH
         )
         assert {str(row["model"]).partition("@")[0] for row in rows(tmp_path / "out")} == {reference.removesuffix(":1")}
 
-    def test_wrong_credentials_end_both_in_one_sentence(
+    def test_wrong_credentials_end_both_with_one_sentence(
         self, service_image: str, batch_image: str, locked: tuple[str, Path, Path], test_folder: Path, tmp_path: Path
     ) -> None:
-        """Exit code 1, no traceback, and no password."""
+        """Both exit with 1, and print neither a traceback nor the password."""
         reference, mounted, _ = locked
         wrong = ("--env", f"TANDEM_REGISTRY_USERNAME={USER}", "--env", "TANDEM_REGISTRY_PASSWORD=wrong-secret")
         options = (*pulling(reference, mounted), *wrong)
@@ -292,7 +274,7 @@ class TestPulled:
             assert "Traceback" not in done.stderr
             assert "wrong-secret" not in done.stderr
 
-    def test_with_a_trusted_key_what_is_not_signed_is_refused(
+    def test_with_a_trusted_key_an_unsigned_model_is_refused(
         self,
         service_image: str,
         batch_image: str,
@@ -302,7 +284,7 @@ class TestPulled:
         tandem: Tandem,
         image: bytes,
     ) -> None:
-        """By service and bulk run; once it is signed where it is, both run."""
+        """Service and bulk run refuse it, and accept it once it is signed in its registry."""
         reference, mounted, private = locked
         options, port = (*pulling(reference, mounted), *CONFIG, *TRUSTING), str(free_port())
         served = docker("run", *HARDENED, *USED, *options, service_image, "--port", port, check=False)

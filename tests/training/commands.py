@@ -1,4 +1,4 @@
-"""Runs the installed `tandem train`, and compares what it made."""
+"""Running the installed `tandem train`, and comparing its runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from training.run import Run
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-"""Many runs at once on few cores: more threads would wait for each other. The same number also means the same bits."""
+"""Tests run in parallel on few cores: more threads would wait for each other. Equal bits need equal thread counts."""
 
 QUICK = ("--epochs", "12", "--batch-size", "16", "--patience", "12")
 
@@ -30,7 +30,7 @@ def command(*args: str | Path) -> list[str]:
 
 
 def stop_after_an_epoch(args: list[str], run: Path, signum: signal.Signals) -> subprocess.CompletedProcess[str]:
-    """Start a training, send it `signum` once it has a checkpoint, and return how it ended."""
+    """Start a training, send it `signum` after its first checkpoint, and return the ended process."""
     with subprocess.Popen(args, env=os.environ | ONE_THREAD, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not (run / CHECKPOINT).exists():
@@ -43,7 +43,7 @@ def stop_after_an_epoch(args: list[str], run: Path, signum: signal.Signals) -> s
 
 
 def equal_weights(one: Run, other: Run) -> bool:
-    """Return whether both runs have the same best network and the same last one, bit for bit."""
+    """Return whether the best networks of both runs are bit-equal, and the last ones too."""
     last = [run.load_checkpoint() for run in (one, other)]
     assert last[0] is not None
     assert last[1] is not None

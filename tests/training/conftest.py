@@ -1,4 +1,4 @@
-"""A few real digits, and runs over them that take a second."""
+"""A few real digits, and trainings on them that take a second."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Train(Protocol):
     """Runs `tandem train` in this process."""
 
     def __call__(self, *args: str | Path) -> Result:
-        """Return what it printed and its exit code; no exception but SystemExit may come out of it."""
+        """Return the output and the exit code; exceptions other than SystemExit are raised."""
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def few_digits(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a data set of four digits, twelve images of each to train and four to validate. Not to be written to."""
+    """Return a data set of four digits, with twelve training and four validation images of each. Don't write to it."""
     root = tmp_path_factory.mktemp("few") / "few-digits"
     for split, count in (("train", 12), ("val", 4)):
         for digit in "0123":
@@ -56,7 +56,7 @@ def my_digits(few_digits: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Return a run over `few_digits` that went through from the first to the last epoch. Not to be written to."""
+    """Return an uninterrupted run on `few_digits`. Don't write to it."""
     path = tmp_path_factory.mktemp("undisturbed") / "run"
     done = subprocess.run(command(few_digits, "--run", path, *QUICK), env=os.environ | ONE_THREAD, check=False)
     assert done.returncode == 0
@@ -68,7 +68,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
     """Yield a function that runs `tandem train` in this process, in an empty working directory."""
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # `tandem train` sets it: here, only for this test.
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # `tandem train` sets it; undo that after the test
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

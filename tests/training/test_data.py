@@ -38,18 +38,16 @@ def no_bar(images: int) -> None:
     pass
 
 
-def test_normalise_is_the_graphs() -> None:
-    """A network is trained on the very numbers that the exported graph feeds it."""
+def test_normalise_equals_the_graph() -> None:
+    """A network is trained on exactly the numbers that the exported graph computes."""
     images = torch.randint(256, (3, 8, 8, 3), dtype=torch.uint8)
     trained_on = normalise(images, PREPROCESSING).flatten(1)
     assert torch.equal(EndToEnd(nn.Flatten(), PREPROCESSING)(images)[0], trained_on)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_validation_images_are_those_of_production(
-    few_digits: Path, in_memory: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Validation takes the pixels that `decode_image` gives, whether they are kept or read again."""
+def test_validation_images_equal_production(few_digits: Path, in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation uses the pixels of `decode_image`, whether kept in memory or decoded again."""
     monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", 1 << 30 if in_memory else 0)
     folders = open_folders(few_digits, val_fraction=None, seed=0)
     _, val = read_images(folders, LARGE, flip=True, advance=no_bar)
@@ -62,10 +60,10 @@ def test_validation_images_are_those_of_production(
 
 
 @pytest.mark.parametrize("preprocessing", [PREPROCESSING, LARGE])
-def test_batches_do_not_depend_on_who_loads_them(
+def test_batches_do_not_depend_on_how_they_are_loaded(
     few_digits: Path, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From memory, from files, or by other processes: the same seed gives the same batches, augmentation included."""
+    """From memory, from files, or by workers: the same seed gives the same batches, including augmentation."""
     folders = open_folders(few_digits, val_fraction=None, seed=0)
     kept, _ = read_images(folders, preprocessing, flip=True, advance=no_bar)
     monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", 0)
@@ -78,7 +76,7 @@ def test_batches_do_not_depend_on_who_loads_them(
 
 
 def test_loading_leaves_torchs_generator_alone(few_digits: Path) -> None:
-    """Augmentation draws nothing from the generator that dropout draws from, else workers would change the weights."""
+    """Augmentation doesn't use the generator that dropout uses; otherwise workers would change the weights."""
     folders = open_folders(few_digits, val_fraction=None, seed=0)
     images, _ = read_images(folders, LARGE, flip=True, advance=no_bar)
     torch.manual_seed(0)
@@ -90,7 +88,7 @@ def test_loading_leaves_torchs_generator_alone(few_digits: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_image_that_vanishes_during_training(my_digits: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
-    """It is named in one sentence, also where another process missed it."""
+    """The error names it in one sentence, even if a worker process found it missing."""
     monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", 0)
     folders = open_folders(my_digits, val_fraction=None, seed=0)
     train, _ = read_images(folders, PREPROCESSING, flip=False, advance=no_bar)
@@ -102,7 +100,7 @@ def test_image_that_vanishes_during_training(my_digits: Path, monkeypatch: pytes
 
 @given(images=st.integers(2, 200), batch_size=st.integers(2, 50), seed=st.integers(0, 2**32))
 def test_draw_batches(images: int, batch_size: int, seed: int) -> None:
-    """No image comes twice, all batches are complete, and less than one batch is left out."""
+    """No image occurs twice, all batches are complete, and less than one batch is left out."""
     draws = draw_batches(images, batch_size=batch_size, generator=torch.Generator().manual_seed(seed))
     indices = [index for draw in draws for index, _ in draw]
     assert len(set(indices)) == len(indices) > images - batch_size

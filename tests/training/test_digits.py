@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_every_digit_is_there_once(digits: Path) -> None:
-    """The three splits share out all 1,797 images, each class in each, with the pixels that scikit-learn ships."""
+def test_every_digit_occurs_once(digits: Path) -> None:
+    """The three splits divide all 1,797 images of scikit-learn, with their exact pixels; each split has each class."""
     bunch = load_digits()
     files = sorted(digits.rglob("*.png"))
     assert sorted(int(file.stem) for file in files) == list(range(1797))
@@ -40,7 +40,7 @@ def test_splits_stay_the_same(digits: Path) -> None:
 
 
 def test_other_users_can_read_it(digits: Path) -> None:
-    """A container that runs as another user can read the images, as far as the umask lets it."""
+    """A container running as another user can read the images, if the umask allows it."""
     umask = os.umask(0)
     os.umask(umask)
     for folder in (digits, digits / "test", digits / "test" / "0"):
@@ -48,15 +48,15 @@ def test_other_users_can_read_it(digits: Path) -> None:
 
 
 def test_written_once(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second call returns the folder as it is."""
+    """The second call leaves the folder unchanged."""
     monkeypatch.setenv("TANDEM_HOME", str(digits.parent.parent))
     before = digits.stat().st_mtime_ns, (digits / "val").stat().st_mtime_ns
     assert digits_folder() == digits
     assert (digits.stat().st_mtime_ns, (digits / "val").stat().st_mtime_ns) == before
 
 
-def test_processes_that_come_together(tmp_path: Path) -> None:
-    """Processes that all find no digits all get the complete folder, and nothing else is left."""
+def test_concurrent_processes(tmp_path: Path) -> None:
+    """Processes that write the digits at the same time all get the complete folder, and leave nothing else."""
     script = "from training.digits import digits_folder; print(len(list(digits_folder().rglob('*.png'))))"
     env = os.environ | {"TANDEM_HOME": str(tmp_path)}
     started = [
@@ -67,8 +67,8 @@ def test_processes_that_come_together(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / "datasets").iterdir()] == ["digits"]
 
 
-def test_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the folder and the variable that moves it."""
+def test_unwritable_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the folder and the variable that changes it."""
     monkeypatch.setenv("TANDEM_HOME", "/proc/tandem")
     with pytest.raises(OutputError, match=r"/proc/tandem/datasets/digits \(.*\): set TANDEM_HOME"):
         digits_folder()

@@ -24,8 +24,8 @@ def test_hold_out_divides(names: set[str], fraction: float, seed: int) -> None:
 
 
 @given(names=names, fraction=fractions)
-def test_hold_out_hardly_moves_when_a_file_comes(names: set[str], fraction: float) -> None:
-    """With one more image, at most one that validated goes on to train, or the other way round."""
+def test_hold_out_hardly_changes_with_a_new_file(names: set[str], fraction: float) -> None:
+    """Adding an image moves at most one other image from one half to the other."""
     files = {ROOT / f"_{name}" for name in names}
     before = set(hold_out(files, root=ROOT, fraction=fraction, seed=0)[1])
     after = set(hold_out({*files, ROOT / "new"}, root=ROOT, fraction=fraction, seed=0)[1])
@@ -33,14 +33,14 @@ def test_hold_out_hardly_moves_when_a_file_comes(names: set[str], fraction: floa
 
 
 def test_hold_out_is_the_same_everywhere() -> None:
-    """The halves depend on names and seed alone: these were written down once."""
+    """The halves depend on names and seed alone; these were recorded once."""
     files = [ROOT / f"{number}.png" for number in range(10)]
     held = [hold_out(files, root=ROOT, fraction=0.3, seed=seed)[1] for seed in (0, 1)]
     assert [[file.stem for file in half] for half in held] == [["4", "6", "8"], ["0", "2", "4"]]
 
 
 def test_labels_and_samples_are_sorted(few_digits: Path) -> None:
-    """Labels are the sorted names of the class folders, and samples point at them by index."""
+    """Labels are the sorted names of the class folders, and samples refer to them by index."""
     folders = open_folders(few_digits, val_fraction=None, seed=0)
     assert folders.labels == ("0", "1", "2", "3")
     assert [sample.label for sample in folders.val] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
@@ -48,8 +48,8 @@ def test_labels_and_samples_are_sorted(few_digits: Path) -> None:
     assert list(folders.train) == sorted(folders.train, key=lambda sample: sample.path)
 
 
-def test_what_is_no_image_is_left_out(my_digits: Path) -> None:
-    """Hidden files and folders and other suffixes are no images; folders within a class folder hold more of it."""
+def test_only_images_are_found(my_digits: Path) -> None:
+    """Hidden files, hidden folders and other suffixes are ignored; subfolders of a class folder are searched."""
     zero = my_digits / "train" / "0"
     image = next(zero.iterdir())
     for name in (".hidden.png", "notes.txt", ".cache/copy.png", "2024/deep.PNG"):
@@ -62,7 +62,7 @@ def test_what_is_no_image_is_left_out(my_digits: Path) -> None:
 
 
 def test_digest_follows_the_data(my_digits: Path) -> None:
-    """The digest changes when an image comes or changes its size, and only then."""
+    """The digest changes if an image is added or changes its size, and only then."""
 
     def digest() -> str:
         return open_folders(my_digits, val_fraction=None, seed=0).digest()
@@ -78,12 +78,12 @@ def test_digest_follows_the_data(my_digits: Path) -> None:
 
 
 def test_digest_of_a_moved_data_set(my_digits: Path, few_digits: Path) -> None:
-    """The digest names no folder of this machine: a copy has the same."""
+    """The digest doesn't depend on the location: a copy has the same digest."""
     copies: list[ImageFolders] = [open_folders(root, val_fraction=None, seed=0) for root in (my_digits, few_digits)]
     assert copies[0].digest() == copies[1].digest()
 
 
 def test_name_some() -> None:
-    """A message names the first few and counts the rest."""
+    """It names the first few and counts the rest."""
     assert name_some(["a", "b"]) == "a, b"
     assert name_some(range(1007)) == "0, 1, 2, 3, 4 and 1,002 more"

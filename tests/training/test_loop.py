@@ -19,8 +19,8 @@ def trainer_of(run: Run, data: Path) -> Trainer:
     return Trainer(run.config, folders, workers=0, checkpoint=run.load_checkpoint())
 
 
-def test_dropout_goes_on_where_it_was(few_digits: Path, tmp_path: Path) -> None:
-    """A network that draws random numbers of its own also ends the same, whether or not it was interrupted."""
+def test_dropout_is_the_same_after_an_interruption(few_digits: Path, tmp_path: Path) -> None:
+    """A network that itself uses random numbers ends with the same weights, interrupted or not."""
     options = TrainingOptions(arch="mobilenet_v3_small", image_size=32, epochs=2, batch_size=16, device="cpu")
     folders = open_folders(few_digits, val_fraction=None, seed=0)
     config = choose_config(folders, options)
@@ -42,7 +42,7 @@ def test_dropout_goes_on_where_it_was(few_digits: Path, tmp_path: Path) -> None:
 
 
 def test_each_epoch_has_its_own_random_numbers() -> None:
-    """Order and augmentation change from epoch to epoch, and with the seed; torch's own generator too."""
+    """Order, augmentation and torch's generator differ between epochs and between seeds."""
     draws = {}
     for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1)):
         generator = seed_everything(seed, epoch)

@@ -1,4 +1,4 @@
-"""What `tandem train` refuses: each in one sentence, with exit code 1, and with nothing half-written."""
+"""Errors of `tandem train`: each is one sentence, with exit code 1, and leaves nothing half-written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TWO_EPOCHS = ("--epochs", "2", "--batch-size", "16")
 
 
 def error_of(train: Train, *args: str | Path) -> str:
-    """Return the sentence with which `tandem train` refuses, after checking that it made no run folder."""
+    """Return the error of `tandem train`, after checking that it created no run folder."""
     result = train(*args)
     assert result.exit_code == 1, result.output
     assert result.stdout == ""
@@ -39,7 +39,7 @@ def test_missing_folder(train: Train) -> None:
     assert "none does not exist: name a folder of class folders" in error_of(train, "none")
 
 
-def test_a_file_is_no_folder(train: Train) -> None:
+def test_file_instead_of_a_folder(train: Train) -> None:
     Path("file").touch()
     assert "file is not a folder" in error_of(train, "file")
 
@@ -57,13 +57,13 @@ def test_folder_without_images(train: Train) -> None:
 
 
 def test_class_folder_without_images(train: Train, my_digits: Path) -> None:
-    """The class is named, because a network with a label that nothing trains would be wrong in silence."""
+    """The error names the class: a network with a label that was never trained would be silently wrong."""
     (my_digits / "train" / "9").mkdir()
     assert f"these class folders in {my_digits}/train hold no images: 9;" in error_of(train, my_digits)
 
 
 def test_labels_that_differ(train: Train, my_digits: Path) -> None:
-    """The labels that only one half has are listed."""
+    """The error lists the labels that only one folder has."""
     shutil.rmtree(my_digits / "train" / "2")
     shutil.rmtree(my_digits / "val" / "0")
     assert "only train/ has 0 and only val/ has 2" in error_of(train, my_digits)
@@ -77,7 +77,7 @@ def test_one_class(train: Train, my_digits: Path) -> None:
 
 
 def test_nothing_to_validate_with(train: Train, few_digits: Path) -> None:
-    assert "has no train/ and val/: name the part" in error_of(train, few_digits / "train")
+    assert "has no train/ and val/: give the part" in error_of(train, few_digits / "train")
 
 
 def test_val_fraction_beside_a_val_folder(train: Train, few_digits: Path) -> None:
@@ -88,11 +88,11 @@ def test_class_with_one_image(train: Train, my_digits: Path) -> None:
     """One image can't both train and validate."""
     for file in sorted((my_digits / "val" / "2").iterdir())[1:]:
         file.unlink()
-    assert "but these have one: 2" in error_of(train, my_digits / "val", "--val-fraction", "0.2")
+    assert "but these have only one: 2" in error_of(train, my_digits / "val", "--val-fraction", "0.2")
 
 
 def test_images_that_cannot_be_read(train: Train, my_digits: Path) -> None:
-    """All are found before the first epoch; the first five are named, and how many more there are."""
+    """All are found before the first epoch; the error names the first five and counts the rest."""
     files = sorted(my_digits.rglob("*.png"))[:7]
     for file in files:
         file.write_bytes(file.read_bytes()[:40])
@@ -108,11 +108,11 @@ def test_dangling_link(train: Train, my_digits: Path) -> None:
 
 
 def test_names_that_cannot_be_printed(train: Train, my_digits: Path) -> None:
-    """A label with a line break or with bytes that are not UTF-8 would break the first table it gets into."""
+    """A label with a line break, or with bytes that are not UTF-8, would break tables and JSON."""
     for name in ("4\n5", os.fsdecode(b"caf\xe9")):
         for split in ("train", "val"):
             shutil.copytree(my_digits / split / "0", my_digits / split / name)
-        assert "has a name that can't be printed: rename it" in error_of(train, my_digits)
+        assert "has an unprintable name: rename it" in error_of(train, my_digits)
         shutil.rmtree(my_digits / "train" / name)
         shutil.rmtree(my_digits / "val" / name)
     image = next((my_digits / "val" / "0").iterdir())
@@ -134,8 +134,8 @@ def test_missing_weights(train: Train, few_digits: Path) -> None:
     assert "none.pt: give a file, or DEFAULT" in error_of(train, few_digits, "--weights", "none.pt")
 
 
-def test_weights_that_are_none(train: Train, few_digits: Path) -> None:
-    """Text, a byte, a pickle that would run code, a list and numbered tensors are no state dicts."""
+def test_files_that_are_not_weights(train: Train, few_digits: Path) -> None:
+    """Text, a byte, a pickle that would run code, a list and numbered tensors are not state dicts."""
     Path("text.pt").write_text("weights")
     torch.save([torch.zeros(1)], "list.pt")
     torch.save({"network": Path("x")}, "pickle.pt")
@@ -165,7 +165,7 @@ def test_network_without_weights(train: Train, few_digits: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu(train: Train, few_digits: Path) -> None:
-    """Asking for a GPU never ends in a quiet run on the CPU."""
+    """A request for a GPU never falls back to the CPU silently."""
     assert "can't train on cuda: give --device cpu" in error_of(train, few_digits, "--device", "cuda")
 
 
@@ -174,7 +174,7 @@ def test_cuda_without_a_gpu(train: Train, few_digits: Path) -> None:
     [("--epochs", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--val-fraction", "1"), ("--batch-size", "1"), ("--resume",)],
 )
 def test_usage(train: Train, few_digits: Path, option: tuple[str, ...]) -> None:
-    """A value out of its range, or --resume without --run, is a usage error: exit code 2."""
+    """A value out of range, or --resume without --run, is a usage error with exit code 2."""
     result = train(few_digits, *option)
     assert result.exit_code == 2
     assert option[0] in result.stderr
@@ -183,25 +183,25 @@ def test_usage(train: Train, few_digits: Path, option: tuple[str, ...]) -> None:
 def test_run_folder_of_another_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:
     """A run is never overwritten."""
     path = shutil.copytree(undisturbed.path, tmp_path / "run")
-    assert "holds a run already: add --resume" in error_of(train, few_digits, "--run", path)
+    assert "already holds a run: add --resume" in error_of(train, few_digits, "--run", path)
     assert equal_weights(Run.open(path), undisturbed)
 
 
 def test_run_folder_with_something_else(train: Train, few_digits: Path) -> None:
     Path("mine").mkdir()
     Path("mine/thesis.txt").touch()
-    assert "holds something that is not a run (thesis.txt)" in error_of(train, few_digits, "--run", "mine")
+    assert "holds files that are not a run (thesis.txt)" in error_of(train, few_digits, "--run", "mine")
     assert "thesis.txt is a file" in error_of(train, few_digits, "--run", "mine/thesis.txt")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_run_folder_that_cannot_be_made(train: Train, few_digits: Path) -> None:
+def test_run_folder_that_cannot_be_created(train: Train, few_digits: Path) -> None:
     Path("closed").mkdir(mode=0o500)
-    assert "closed/run can't be made, because" in error_of(train, few_digits, "--run", "closed/run")
+    assert "closed/run can't be created, because" in error_of(train, few_digits, "--run", "closed/run")
 
 
-def test_run_folder_on_a_file_system_for_reading(train: Train, few_digits: Path) -> None:
-    """/proc takes no folder, not even from root."""
+def test_run_folder_on_a_read_only_file_system(train: Train, few_digits: Path) -> None:
+    """Not even root can create a folder in /proc."""
     assert "/proc/run can't be written" in error_of(train, few_digits, "--run", "/proc/run")
 
 
@@ -210,22 +210,22 @@ def test_resume_without_a_run(train: Train, few_digits: Path) -> None:
 
 
 def test_resume_with_other_options(train: Train, few_digits: Path, undisturbed: Run) -> None:
-    """Each difference is named, and what was begun with."""
+    """The error names each difference, with the old value and the new one."""
     changed = ("--epochs", "13", "--lr", "0.5", "--batch-size", "16")
     error = error_of(train, few_digits, "--run", undisturbed.path, "--resume", *changed)
     assert "(--epochs was 12, not 13; --lr was 0.002, not 0.5)" in error
 
 
 def test_resume_with_other_data(train: Train, few_digits: Path, my_digits: Path) -> None:
-    """Neither another folder nor other images in the same folder go on with a run."""
+    """A run can't be resumed with another folder, nor with other images in the same folder."""
     assert train(my_digits, "--run", "run", *TWO_EPOCHS).exit_code == 0
     assert f"DATA was {my_digits}, not" in error_of(train, few_digits, "--run", "run", "--resume")
     next((my_digits / "train" / "0").iterdir()).unlink()
-    assert "are not those that run was begun with" in error_of(train, my_digits, "--run", "run", "--resume")
+    assert "have changed since run was started" in error_of(train, my_digits, "--run", "run", "--resume")
 
 
 def test_damaged_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:
-    """A truncated checkpoint, or a record that isn't one, is refused by name."""
+    """The error names a truncated checkpoint or a damaged record."""
     path = shutil.copytree(undisturbed.path, tmp_path / "run")
     (path / CHECKPOINT).write_bytes((path / CHECKPOINT).read_bytes()[:1000])
     assert f"{path / CHECKPOINT} is damaged" in error_of(train, few_digits, "--run", path, "--resume")
@@ -234,16 +234,16 @@ def test_damaged_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path:
 
 
 def test_two_processes_in_one_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:
-    """The second is refused, else they would replace each other's checkpoints."""
+    """The second process is refused; otherwise they would overwrite each other's checkpoints."""
     path = shutil.copytree(undisturbed.path, tmp_path / "run")
     with lock_folder(path):
         assert "another process is training in" in error_of(train, few_digits, "--run", path, "--resume")
 
 
 def test_full_disk(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:
-    """A disk that fills up while a checkpoint is written costs that epoch; --resume goes on after the one before."""
+    """If the disk fills up while a checkpoint is written, only that epoch is lost: --resume continues before it."""
     path = tmp_path / "run"
-    full = 1_000_000  # More than the other files have, less than a checkpoint.
+    full = 1_000_000  # larger than the other files, smaller than a checkpoint
 
     def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (full, full))
@@ -264,12 +264,12 @@ def test_full_disk(train: Train, few_digits: Path, undisturbed: Run, tmp_path: P
     assert equal_weights(Run.open(path), undisturbed)
 
 
-def test_loss_that_is_no_number(train: Train, few_digits: Path) -> None:
-    """A run that diverged says so instead of keeping weights that are no numbers."""
+def test_loss_that_is_not_finite(train: Train, few_digits: Path) -> None:
+    """A run that diverges ends with an error, and keeps no weights."""
     state = SmallCNN(4).state_dict()
     state["head.bias"][0] = float("inf")
     torch.save(state, "infinite.pt")
     result = train(few_digits, "--weights", "infinite.pt", "--run", "run", *TWO_EPOCHS)
     assert result.exit_code == 1
-    assert "the loss is no finite number any more in epoch 1" in result.stderr
+    assert "the loss is not a finite number in epoch 1" in result.stderr
     assert not Path("run", CHECKPOINT).exists()

@@ -20,7 +20,7 @@ torchvision.transforms.v2.RandomResizedCrop(8)(torch.zeros(3, 16, 16))
 
 
 def test_networks_and_transforms_work_beside_any_torch() -> None:
-    """In a new process, with the torch and the torchvision that are installed, matching or not."""
+    """In a new process, with the installed torch and torchvision, matching or not."""
     subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, check=True)
 
 

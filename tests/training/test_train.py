@@ -1,4 +1,4 @@
-"""`tandem train` as a user meets it."""
+"""`tandem train` as users run it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def history_of(run: Run) -> list[EpochMetrics]:
 
 
 def measured(run: Run) -> list[dict[str, float]]:
-    """Return the metrics without the times."""
+    """Return the metrics without times."""
     times = ("images_per_s", "elapsed_s")
     return [{name: value for name, value in asdict(m).items() if name not in times} for m in history_of(run)]
 
 
 def measure(run: Run, files: list[tuple[Path, int]]) -> tuple[float, float]:
-    """Return loss and acc1 of the best network, through the decoder that production uses."""
+    """Return loss and acc1 of the best network, with images decoded as in production."""
     pixels = [torch.from_numpy(decode_image(read_image(path), run.config.preprocessing).pixels) for path, _ in files]
     labels = torch.tensor([label for _, label in files])
     with torch.inference_mode():
@@ -50,7 +50,7 @@ def measure(run: Run, files: list[tuple[Path, int]]) -> tuple[float, float]:
 
 
 def test_digits_are_learned(digits_run: Path, test_folder: Path) -> None:
-    """`tandem train digits` gets at least 98.5 % of images right that neither trained nor validated."""
+    """`tandem train digits` classifies at least 98.5 % of the test images correctly."""
     run = Run.open(digits_run)
     files = [(path, int(path.parent.name)) for path in sorted(test_folder.rglob("*.png"))]
     assert len(files) == 359
@@ -74,7 +74,7 @@ def test_run_folder_is_complete(undisturbed: Run, few_digits: Path) -> None:
 
 
 def test_learning_rate_follows_the_whole_run(undisturbed: Run) -> None:
-    """It warms up once and comes down to nothing at the last step of the last epoch."""
+    """It warms up once, and falls to almost 0 at the last step of the last epoch."""
     rates = [metrics.lr for metrics in history_of(undisturbed)]
     assert rates[1:] == sorted(rates[1:], reverse=True)
     assert 0.9 * undisturbed.config.lr < max(rates) <= undisturbed.config.lr
@@ -82,13 +82,13 @@ def test_learning_rate_follows_the_whole_run(undisturbed: Run) -> None:
 
 
 def test_best_weights_are_plain_data(undisturbed: Run) -> None:
-    """The best weights are a state dict that torch loads without unpickling anything else."""
+    """The best weights are a state dict that torch loads with `weights_only`."""
     state = torch.load(undisturbed.path / BEST, weights_only=True)
     assert {type(value) for value in state.values()} == {torch.Tensor}
 
 
 def test_reported_accuracy_is_that_of_production(undisturbed: Run) -> None:
-    """Loss and acc1 of the best epoch come again from the files and best.pt, through production's decoder."""
+    """best.pt gives the reported loss and acc1 on the validation files, decoded as in production."""
     best = best_epoch(history_of(undisturbed))
     files = undisturbed.validation_files()
     assert len(files) == 16
@@ -96,7 +96,7 @@ def test_reported_accuracy_is_that_of_production(undisturbed: Run) -> None:
 
 
 def test_same_seed_same_weights(undisturbed: Run, few_digits: Path, tmp_path: Path) -> None:
-    """On a CPU, a second run has the weights of the first, bit for bit, also with images loaded by other processes."""
+    """On a CPU, a second run gives bit-equal weights, even with images loaded by worker processes."""
     args = command(few_digits, "--run", tmp_path / "again", "--workers", "2", *QUICK)
     subprocess.run(args, env=os.environ | ONE_THREAD, check=True)
     again = Run.open(tmp_path / "again")
@@ -111,10 +111,10 @@ def test_another_seed_other_weights(undisturbed: Run, few_digits: Path, train: T
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-def test_resumed_run_equals_undisturbed_one(
+def test_resumed_run_equals_an_uninterrupted_one(
     undisturbed: Run, few_digits: Path, tmp_path: Path, signum: signal.Signals
 ) -> None:
-    """After Ctrl-C, or a kill, --resume ends with the weights and metrics of a run that nothing interrupted."""
+    """After Ctrl-C or a kill, --resume ends with the weights and metrics of an uninterrupted run."""
     path = tmp_path / "run"
     stopped = stop_after_an_epoch(command(few_digits, "--run", path, *QUICK), path, signum)
     if signum is signal.SIGINT:
@@ -131,10 +131,8 @@ def test_resumed_run_equals_undisturbed_one(
     assert not [entry for entry in path.iterdir() if entry.name.startswith(".")]
 
 
-def test_resume_restores_what_a_kill_left_behind(
-    undisturbed: Run, few_digits: Path, train: Train, tmp_path: Path
-) -> None:
-    """A kill between the checkpoint and what follows from it loses nothing: --resume writes that again."""
+def test_resume_restores_files_after_a_kill(undisturbed: Run, few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """A kill between writing the checkpoint and the derived files loses nothing: --resume writes them again."""
     run = Run.open(shutil.copytree(undisturbed.path, tmp_path / "run"))
     checkpoint = run.load_checkpoint()
     assert checkpoint is not None
@@ -149,8 +147,8 @@ def test_resume_restores_what_a_kill_left_behind(
     assert history_of(run) == last_is_best
 
 
-def test_finished_run_stays_as_it_is(undisturbed: Run, few_digits: Path, train: Train, tmp_path: Path) -> None:
-    """Resuming a run that is done says again what came out, and trains no further."""
+def test_finished_run_stays_unchanged(undisturbed: Run, few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """Resuming a finished run prints the result again, and trains no further."""
     path = shutil.copytree(undisturbed.path, tmp_path / "run")
     result = train(few_digits, "--run", path, "--resume")
     assert result.exit_code == 0
@@ -158,8 +156,8 @@ def test_finished_run_stays_as_it_is(undisturbed: Run, few_digits: Path, train: 
     assert history_of(Run.open(path)) == history_of(undisturbed)
 
 
-def test_options_that_are_the_same_may_be_repeated(train: Train, few_digits: Path, tmp_path: Path) -> None:
-    """--resume takes the very command line that began the run, paths written in another way included."""
+def test_the_same_options_may_be_repeated(train: Train, few_digits: Path, tmp_path: Path) -> None:
+    """--resume accepts the command line that started the run, even with paths spelled differently."""
     torch.save(SmallCNN(4).state_dict(), "start.pt")
     shutil.copytree(few_digits, "few")
     first = train("few", "--run", "run", "--weights", "start.pt", "--device", "auto", *QUICK)
@@ -169,20 +167,20 @@ def test_options_that_are_the_same_may_be_repeated(train: Train, few_digits: Pat
 
 
 def test_early_stop(few_digits: Path, train: Train, tmp_path: Path) -> None:
-    """Training ends when so many epochs brought nothing better as --patience says."""
+    """Training ends after --patience epochs without a better one."""
     result = train(few_digits, "--run", tmp_path / "run", "--epochs", "40", "--batch-size", "16", "--patience", "2")
     assert result.exit_code == 0
     run = Run.open(tmp_path / "run")
     history = history_of(run)
     best = best_epoch(history)
     assert len(history) == best.epoch + 2 < 40
-    # What is kept is the best epoch, not the last.
+    # The best epoch is kept, not the last.
     assert measure(run, run.validation_files()) == (pytest.approx(best.val_loss, rel=1e-5), best.val_acc1)
     assert history[-1].val_loss != pytest.approx(best.val_loss, rel=1e-5)
 
 
 def test_val_fraction(few_digits: Path, train: Train, tmp_path: Path) -> None:
-    """One folder of classes is divided; the part that validates is listed in the run."""
+    """A single folder of classes is split; the run lists its validation images."""
     classes = few_digits / "train"
     assert train(classes, "--run", tmp_path / "run", "--val-fraction", "0.25", *QUICK).exit_code == 0
     run = Run.open(tmp_path / "run")
@@ -192,8 +190,8 @@ def test_val_fraction(few_digits: Path, train: Train, tmp_path: Path) -> None:
     assert measure(run, files)[1] == best_epoch(history_of(run)).val_acc1
 
 
-def test_train_folder_alone_is_divided(few_digits: Path, my_digits: Path, train: Train, tmp_path: Path) -> None:
-    """A data set that comes with train/ and no val/ is divided too, and is not mistaken for one class `train`."""
+def test_train_folder_alone_is_split(few_digits: Path, my_digits: Path, train: Train, tmp_path: Path) -> None:
+    """A data set with train/ but no val/ is split too, and not mistaken for a class named `train`."""
     shutil.rmtree(my_digits / "val")
     args = ("--val-fraction", "0.25", "--epochs", "1")
     assert train(my_digits, "--run", tmp_path / "run", *args).exit_code == 0
@@ -210,7 +208,7 @@ def test_next_free_run_folder(few_digits: Path, train: Train) -> None:
 
 
 def test_torchvision_network_from_a_file_of_weights(few_digits: Path, train: Train, tmp_path: Path) -> None:
-    """A network of torchvision trains, and gives its weights to a run with other classes, whose head is new."""
+    """A torchvision network trains, and its weights start a run with other classes, whose head is new."""
     arch = ("--arch", "mobilenet_v3_small", "--image-size", "32", "--epochs", "1", "--batch-size", "16")
     assert train(few_digits, "--run", tmp_path / "first", *arch).exit_code == 0
     three = shutil.copytree(few_digits, tmp_path / "three")
@@ -223,7 +221,7 @@ def test_torchvision_network_from_a_file_of_weights(few_digits: Path, train: Tra
 
 
 def test_mixed_precision(few_digits: Path, train: Train, tmp_path: Path) -> None:
-    """--amp trains in bf16 where the CPU has instructions for it, and is refused where it would be slower."""
+    """--amp trains in bf16 if the CPU has instructions for it, and is refused if it would be slower."""
     result = train(few_digits, "--run", tmp_path / "run", "--amp", *QUICK)
     capabilities = torch.cpu.get_capabilities()
     if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
@@ -236,14 +234,14 @@ def test_mixed_precision(few_digits: Path, train: Train, tmp_path: Path) -> None
 
 
 def test_folder_called_digits(few_digits: Path, train: Train) -> None:
-    """A folder of that name is meant, where there is one."""
+    """If a folder named `digits` exists, it is used instead of the built-in digits."""
     shutil.copytree(few_digits, "digits")
     assert train("digits", "--epochs", "1").exit_code == 0
     assert Run.open(Path("runs/digits-1")).config.labels == ("0", "1", "2", "3")
 
 
 def test_large_images(few_digits: Path, tmp_path: Path) -> None:
-    """Photographs get resnet18, random crops and flips; validation sees the middle of the whole image."""
+    """Photographs get resnet18, random crops and mirroring; validation crops the centre of the resized image."""
     for file in few_digits.rglob("*.png"):
         target = tmp_path / "photos" / file.relative_to(few_digits).with_suffix(".jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -256,8 +254,8 @@ def test_large_images(few_digits: Path, tmp_path: Path) -> None:
     assert (config.preprocessing.crop_size, config.preprocessing.resize_size) == (96, 110)
 
 
-def test_scaled_decode_is_what_validates_and_what_is_exported(few_digits: Path, train: Train, tmp_path: Path) -> None:
-    """Large JPEGs that shrink while they are decoded do so in validation too: its accuracy is that of production."""
+def test_scaled_decode_applies_to_validation(few_digits: Path, train: Train, tmp_path: Path) -> None:
+    """With --decode scaled, validation decodes as production will, so its accuracy is that of production."""
     for file in sorted(few_digits.rglob("*.png")):
         target = (tmp_path / "large" / file.relative_to(few_digits)).with_suffix(".jpg")
         target.parent.mkdir(parents=True, exist_ok=True)

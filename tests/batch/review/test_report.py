@@ -24,7 +24,7 @@ from batch.review.page import MATRIX_CLASSES, SHOWN_PAIRS, confusion
 from batch.review.report import write_report
 from batch.review.survey import SHOWN_IMAGES, Survey
 from batch.rows.formats import FORMATS, Format, read_rows
-from batch.run.limits import FailureLimits
+from batch.run.stopping import FailureLimits
 from classifier.errors import OutputError, TooManyFailures
 from tests.batch.conftest import read_parts
 from tests.conftest import TANDEM
@@ -32,7 +32,7 @@ from tests.conftest import TANDEM
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batch.rows.formats import Row
+    from batch.rows.columns import Row
     from tests.batch.conftest import Run
     from tests.conftest import Tandem
 

@@ -18,8 +18,8 @@ import pytest
 
 from batch.inputs.shards import Shard
 from batch.review.results import open_results
-from batch.run.folder import open_run_folder
-from batch.run.limits import FailureLimits
+from batch.run.lock import open_run_folder
+from batch.run.stopping import FailureLimits
 from classifier.errors import OutputError, TooManyFailures
 from classifier.wording import duration
 from tests.conftest import TANDEM
@@ -188,7 +188,7 @@ def test_shards_of_different_runs(run: Run, few: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(out / "shard-1-of-2", shard=Shard(number=1, count=2))
     run(out / "shard-2-of-2", few / "3", shard=Shard(number=2, count=2))
-    with pytest.raises(OutputError, match=r"is not of the same run as .*plan\.inputs was"):
+    with pytest.raises(OutputError, match=r"are of different runs: .*plan\.inputs was"):
         open_results(out)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from batch.rows.formats import Row
+    from batch.rows.columns import Row
     from tests.batch.conftest import Run
     from tests.conftest import Tandem
 
@@ -113,25 +113,25 @@ TAMPERED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a part that can't be read": (
         lambda out: ((out / PART).unlink(), (out / PART).mkdir()), ["part-00001.parquet' can't be read"]
     ),
-    "one part more": (lambda out: shutil.copy(out / PART, out / "parts" / "more"), ["more' is no part"]),
+    "one part more": (lambda out: shutil.copy(out / PART, out / "parts" / "more"), ["more' is not a part"]),
     "a row twice": (
         lambda out: rewrite(out, lambda rows: [*rows[:1], *rows]),
-        ["has 10 rows, and its chunk 9 images", "in row 1, where the plan has", "the commit of .* counts other rows",
-         "run.json' counts other rows"],
+        ["has 10 rows, and its chunk 9 images", "in row 1, but the plan has", "the commit of .* has other counts",
+         "run.json' differ"],
     ),
     "a lost row": (
         lambda out: rewrite(out, lambda rows: rows[:-1]),
-        ["has 8 rows, and its chunk 9 images", "the commit of .* counts other rows", "run.json' counts other rows"],
+        ["has 8 rows, and its chunk 9 images", "the commit of .* has other counts", "run.json' differ"],
     ),
     "a row in place of another": (
-        lambda out: rewrite(out, lambda rows: [*rows[:4], rows[3], *rows[5:]]), ["in row 4, where the plan has"]
+        lambda out: rewrite(out, lambda rows: [*rows[:4], rows[3], *rows[5:]]), ["in row 4, but the plan has"]
     ),
     "rows in another order": (
-        lambda out: rewrite(out, lambda rows: [rows[1], rows[0], *rows[2:]]), ["in row 0, where the plan has"]
+        lambda out: rewrite(out, lambda rows: [rows[1], rows[0], *rows[2:]]), ["in row 0, but the plan has"]
     ),
     "another label": (
         lambda out: rewrite(out, lambda rows: [replace(rows[0], label="no label"), *rows[1:]]),
-        ["row 0 of the part .* can't be of this run", "the commit of .* counts other rows"],
+        ["row 0 of the part .* can't be of this run", "the commit of .* has other counts"],
     ),
     "a row of another model": (
         lambda out: rewrite(out, lambda rows: [*rows[:-1], replace(rows[-1], model="other@sha256:0")]),
@@ -145,15 +145,15 @@ TAMPERED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a lost column": (drop_columns, ["part-00001.parquet' can't be read as parquet"]),
     "a changed count": (
         lambda out: recommit(out, 1, errors={"empty": 1}),
-        ["the commit of .* counts other rows", "run.json' counts other rows"],
+        ["the commit of .* has other counts", "run.json' differ"],
     ),
     "a changed plan": (lambda out: edit(out / PLAN, "0/", "1/"), ["plan' is not the list that the run began with"]),
     "a lost plan": (lambda out: (out / PLAN).unlink(), ["plan' can't be read"]),
-    "a changed run.json": (lambda out: edit(out / "run.json", '"ok": 40', '"ok": 41'), ["run.json' counts other rows"]),
+    "a changed run.json": (lambda out: edit(out / "run.json", '"ok": 40', '"ok": 41'), ["run.json' differ"]),
     "a lost run.json": (lambda out: (out / "run.json").unlink(), ["run.json' is missing"]),
     "a lost _SUCCESS": (lambda out: (out / "_SUCCESS").unlink(), ["has all its parts and no _SUCCESS"]),
     "a lost commit": (
-        lambda out: cut(out / ".batch" / "commits.jsonl"), ["has lost 1 of its 5 parts", "run.json' counts other rows"]
+        lambda out: cut(out / ".batch" / "commits.jsonl"), ["has lost 1 of its 5 parts", "run.json' differ"]
     ),
 }  # fmt: skip
 
@@ -181,11 +181,11 @@ def test_the_command_lists_what_is_wrong(tandem: Tandem, out: Path) -> None:
 
 @pytest.mark.parametrize("fields", [{"chunk": 77}, {"part": "part-00002.parquet"}], ids=str)
 def test_commits_of_another_run(out: Path, fields: dict[str, Any]) -> None:
-    """A commit of a chunk that the run has not, or of another chunk's part, is refused."""
+    """A commit of a chunk that the run does not have, or of another chunk's part, is refused."""
     path = out / ".batch" / "commits.jsonl"
     first, rest = path.read_text().split("\n", 1)
     path.write_text(f"{json.dumps(json.loads(first) | fields)}\n{rest}")
-    with pytest.raises(OutputError, match="which this run has not"):
+    with pytest.raises(OutputError, match="which this run does not have"):
         open_results(out)
 
 

@@ -96,7 +96,7 @@ def test_a_run_that_began_without_is_not_resumed_with_them(
     tmp_path: Path, run: Run, embedder: Model, *, began_with: bool
 ) -> None:
     run(tmp_path / "out", model=embedder, embeddings=began_with)
-    with pytest.raises(OutputError, match=f"embeddings was {began_with} and is {not began_with}; run it as it was"):
+    with pytest.raises(OutputError, match=f"embeddings was {began_with} and is {not began_with}; repeat the command"):
         run(tmp_path / "out", model=embedder, embeddings=not began_with)
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -21,10 +22,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.rows import formats
-from batch.rows.formats import FORMATS, Format, Row, Score, encode_rows, read_rows
-from batch.rows.outcomes import read_outcomes
-from batch.rows.parquet import encode_table
+from batch.rows import columns, parquet
+from batch.rows.columns import Row, Score
+from batch.rows.formats import FORMATS, Format, encode_rows, read_outcomes, read_rows
 from classifier.errors import OutputError
 from tests.batch.conftest import read_parts
 from tests.conftest import ROOT
@@ -175,8 +175,7 @@ def test_reading_a_part_starts_no_thread(run: Run, tmp_path: Path) -> None:
         import os, sys
         from pathlib import Path
         import pyarrow.parquet
-        from batch.rows.outcomes import read_outcomes
-        from batch.rows.formats import read_rows
+        from batch.rows.formats import read_outcomes, read_rows
         data, before = Path(sys.argv[1]).read_bytes(), len(os.listdir("/proc/self/task"))
         print(len(read_outcomes(data, "parquet")), len(read_rows(data, "parquet")))
         print(len(os.listdir("/proc/self/task")) - before)
@@ -189,8 +188,10 @@ def test_writing_parquet_imports_no_pandas() -> None:
     """A run does not stop for the import of pandas, where it is installed: a second or more."""
     program = """if True:
         import sys
-        from batch.rows.parquet import encode_table
-        encode_table({"path": ["a", None], "width": [1, None], "scores": [[0.5], None]}, version=1)
+        from types import SimpleNamespace
+        from batch.rows.parquet import encode
+        rows = [SimpleNamespace(path="a", width=1, scores=[0.5]), SimpleNamespace(path=None, width=None, scores=None)]
+        encode(rows, ("path", "width", "scores"))
         print("pandas" in sys.modules)
     """
     command = [sys.executable, "-c", program]
@@ -200,7 +201,7 @@ def test_writing_parquet_imports_no_pandas() -> None:
 def test_a_part_of_too_many_values_is_refused() -> None:
     """What Parquet's writer can't hold in one part is an error that says what to do, and not another part."""
     with pytest.raises(OutputError, match="smaller --chunk-size"):
-        encode_table({"scores": [np.zeros(2**20, dtype=np.float32)] * 2**11}, version=1)
+        parquet.encode([SimpleNamespace(scores=np.zeros(2**20, dtype=np.float32))] * 2**11, ("scores",))  # type: ignore[list-item]
 
 
 @given(SCORE)
@@ -213,10 +214,10 @@ def test_a_score_survives_as_text(score: float) -> None:
 
 def test_each_column_is_documented() -> None:
     """The tables of columns in the module's docstring and in the documentation have every column, with one type."""
-    assert formats.__doc__ is not None
+    assert columns.__doc__ is not None
     table, of_docs = (
         [line.split(" | ")[:2] for line in text.splitlines() if re.match(r"\| `[^|]* \| (string|int|list)", line)]
-        for text in (formats.__doc__, (ROOT / "docs" / "batch.md").read_text())
+        for text in (columns.__doc__, (ROOT / "docs" / "batch.md").read_text())
     )
     assert [name for cells in table for name in cells[0].split("`")[1::2]] == list(COLUMNS)
     assert of_docs == table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch.run.folder import RunFolder
-from batch.run.limits import FailureLimits
+from batch.run.stopping import FailureLimits
 from classifier.errors import DataError, TooManyFailures
 from tests.batch.conftest import read_parts
 

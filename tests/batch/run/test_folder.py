@@ -13,7 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from batch.inputs.named import find_inputs
-from batch.run.folder import begun_batch_size, check_output, open_run_folder
+from batch.run.folder import begun_batch_size, check_output
+from batch.run.lock import open_run_folder
 from classifier.errors import OutputError
 from tests.batch.conftest import ROOT, read_parts
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 HOLD = """
 import pathlib, sys, time
-from batch.run.folder import open_run_folder
+from batch.run.lock import open_run_folder
 with open_run_folder(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -139,7 +140,7 @@ def test_a_foreign_part_is_refused(tmp_path: Path, run: Run, name: str) -> None:
     """A file among the parts that this run did not write would be read as rows: it is refused, whatever its name."""
     run(tmp_path / "out")
     (tmp_path / "out" / "parts" / name).touch()
-    with pytest.raises(OutputError, match=rf"'.*{name}' is no part of this run"):
+    with pytest.raises(OutputError, match=rf"'.*{name}' is not a part of this run"):
         run(tmp_path / "out")
 
 
@@ -149,7 +150,7 @@ def test_parts_without_a_fingerprint_are_not_taken_over(tmp_path: Path, run: Run
     run(out)
     for file in (out / ".batch" / "fingerprint.json", out / "run.json", out / "_SUCCESS"):
         file.unlink()
-    with pytest.raises(OutputError, match="no run that could be resumed"):
+    with pytest.raises(OutputError, match="no run to resume"):
         run(out)
 
 
@@ -188,7 +189,7 @@ def test_an_output_within_an_input(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("photos")
     inputs = find_inputs([str(tmp_path / "photos")])
     for output in (tmp_path / "photos", tmp_path / "photos" / "new" / "out", tmp_path / "link" / "out"):
-        with pytest.raises(OutputError, match="lies within the input"):
+        with pytest.raises(OutputError, match="is inside the input"):
             check_output(output, inputs)
     check_output(tmp_path / "photos-out", inputs)
 

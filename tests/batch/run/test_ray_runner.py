@@ -13,9 +13,9 @@ import pytest
 
 from batch.inputs.named import find_inputs
 from batch.rows.formats import Columns
-from batch.run.interrupts import Interrupts
 from batch.run.ray_runner import Cluster, RayRunner
 from batch.run.runner import BatchJob, run_batch
+from batch.run.stopping import Interrupts
 from classifier.errors import EngineError
 from registry import LocalRegistry
 from tests.batch.conftest import read_parts

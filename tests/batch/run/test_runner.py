@@ -16,9 +16,9 @@ import pytest
 
 from batch.inputs.named import find_inputs
 from batch.pipeline.inference import batch_size_of
-from batch.run.interrupts import Interrupted, Interrupts
 from batch.run.local import LocalRunner
 from batch.run.runner import BatchJob, run_batch
+from batch.run.stopping import Interrupted, Interrupts
 from classifier.errors import OutputError
 from tests.batch.conftest import read_parts
 

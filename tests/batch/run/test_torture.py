@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from batch.inputs.listing import Selection
-from batch.run.limits import FailureLimits
+from batch.run.stopping import FailureLimits
 from classifier.errors import OutputError, TooManyFailures
 from tests.batch.conftest import mounted, read_parts
 

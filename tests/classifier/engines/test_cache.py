@@ -1,4 +1,4 @@
-"""The cache of compiled models: a whole entry or none, whoever writes, and no run that depends on it."""
+"""The cache of compiled models: entries are whole or missing, whoever writes, and no run depends on them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def path_of(*key: str) -> Path:
 
 
 def test_what_is_written_is_read(home: Path) -> None:
-    """An entry is found by its key alone; nothing is there before, and no folder is made by looking."""
+    """An entry is found by exactly its key; looking for one creates no folder."""
     path = path_of("openvino", "2026.4.1")
     assert read_entry(path) is None
     assert not home.exists()
@@ -49,7 +49,7 @@ def test_what_is_written_is_read(home: Path) -> None:
 @given(position=st.integers(0, 131), value=st.integers(1, 255), end=st.none() | st.integers(0, 131))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_entry_counts_as_missing(home: Path, position: int, value: int, end: int | None) -> None:
-    """Altered or cut anywhere, an entry is not read, and can be written anew."""
+    """An entry altered or cut anywhere is ignored, and can be written again."""
     path = path_of("damaged")
     write_entry(path, bytes(100))
     data = bytearray(path.read_bytes())
@@ -62,7 +62,7 @@ def test_a_damaged_entry_counts_as_missing(home: Path, position: int, value: int
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the system has no users")
 def test_another_users_entry_is_not_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a home that several users write, each trusts what it compiled itself, and no other can read it."""
+    """In a shared home, users trust only their own entries, and nobody else can read these."""
     path = path_of("mine")
     write_entry(path, b"compiled")
     assert path.stat().st_mode & 0o077 == 0
@@ -71,7 +71,7 @@ def test_another_users_entry_is_not_run(home: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_home_that_can_t_be_written(home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where there is no room for a cache there is none, and nothing is said of it unless one asks for details."""
+    """If the cache can't be written there is none, and only the debug log says so."""
     home.write_text("a file where the folder should be")
     caplog.set_level(logging.INFO)
     write_entry(path_of("x"), b"compiled")
@@ -80,7 +80,7 @@ def test_a_home_that_can_t_be_written(home: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container whose user has no home there is no cache."""
+    """Without a home folder, as in some containers, there is no cache."""
 
     def no_home() -> None:
         raise RuntimeError("Could not determine home directory.")
@@ -91,7 +91,7 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of the process's files")
 def test_a_full_disk(home: Path) -> None:
-    """An entry that does not fit leaves nothing behind."""
+    """An entry that does not fit on the disk leaves nothing behind."""
     done = subprocess.run(
         [
             sys.executable,
@@ -114,7 +114,7 @@ def test_a_full_disk(home: Path) -> None:
 
 
 def test_a_cache_that_can_only_be_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mounted read-only, as in a container, what is there still serves."""
+    """Entries of a read-only cache, as in a container, are still used."""
 
     def refuse(*args: object) -> None:
         raise PermissionError(30, "Read-only file system")
@@ -125,7 +125,7 @@ def test_a_cache_that_can_only_be_read(home: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_was_not_used_for_longest_goes_first(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entries together stay within the limit; one that is read counts as used."""
+    """The least recently used entries are removed over the limit; reading counts as use."""
     monkeypatch.setattr(cache, "LIMIT_BYTES", 3_500)
     for age, name in ((30, "a"), (20, "b"), (10, "c")):
         write_entry(path_of(name), bytes(1_000))
@@ -148,7 +148,7 @@ def _write_and_read(number: int) -> bool:
 
 
 def test_many_processes(home: Path) -> None:
-    """Processes that write one entry at once never read a part of one, nor of two."""
+    """Processes that write one entry at once never read a partial or mixed one."""
     with ProcessPoolExecutor(4) as pool:
         assert all(pool.map(_write_and_read, range(4)))
     assert [path.suffix for path in (home / "cache" / "compiled").iterdir()] == [".blob"]

@@ -1,4 +1,4 @@
-"""Embeddings: what the last layer takes, the same bits at any batch size, and no score is another one for them."""
+"""Embeddings: the last layer's input, bit-equal at any batch size, without an effect on the scores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from classifier.engines.group import EngineGroup
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.errors import DamagedArtifact
 from classifier.model import Model
-from tests.classifier.conftest import Files, open_graph
-from tests.classifier.ways import WAYS
+from tests.classifier.conftest import WAYS, Files, open_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,14 +23,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier.engines import Engine
-    from tests.classifier.ways import OpenWay
+    from tests.classifier.conftest import OpenWay
 
 SIZE = 128
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def engine(request: pytest.FixtureRequest, embedder_files: Mapping[str, bytes]) -> Engine:
-    """Return the digits with embeddings, opened in each way that a CPU has, on all of its streams."""
+    """Return the digits with embeddings, opened in each of `WAYS`."""
     return open_graph(embedder_files, request.param, threads=2, tuning="throughput")
 
 
@@ -42,7 +41,7 @@ def images() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def alone(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the embedding of each image that was run by itself."""
+    """Return the embedding of each image run alone."""
     return np.concatenate([engine.embed(image[np.newaxis])[1] for image in images])
 
 
@@ -50,7 +49,7 @@ def alone(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 def test_neither_depends_on_the_batch_and_scores_not_on_embeddings(
     engine: Engine, images: NDArray[np.uint8], alone: NDArray[np.float32], start: int, count: int
 ) -> None:
-    """An image's embedding is the same bits beside any others, and its scores are those that it has without one."""
+    """An image's embedding is bit-equal in any batch, and its scores are bit-equal to those of `run`."""
     batch = images[start : start + count]
     scores, embeddings = engine.embed(batch)
     assert embeddings.dtype == np.float32
@@ -62,7 +61,7 @@ def test_neither_depends_on_the_batch_and_scores_not_on_embeddings(
 def test_embeddings_tell_images_apart_as_those_of_fp32_do(
     engine: Engine, images: NDArray[np.uint8], alone: NDArray[np.float32], embedder_files: Mapping[str, bytes]
 ) -> None:
-    """In every way, an image's embedding is nearly that of fp32, and none of another image."""
+    """In every precision, an image's embedding is closest to its own in fp32, and not to another image's."""
     exact = OnnxRuntimeEngine(embedder_files[MODEL]).embed(images)[1]
     a, b = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (alone, exact))
     cosines = a @ b.T
@@ -73,7 +72,7 @@ def test_embeddings_tell_images_apart_as_those_of_fp32_do(
 def test_threads_that_ask_for_them_and_threads_that_do_not_share_an_engine(
     engine: Engine, images: NDArray[np.uint8], alone: NDArray[np.float32]
 ) -> None:
-    """Each gets what it asked for."""
+    """Threads that call `embed` and threads that call `run` each get their own results."""
     expected = engine.run(images)
     with ThreadPoolExecutor(4) as pool:
         embedded = [pool.submit(engine.embed, images[start : start + 10]) for start in range(0, 40, 10)]
@@ -83,7 +82,7 @@ def test_threads_that_ask_for_them_and_threads_that_do_not_share_an_engine(
 
 
 def test_a_group_of_engines_gives_them_in_order(embedder_files: Mapping[str, bytes], images: NDArray[np.uint8]) -> None:
-    """Several devices are one engine with embeddings as they are without."""
+    """A group's embeddings are those of one engine, in order."""
     one = OnnxRuntimeEngine(embedder_files[MODEL], threads=1)
     group = EngineGroup([OnnxRuntimeEngine(embedder_files[MODEL], threads=1, batch_size=7) for _ in range(2)])
     assert group.embedding_size == SIZE
@@ -104,7 +103,7 @@ def test_a_graph_without_embeddings_gives_none(open_way: OpenWay, images: NDArra
 def test_what_the_last_layer_makes_of_them_are_the_scores(
     embedder_files: Mapping[str, bytes], images: NDArray[np.uint8]
 ) -> None:
-    """Recomputed from the weights that stand in the graph."""
+    """The graph's last layer, applied to the embeddings, gives the scores."""
     onnx = pytest.importorskip("onnx")
     weights = {
         each.name: onnx.numpy_helper.to_array(each)
@@ -122,13 +121,13 @@ def test_a_config_that_says_another_size_than_the_graph_is_damage(
 ) -> None:
     config = embedder_files[CONFIG].replace(b'"embedding_size": 128,', said)
     assert config != embedder_files[CONFIG]
-    with pytest.raises(DamagedArtifact, match=rf"gives embeddings of 128 numbers, config\.json says {numbers}: "):
+    with pytest.raises(DamagedArtifact, match=rf"gives embeddings of 128 numbers, but config\.json says {numbers}: "):
         Model.open(Files(files={**embedder_files, CONFIG: config}), engine="onnxruntime", device="cpu")
 
 
 def test_a_config_without_embeddings_does_not_speak_of_them(
     digits_files: Mapping[str, bytes], embedder_files: Mapping[str, bytes]
 ) -> None:
-    """So the digests of models that were exported by earlier releases stay what they are."""
+    """A config without embeddings does not mention them, so that digests of older models stay the same."""
     assert b"embedding" not in digits_files[CONFIG]
     assert b'"embedding_size": 128' in embedder_files[CONFIG]

@@ -1,4 +1,4 @@
-"""What a real GPU gives: the same bits in any batch, scores near the CPU's, and one sentence where it has no room."""
+"""A real GPU: the same bits in any batch, scores close to the CPU's, and one error of one line if memory is full."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def test_threads_share_an_engine(engine: OnnxRuntimeEngine, images: NDArray[np.u
 
 
 def test_golden_scores(engine: OnnxRuntimeEngine, digits_model: Model) -> None:
-    """A GPU is within its precision's tolerance of torch; the self-test that says so is the production's."""
+    """The engine passes the self-test, within its precision's tolerance of torch."""
     assert self_test(replace(digits_model, engine=engine)).engine == engine.info
 
 
 def test_fp32_is_fp32(engine: OnnxRuntimeEngine, images: NDArray[np.uint8], digits_model: Model) -> None:
-    """Scores in fp32 are those of the CPU within 1e-5, which TF32 would miss."""
+    """Scores in fp32 differ from the CPU's by at most 1e-5; with TF32 they would differ more."""
     if engine.info.precision != "fp32":
         pytest.skip("of fp32 alone")
     np.testing.assert_allclose(engine.run(images), digits_model.scores(images), rtol=0, atol=1e-5)
@@ -95,7 +95,7 @@ def test_what_runs_is_recorded(
 
 
 def test_the_fastest_size_is_found(graph: bytes, precision: Precision, images: NDArray[np.uint8]) -> None:
-    """In bulk the size is found by trying, from 16 on, and more than one batch is under way."""
+    """With `throughput` the size is measured, from 16 up, and more than one batch is under way."""
     engine = OnnxRuntimeEngine(graph, device="cuda", precision=precision, tuning="throughput")
     assert engine.info.batch_size is not None
     assert engine.busy_size > engine.info.batch_size >= 16
@@ -103,13 +103,13 @@ def test_the_fastest_size_is_found(graph: bytes, precision: Precision, images: N
 
 
 def test_probe_runs(engine: OnnxRuntimeEngine) -> None:
-    """What `tandem doctor` runs on a GPU that works, works."""
+    """`tandem doctor`'s probe runs on a working GPU."""
     sessions.probe(engine.info.device)
 
 
 @pytest.fixture
 def full_gpu() -> Iterator[None]:
-    """Hold all but 16 MB of the GPU's memory meanwhile, as another program would."""
+    """Hold all but 16 MB of the GPU's memory during the test, as another program would."""
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("needs a torch that is built for CUDA")
@@ -127,14 +127,14 @@ def full_gpu() -> Iterator[None]:
 
 @pytest.mark.usefixtures("full_gpu")
 def test_no_memory_for_a_batch(digits_files: Mapping[str, bytes]) -> None:
-    """A GPU whose memory others hold is said to have none left."""
+    """On a GPU filled by another program, the error says that memory is full."""
     with pytest.raises(OutOfDeviceMemory, match="cuda:0"):
         OnnxRuntimeEngine(digits_files[MODEL], device="cuda", batch_size=65_536)
 
 
 @pytest.mark.usefixtures("full_gpu")
 def test_no_memory_is_one_sentence(tandem: Tandem, digits_home: Path, test_folder: Path, tmp_path: Path) -> None:
-    """A bulk run that was asked onto a full GPU ends with an error of one line, and leaves no output."""
+    """A bulk run on a full GPU ends with an error of one line, and leaves no output."""
     out = tmp_path / "out"
     asked = ("--model", "digits", "--device", "cuda", "--precision", "fp32", "--output", out)
     done = tandem("batch", test_folder, *asked, check=False, env={"TANDEM_HOME": str(digits_home)})

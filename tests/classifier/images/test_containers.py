@@ -1,3 +1,5 @@
+"""Containers: metadata is removed, pixels stay, and endless files are refused."""
+
 from __future__ import annotations
 
 import io
@@ -6,15 +8,15 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from classifier.errors import UnreadableImage
-from classifier.images import decode_image
+from classifier.images import IMAGE_SUFFIXES, decode_image
 from classifier.images.containers import MAX_PARTS, MAX_SCANS, open_container
 from classifier.images.orientation import read_orientation
 from classifier.types import Preprocessing
+from tests.classifier.images.samples import exif
+from tests.classifier.images.samples import png_chunk as chunk
 
 AS_STORED = Preprocessing(resize_size=240, crop_size=240)
 
@@ -34,15 +36,6 @@ def pixels(data: bytes) -> bytes:
 
 def segment(marker: int, contents: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(contents) + 2) + contents
-
-
-def chunk(kind: bytes, contents: bytes) -> bytes:
-    return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
-
-
-def exif(orientation: int, *, type: int = 3, order: str = ">") -> bytes:
-    signature = {">": b"MM\0*", "<": b"II*\0"}[order]
-    return signature + struct.pack(f"{order}IHHHIHHI", 8, 1, 274, type, 1, orientation, 0, 0)
 
 
 def last_scan(jpeg: bytes) -> bytes:
@@ -68,13 +61,13 @@ class TestJpeg:
         ],
     )
     def test_pixels_stay(self, options: dict[str, object]) -> None:
-        """What is left without metadata has the pixels that Pillow finds in the whole file."""
+        """Without its metadata, a file has the pixels that Pillow finds in the whole file."""
         data = encode("JPEG", **options)
         with Image.open(io.BytesIO(data)) as image:
             assert pixels(data) == np.asarray(image).tobytes()
 
     def test_colour_markers_stay(self) -> None:
-        """Adobe's marker, which says that three components are RGB and not YCbCr, is no metadata."""
+        """Adobe's marker stays: it says that three components are RGB and not YCbCr."""
         data = encode("JPEG", quality=90, keep_rgb=True)
         # Without their names, R, G and B, in the headers of frame and scan, nothing else tells.
         unnamed = data.replace(b"R\x11\0G\x11\0B\x11\0", b"\1\x11\0\2\x11\0\3\x11\0").replace(
@@ -84,7 +77,7 @@ class TestJpeg:
         assert pixels(unnamed) == pixels(data)
 
     def test_metadata_goes(self) -> None:
-        """Profiles, comments, EXIF, thumbnails and what follows the image are not handed on; the EXIF block is."""
+        """Profiles, comments, EXIF, thumbnails and bytes after the image are removed; the EXIF block is kept apart."""
         block = exif(6) + b"thumbnail"
         metadata = segment(0xE1, b"Exif\0\0" + block) + segment(0xE2, b"profile") + segment(0xFE, b"comment")
         container = open_container(self.JPEG[:2] + metadata + self.JPEG[2:] + b"a film")
@@ -92,26 +85,26 @@ class TestJpeg:
         assert container.exif == block
 
     def test_between_scans(self) -> None:
-        """Bytes that look like markers inside a segment between two scans are not taken for such."""
+        """Bytes that look like markers inside a segment between two scans are ignored."""
         at = self.PROGRESSIVE.rindex(b"\xff\xda")
         comment = segment(0xFE, b"\xff\xd9 \xff\xda \xff\xd8")
         assert pixels(self.PROGRESSIVE[:at] + comment + self.PROGRESSIVE[at:]) == pixels(self.PROGRESSIVE)
 
     @pytest.mark.parametrize("junk", [b"\xff" * 1000, b"\xff\0" * 1000, b"no marker"])
     def test_junk_between_segments(self, junk: bytes) -> None:
-        """Fill bytes and junk between segments are passed over, as JPEG readers do."""
+        """Fill bytes and junk between segments are skipped, as JPEG readers do."""
         behind_jfif = 20
         assert pixels(self.JPEG[:behind_jfif] + junk + self.JPEG[behind_jfif:]) == pixels(self.JPEG)
 
     def test_many_segments(self) -> None:
-        """A file of nothing but segments is refused before it takes gigabytes to list them; many are fine."""
+        """A file of endless segments is refused before listing them takes gigabytes; many are fine."""
         many = self.JPEG[:2] + segment(0xE1, b"Exif\0\0") * 50_000 + self.JPEG[2:]
         assert pixels(many) == pixels(self.JPEG)
         with pytest.raises(UnreadableImage, match="100,000 segments"):
             open_container(self.JPEG[:2] + segment(0xE5, b"") * (MAX_PARTS + 1) + self.JPEG[2:])
 
     def test_many_scans(self) -> None:
-        """A progressive image that passes over its pixels again and again is refused; ten passes are normal."""
+        """A progressive image with endless scans is refused; ten scans are normal."""
         assert self.PROGRESSIVE.count(b"\xff\xda") <= 12
         repeated = last_scan(self.PROGRESSIVE) * MAX_SCANS
         with pytest.raises(UnreadableImage, match="100 scans"):
@@ -148,7 +141,7 @@ class TestPng:
         assert open_container(self.with_chunks(chunks)).data == self.PNG
 
     def test_many_chunks(self) -> None:
-        """A file of nothing but chunks is refused before it takes gigabytes to list them."""
+        """A file of endless chunks is refused before listing them takes gigabytes."""
         with pytest.raises(UnreadableImage, match="100,000 chunks"):
             open_container(self.with_chunks(chunk(b"prVt", b"") * MAX_PARTS))
 
@@ -158,28 +151,12 @@ class TestPng:
         assert read_orientation(container.exif) == 6
 
     def test_orientation_elsewhere(self) -> None:
-        """An orientation in XMP is not read, nor is it by web browsers."""
+        """An orientation in XMP is ignored, as web browsers ignore it."""
         xmp = b'XML:com.adobe.xmp\0\0\0\0\0<rdf:Description tiff:Orientation="6"/>'
         assert pixels(self.with_chunks(chunk(b"iTXt", xmp))) == pixels(self.PNG)
 
 
-class TestOrientation:
-    @pytest.mark.parametrize("order", ["<", ">"])
-    @pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"])
-    @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_read(self, orientation: int, prefix: bytes, order: str) -> None:
-        """The orientation is read in both byte orders, with and without the prefix that JPEG gives it."""
-        assert read_orientation(prefix + exif(orientation, order=order)) == orientation
-
-    @pytest.mark.parametrize(
-        "block",
-        [b"", b"MM\0*", exif(0), exif(9), exif(6)[:-8], exif(6, type=2), exif(6).replace(b"MM", b"MI"), exif(6)[6:]],
-    )
-    def test_upright_otherwise(self, block: bytes) -> None:
-        """Without an orientation that means something, an image is upright."""
-        assert read_orientation(block) == 1
-
-    @given(block=st.binary(), cut=st.integers(0, 40), order=st.sampled_from("<>"))
-    def test_any_bytes(self, block: bytes, cut: int, order: str) -> None:
-        """Whatever the bytes, there is an orientation."""
-        assert read_orientation(exif(6, order=order)[:cut] + block) in range(1, 9)
+def test_suffixes() -> None:
+    """Every format's usual suffix is known, in lower case."""
+    assert {".jpg", ".jpeg", ".png", ".webp", ".bmp"} <= IMAGE_SUFFIXES
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)

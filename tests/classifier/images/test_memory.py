@@ -1,18 +1,28 @@
-"""Memory that threads share: never more than there is, and nobody waits for ever."""
+"""The memory budget of all threads: never exceeded, and no thread waits forever."""
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from classifier.images.memory import MemoryBudget
+from tests.classifier.images.samples import encode
+from tests.conftest import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_never_more_than_there_is() -> None:
-    """However many threads come with however much, what they hold together fits; and all of them get through."""
+    """Together, threads never hold more than the budget, and all of them finish."""
     memory, held, most, lock = MemoryBudget(100), 0, 0, threading.Lock()
 
     def hold(size: int) -> None:
@@ -32,7 +42,7 @@ def test_never_more_than_there_is() -> None:
 
 
 def test_more_than_there_is_runs_alone() -> None:
-    """What would never fit is not refused here: that is what limits are for."""
+    """More than the budget is not refused, since limits do that, but runs alone."""
     memory = MemoryBudget(100)
     with memory.take(1000):
         pass
@@ -41,7 +51,7 @@ def test_more_than_there_is_runs_alone() -> None:
 
 
 def test_much_does_not_wait_for_ever() -> None:
-    """Who needs much is served before those who came later and need little."""
+    """A large request is served before later small ones."""
     memory, order = MemoryBudget(100), []
 
     def hold(size: int) -> None:
@@ -67,3 +77,33 @@ def test_a_failure_gives_its_memory_back() -> None:
     for _ in range(3):
         with pytest.raises(OSError, match="truncated"), memory.take(100):
             raise OSError("truncated")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_threads_share_the_memory(tmp_path: Path) -> None:
+    """Images that come at the same time take turns if there is not enough memory for all of them."""
+    image = Image.new("RGBA", (4000, 2000), (1, 2, 3, 128))  # 160 MB
+    (tmp_path / "image.webp").write_bytes(encode(image, "WEBP", lossless=True))
+    code = f"""
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from classifier.images import decoding as images
+from classifier.images.memory import MemoryBudget
+from classifier.types import Preprocessing
+data = Path({str(tmp_path / "image.webp")!r}).read_bytes()
+budget = MemoryBudget(350_000_000)
+images.decoding_memory = lambda least: budget
+def memory(field):
+    [line] = [line for line in open("/proc/self/status") if line.startswith(field)]
+    return int(line.split()[1])
+before = memory("VmRSS")
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda _: images.decode_image(data, Preprocessing(resize_size=8, crop_size=8)), range(8)))
+print(memory("VmHWM") - before)
+"""
+    # Or glibc keeps freed blocks for later.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert 200_000 < int(done.stdout) < 400_000  # KiB

@@ -10,7 +10,7 @@ import pytest
 
 from classifier import hardware
 from classifier.artifact import CONFIG
-from classifier.engines import selection, sessions
+from classifier.engines import nvidia, runtime, selection
 from classifier.errors import DamagedArtifact, EngineUnavailable, TandemError
 from classifier.extras import install_extra
 from commands.doctor import checks
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 cpu_wheel_only = pytest.mark.skipif(
-    sessions.GPU_WHEEL in sessions.installed_wheels(), reason="states what the doctor says of the CPU build"
+    runtime.GPU_WHEEL in runtime.installed_wheels(), reason="states what the doctor says of the CPU build"
 )
 
 
@@ -79,7 +79,7 @@ def test_what_auto_means(monkeypatch: pytest.MonkeyPatch, digits_home: Path) -> 
     assert chosen == "digits:1 runs in int8 with onnxruntime on cpu"
     if any(way.engine == "openvino" for way in registry.resolve("digits").config.allowed):  # as its export had that
         assert others[0].startswith("int8 with openvino on cpu and ")
-        assert finding.fact.count("want OpenVINO, which is not installed (pip install") == 1
+        assert finding.fact.count("need OpenVINO, which is not installed (pip install") == 1
 
 
 def test_a_model_that_can_t_be_run(monkeypatch: pytest.MonkeyPatch, tandem_home: Path) -> None:
@@ -131,10 +131,10 @@ def test_openvino_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(checks.compiling, "probe", probe)
-    monkeypatch.setattr(checks, "version_of", lambda package: "2026.4.1")
+    monkeypatch.setattr(checks, "installed_version", lambda package: "2026.4.1")
     [finding] = checks.check_openvino()
     assert (finding.status, finding.remedy) == ("fail", "pip install -e '.[openvino]' in the clone of Tandem")
-    monkeypatch.setattr(checks, "version_of", lambda package: None)
+    monkeypatch.setattr(checks, "installed_version", lambda package: None)
     assert list(checks.check_openvino()) == []
 
 
@@ -175,8 +175,8 @@ def test_both_builds_installed(tandem: Any, tandem_home: Path, tmp_path: Path) -
 )
 def test_driver(monkeypatch: pytest.MonkeyPatch, wheels: list[str], driver: str | None, status: str, fact: str) -> None:
     """The driver is judged by what is installed: a GPU that nothing uses warns, a build for no GPU fails."""
-    gpus = (hardware.Gpu(name="NVIDIA H200", compute_capability=str(driver)),)
-    seen = hardware.NvidiaDriver(cuda_version=(13, 1), gpus=gpus) if driver else None
+    gpus = (nvidia.Gpu(name="NVIDIA H200", compute_capability=str(driver)),)
+    seen = nvidia.NvidiaDriver(cuda_version=(13, 1), gpus=gpus) if driver else None
     monkeypatch.setattr(checks, "nvidia_driver", lambda: seen)
     monkeypatch.setattr(checks, "installed_wheels", lambda: wheels)
     finding = checks.check_driver()
@@ -215,7 +215,7 @@ def test_a_finding_that_is_not_ok_has_a_remedy() -> None:
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        (EngineUnavailable("device 'cuda:0' can't be had: no driver; install one"), "install one"),
+        (EngineUnavailable("device 'cuda:0' is not available: no driver; install one"), "install one"),
         (DamagedArtifact("/registry/index.json is damaged (at: 3): restore it from a copy"), "restore it from a copy"),
     ],
 )

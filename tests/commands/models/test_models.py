@@ -150,7 +150,7 @@ def test_rm_asks_on_a_terminal(stocked: LocalRegistry, answer: bytes, left: int)
         (["show", "digits@sha256:0123"], 1, "all its 64"),
         (["rm", "ghcr.io/acme/digits:3"], 1, "'tandem models pull ghcr.io/acme/digits:3' fetches it"),
         (["pull", "digits:1"], 2, "has no registry's host before it"),
-        (["push", "digits:1", "acme/digits"], 1, "is no place to push to"),
+        (["push", "digits:1", "acme/digits"], 1, "is not a place to push to"),
         (["show", "digits", "--card", "--json"], 2, "exclude each other"),
         (["tag", "digits:1", "7"], 1, "can't be an alias"),
         (["tag", "digits:1"], 2, "Missing argument 'ALIAS...'"),

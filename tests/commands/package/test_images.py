@@ -172,7 +172,10 @@ def test_the_name_of_the_image(tmp_path: Path, wanted: str | None, name: str) ->
 
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
-    [("ghcr.io/acme/digits@sha256:" + "0" * 64, "in place of the digest, ':1'"), ("ghcr.io/Acme", "is no reference")],
+    [
+        ("ghcr.io/acme/digits@sha256:" + "0" * 64, "in place of the digest, ':1'"),
+        ("ghcr.io/Acme", "is not a reference"),
+    ],
 )
 def test_what_cannot_name_an_image(tmp_path: Path, wanted: str, sentence: str) -> None:
     """One sentence that says how it is written."""

@@ -1,4 +1,4 @@
-"""Keeping house: what has no name is found, shown and deleted; what has one never is."""
+"""Garbage collection: unnamed blobs are found, shown and deleted; named ones never are."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from classifier.errors import DamagedArtifact
-from registry import LocalRegistry, Reference, fetch_model
+from registry import LocalRegistry, Reference, fetch_model, push
 from registry.oci.garbage import collect, find_garbage
 from registry.remote.models import RemoteModels
-from registry.transfer import push
 from tests.registry.artifacts import make_files
+from tests.registry.processes import start, wait_for
 from tests.registry.servers import needs_registry
-from tests.registry.test_processes import start, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def make_old(registry: LocalRegistry) -> None:
-    """Let every file of the registry be two days old."""
+    """Make every file of the registry two days old."""
     then = time.time() - 2 * 86400
     for path in (registry.root / "blobs" / "sha256").iterdir():
         os.utime(path, (then, then))
@@ -40,7 +39,7 @@ def files_of(registry: LocalRegistry) -> set[str]:
 def test_what_an_alias_left_behind_is_garbage(
     registry: LocalRegistry, tmp_path: Path, remote: str, tandem: Tandem
 ) -> None:
-    """The copy under the alias's old digest has no name any more. Shown first; deleted with --yes."""
+    """The copy under the alias's old digest has lost its name: it is shown, and with --yes deleted."""
     there = LocalRegistry(tmp_path / "there" / "registry")
     home = {"TANDEM_HOME": str(tmp_path / "there")}
     models = RemoteModels(Reference.parse(remote))
@@ -61,7 +60,7 @@ def test_what_an_alias_left_behind_is_garbage(
 
 
 def test_old_beginnings_are_garbage_and_new_ones_are_not(registry: LocalRegistry) -> None:
-    """A pull that broke off an hour ago may be gone on with."""
+    """A pull that broke off an hour ago may still be continued."""
     registry.add("digits", make_files())
     old, new = ((registry.root / "blobs" / "sha256" / f".tandem-{digit * 64}.part") for digit in "01")
     old.write_bytes(b"old")
@@ -72,7 +71,7 @@ def test_old_beginnings_are_garbage_and_new_ones_are_not(registry: LocalRegistry
 
 
 def test_a_damaged_manifest_stops_it(registry: LocalRegistry) -> None:
-    """Nobody knows what it names: nothing is deleted."""
+    """Its blobs are unknown, so nothing is deleted."""
     artifact = registry.add("digits", make_files()).artifact
     registry.layout.blob_path(artifact.digest).write_bytes(b"{}")
     make_old(registry)
@@ -84,13 +83,12 @@ def test_a_damaged_manifest_stops_it(registry: LocalRegistry) -> None:
 
 @needs_registry
 def test_pulls_go_on_beside_it(registry: LocalRegistry, tmp_path: Path, remote: str) -> None:
-    """A collection that takes every blob without a name, at any moment, leaves no pull without a file."""
+    """Collecting unnamed blobs at any moment leaves no pulled model without a file."""
     for number in range(6):
         push(registry.add("digits", make_files(f"{number}" * 50_000)).artifact.reference, remote, registry)
     there = LocalRegistry(tmp_path / "there")
     pull = """
-from registry import Reference
-from registry.transfer import pull
+from registry import Reference, pull
 assert pull(Reference.parse(sys.argv[2]), registry).verify() == []
 """
     collecting = """
@@ -110,7 +108,7 @@ while True:
 
 
 def test_kill_9_at_every_deletion(tmp_path: Path) -> None:
-    """What has a name is whole, wherever it was killed."""
+    """Every named model is whole, wherever the collection was killed."""
     kill = """
 from registry.oci.garbage import collect
 changes = 0

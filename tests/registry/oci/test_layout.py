@@ -1,4 +1,4 @@
-"""The OCI layout on disk: what is written, what is checked when it is read, and how it ends when it can't be."""
+"""The OCI layout on disk: what is written, what every read checks, and how failures end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def test_the_folder_is_an_oci_layout(layout: Layout) -> None:
-    """Any tool that knows OCI layouts finds the marker, the index and the blob where the specification puts them."""
+    """Marker, index and blob are where the OCI specification puts them."""
     assert json.loads((layout.root / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
     assert json.loads((layout.root / "index.json").read_bytes())["schemaVersion"] == 2
     assert (layout.root / "blobs" / "sha256" / DESCRIPTOR.digest.removeprefix("sha256:")).read_bytes() == BLOB
@@ -81,7 +81,7 @@ def test_a_damaged_blob_is_never_returned(layout: Layout, damage: object, fact: 
 
 
 def test_writing_a_damaged_blob_again_repairs_it(layout: Layout) -> None:
-    """What is on disk is checked before it is taken for the blob that is to be written."""
+    """A write checks the blob on disk before it keeps it."""
     layout.blob_path(DESCRIPTOR.digest).write_bytes(b"a GRAPH")
     with layout.writing():
         layout.write_blobs({DESCRIPTOR.digest: BLOB})
@@ -90,8 +90,8 @@ def test_writing_a_damaged_blob_again_repairs_it(layout: Layout) -> None:
 
 @pytest.mark.parametrize("digest", ["sha256:../../../etc/passwd", "sha512:" + "0" * 128, "", "sha256:" + "A" * 64])
 def test_only_a_digest_becomes_a_path(layout: Layout, digest: str) -> None:
-    """A manifest that some tool wrote can't make a reader open a file outside of the layout."""
-    with pytest.raises(DamagedArtifact, match="no sha256 digest"):
+    """A tool's manifest can't make a reader open a file outside the layout."""
+    with pytest.raises(DamagedArtifact, match="not a sha256 digest"):
         layout.blob_path(digest)
 
 
@@ -99,21 +99,21 @@ def test_only_a_digest_becomes_a_path(layout: Layout, digest: str) -> None:
     "index", [b"", b"{", b"[]", b"{}", b'{"schemaVersion": 2, "manifests": [{"size": 1}]}', b"\xff"]
 )
 def test_a_damaged_index_is_named(layout: Layout, index: bytes) -> None:
-    """An index that can't be read is no empty registry."""
+    """An index that can't be read isn't an empty registry."""
     (layout.root / "index.json").write_bytes(index)
     with pytest.raises(DamagedArtifact, match=r"index\.json is damaged .*restore it"):
         layout.read_index()
 
 
 def test_a_missing_index_is_named(layout: Layout) -> None:
-    """A layout whose index was deleted is no empty registry either, and no writer makes it one."""
+    """A layout whose index was deleted isn't an empty registry either, and no writer turns it into one."""
     (layout.root / "index.json").unlink()
     with layout.writing(), pytest.raises(DamagedArtifact, match=r"index\.json is missing"):
         layout.read_index()
 
 
 def test_a_file_in_place_of_the_registry_is_named(tmp_path: Path) -> None:
-    """TANDEM_HOME that names a file ends in a sentence, for readers and for writers."""
+    """If TANDEM_HOME names a file, readers and writers get one sentence."""
     (tmp_path / "file").touch()
     layout = Layout(tmp_path / "file" / "registry")
     with pytest.raises(RegistryError, match="Not a directory"):
@@ -123,7 +123,7 @@ def test_a_file_in_place_of_the_registry_is_named(tmp_path: Path) -> None:
 
 
 def test_old_leftovers_of_killed_writers_go_with_the_next_write(layout: Layout) -> None:
-    """A temporary file is deleted when it is old; a young one could belong to a writer of another machine."""
+    """Old temporary files are deleted; a recent one could belong to a writer on another machine."""
     folders = (layout.root, layout.root / "blobs" / "sha256")
     for folder in folders:
         for name in ("old", "young"):
@@ -137,7 +137,7 @@ def test_old_leftovers_of_killed_writers_go_with_the_next_write(layout: Layout) 
 
 
 def test_writers_take_turns(layout: Layout, caplog: pytest.LogCaptureFixture) -> None:
-    """A second writer says that it waits, and goes on when the first is done."""
+    """A second writer logs that it waits, and continues when the first is done."""
     caplog.set_level("INFO")
     first_is_in, first_may_go = threading.Event(), threading.Event()
 
@@ -159,7 +159,7 @@ def test_writers_take_turns(layout: Layout, caplog: pytest.LogCaptureFixture) ->
 
 
 def run_python(script: str, *args: str | Path) -> str:
-    """Return what `script` printed in a process of its own; an error of Tandem is printed with its class."""
+    """Return what `script` printed in its own process; Tandem's errors are printed with their class."""
     lines = "".join(f"    {line}\n" for line in script.strip().splitlines())
     program = (
         "import os, resource, sys\nfrom pathlib import Path\n"
@@ -189,14 +189,14 @@ if os.geteuid() == 0:
 
 @pytest.fixture
 def open_layout(layout: Layout) -> Iterator[Layout]:
-    """Return a layout where another user can get to: pytest's own folders are closed to all but one."""
+    """Return a layout that other users can reach, unlike pytest's folders."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Layout(Path(shutil.copytree(layout.root, Path(folder) / "registry")))
 
 
 def test_a_folder_without_write_permission_is_one_sentence(open_layout: Layout) -> None:
-    """A reader's account can read all and write nothing; an attempt to write leaves the folder as it was."""
+    """A reader's account can read everything and write nothing; a failed write changes nothing."""
     before = sorted(open_layout.root.rglob("*"))
     for folder in (open_layout.root, open_layout.root / "blobs" / "sha256"):
         folder.chmod(0o555)
@@ -210,7 +210,7 @@ def test_a_folder_without_write_permission_is_one_sentence(open_layout: Layout) 
 
 
 def test_a_file_without_read_permission_is_one_sentence(open_layout: Layout) -> None:
-    """An index that is closed to the reader is no damaged index."""
+    """An index that is closed to the reader isn't a damaged index."""
     (open_layout.root / "index.json").chmod(0)
     printed = run_python(DROP_ROOT + READ, open_layout.root)
     assert printed.startswith("RegistryError")
@@ -218,7 +218,7 @@ def test_a_file_without_read_permission_is_one_sentence(open_layout: Layout) -> 
 
 
 def test_a_write_that_the_disk_cuts_short_leaves_nothing(layout: Layout) -> None:
-    """A file that the system does not let grow any more, as on a full disk, is one sentence and no half file."""
+    """A file that can't grow, as on a full disk, gives one sentence and leaves no partial file."""
     before = sorted(layout.root.rglob("*"))
     printed = run_python("resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))" + WRITE, layout.root)
     assert printed.startswith("RegistryUnwritable the registry")

@@ -55,7 +55,7 @@ def manifest_of(files: dict[str, bytes]) -> dict[str, Any]:
 
 
 def test_the_manifest_is_a_modelpack() -> None:
-    """Other tools know the artifact by its types: those of the CNCF ModelPack specification."""
+    """Other tools recognise the artifact by the types of the CNCF ModelPack specification."""
     manifest = manifest_of(make_files())
     assert manifest["schemaVersion"] == 2
     assert manifest["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
@@ -82,7 +82,7 @@ def test_the_config_blob_follows_the_modelpack_schema() -> None:
 
 
 def test_the_same_files_have_the_same_digest() -> None:
-    """The digest says what the files are, not in which order they came; it stays the same across releases."""
+    """The digest depends on the files, not on their order, and stays the same across releases."""
     files = make_files()
     assert pack(files) == pack(dict(reversed(files.items())))
     # Pinned: another digest would give every model that is exported again a version that nothing changed in.
@@ -96,7 +96,7 @@ def manifest_files(files: dict[str, bytes]) -> list[str]:
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_file_counts(file: str) -> None:
-    """A change of a single byte, in whichever file, makes another artifact."""
+    """Changing a single byte of any file makes another artifact."""
     files = make_files()
     changed = {**files, file: files[file] + b" "}
     assert pack(changed)[0].digest != pack(files)[0].digest
@@ -111,7 +111,7 @@ def test_further_graphs_are_weights() -> None:
 
 @pytest.mark.parametrize("config", [None, b"", b"{", b"[]", b'{"name": "digits"}'])
 def test_an_artifact_without_a_usable_config_is_refused(config: bytes | None) -> None:
-    """Nothing gets a version that could not be opened."""
+    """Files that could never be opened get no version."""
     files = make_files()
     files.pop(CONFIG)
     if config is not None:

@@ -33,7 +33,7 @@ hosts = st.one_of(
     host=st.none() | hosts,
 )
 def test_a_reference_is_what_it_prints(name: str, tag: str | None, digest: str | None, host: str | None) -> None:
-    """Parsing what a reference prints gives that reference, local or remote, with any of its parts."""
+    """Parsing a printed reference gives that reference, local or remote, with any of its parts."""
     if host is None and "/" in name and "." in name.partition("/")[0]:
         name = name.replace(".", "-")  # such a name is remote: the test below
     reference = Reference(name=name, tag=tag, digest=digest, host=host)
@@ -45,11 +45,11 @@ def test_a_reference_is_what_it_prints(name: str, tag: str | None, digest: str |
 @example("digits:3\n")
 @example("../../etc/passwd")
 def test_any_text_is_a_reference_or_an_error(text: str) -> None:
-    """Whatever a user types is a reference that prints as it was typed, or an error that quotes it."""
+    """Any text is a reference that prints unchanged, or an error that quotes it."""
     try:
         reference = Reference.parse(text)
     except InvalidReference as error:
-        assert text in str(error)  # noqa: PT017 - most texts are no reference, and those that are don't raise
+        assert text in str(error)  # noqa: PT017 - most texts are not references, and those that are don't raise
     else:
         assert str(reference) == text
 
@@ -69,7 +69,7 @@ def test_any_text_is_a_reference_or_an_error(text: str) -> None:
     ],
 )
 def test_a_host_makes_a_reference_remote(text: str, host: str | None, name: str, tag: str | None) -> None:
-    """Remote if and only if there is a `/`, and what stands before it has a `.` or `:` or is `localhost`."""
+    """Remote if and only if there is a `/` and the part before it has a `.` or `:` or is `localhost`."""
     reference = Reference.parse(text)
     assert (reference.host, reference.name, reference.tag) == (host, name, tag)
 
@@ -99,7 +99,7 @@ def test_a_version_is_a_number_as_it_is_written(tag: str, version: int | None) -
     ],
 )
 def test_a_wrong_reference_says_what_a_right_one_looks_like(text: str, remedy: str) -> None:
-    """Each mistake that is easily made has its own remedy, among them a shortened digest."""
+    """Each common mistake, such as a shortened digest, has its own remedy."""
     with pytest.raises(InvalidReference, match=remedy):
         Reference.parse(text)
 

@@ -1,4 +1,4 @@
-"""Who is asking: Basic and Bearer, Docker's config and helpers, own certificates, redirects. And no secret anywhere."""
+"""Access to registries: Basic and Bearer, private certificates and redirects, without leaking a secret."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from classifier.errors import DamagedArtifact, RegistryDenied, RegistryUnreachable
-from registry import LocalRegistry
-from registry.remote.credentials import Credentials, find_credentials
-from registry.transfer import pull, push
+from registry import LocalRegistry, pull, push
 from tests.registry.artifacts import make_files
-from tests.registry.servers import PASSWORD, USER, needs_registry, serve
+from tests.registry.servers import PASSWORD, USER, log_in, needs_registry, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,24 +25,10 @@ if TYPE_CHECKING:
 TOKEN = "a-token-that-nobody-may-see"
 
 
-@pytest.fixture(autouse=True)
-def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where Docker's config.json would be; the user's own is out of sight."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    (tmp_path / "docker").mkdir()
-    return tmp_path / "docker" / "config.json"
-
-
 @pytest.fixture
 def trusting(authority: tuple[trustme.CA, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Trust the authority."""
     monkeypatch.setenv("TANDEM_REGISTRY_CA", str(authority[1]))
-
-
-def log_in(docker_config: Path, host: str, user: str = USER, password: str = PASSWORD) -> None:
-    """Write what `docker login` writes."""
-    auth = b64encode(f"{user}:{password}".encode()).decode()
-    docker_config.write_text(json.dumps({"auths": {host: {"auth": auth}}, "HttpHeaders": {"x": "y"}}))
 
 
 @needs_registry
@@ -67,7 +51,7 @@ def test_basic_and_tls(
 def test_the_environment_has_credentials_too(
     registry: LocalRegistry, locked_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TANDEM_REGISTRY_USERNAME and _PASSWORD go before Docker's config: for CI, which has no `docker login`."""
+    """TANDEM_REGISTRY_USERNAME and _PASSWORD override Docker's config, for CI without `docker login`."""
     registry.add("digits", make_files())
     monkeypatch.setenv("TANDEM_REGISTRY_USERNAME", USER)
     monkeypatch.setenv("TANDEM_REGISTRY_PASSWORD", PASSWORD)
@@ -79,7 +63,7 @@ def test_the_environment_has_credentials_too(
 def test_no_and_wrong_credentials(registry: LocalRegistry, locked_host: str, docker_config: Path) -> None:
     """Each is one sentence with the way to log in, and without the password."""
     registry.add("digits", make_files())
-    with pytest.raises(RegistryDenied, match=f"wants a user and a password: run 'docker login {locked_host}'"):
+    with pytest.raises(RegistryDenied, match=f"needs a user and a password: run 'docker login {locked_host}'"):
         push("digits", f"{locked_host}/acme/digits", registry)
     log_in(docker_config, locked_host, password="wrong-secret")
     with pytest.raises(RegistryDenied, match="as a user who may") as caught:
@@ -89,14 +73,14 @@ def test_no_and_wrong_credentials(registry: LocalRegistry, locked_host: str, doc
 
 @needs_registry
 def test_an_unknown_certificate_is_refused(registry: LocalRegistry, locked_host: str) -> None:
-    """Before anything is sent, and not tried again; a registry of this machine with TLS never falls back to HTTP."""
+    """Before anything is sent, and without another try; a local registry with TLS never falls back to HTTP."""
     registry.add("digits", make_files())
     with pytest.raises(RegistryUnreachable, match=r"can't be trusted \(.*\): name its .* TANDEM_REGISTRY_CA"):
         push("digits", f"{locked_host}/acme/digits", registry)
 
 
 class _TokenHandler(http.server.BaseHTTPRequestHandler):
-    """A registry of one image-less repository that wants Bearer tokens, and the server that gives them."""
+    """A registry that needs Bearer tokens, and its token server."""
 
     protocol_version = "HTTP/1.1"
     seen: list[tuple[str, str | None, bytes]]
@@ -104,7 +88,7 @@ class _TokenHandler(http.server.BaseHTTPRequestHandler):
     elsewhere: str
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -118,7 +102,7 @@ class _TokenHandler(http.server.BaseHTTPRequestHandler):
         elif "/blobs/" in url.path:
             self.answer(307, b"", {"Location": f"http://{self.elsewhere}{url.path}?X-Signature=presigned-secret"})
         else:
-            # Of what a registry lists, what can't be a tag is left out: it would become an address, or move a cursor.
+            # Entries that can't be tags are left out: they could become part of a URL, or move a cursor.
             self.answer(200, b'{"tags": ["1", "../../b", "\\u001b[2J"]}', {})
 
     do_POST = do_GET  # noqa: N815 - the name that http.server looks for
@@ -138,7 +122,7 @@ class _TokenHandler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def bearer() -> Iterator[tuple[str, type[_TokenHandler]]]:
-    """Give the host of a registry that wants tokens, and its handler, which knows what it saw."""
+    """Yield the host of a registry that needs tokens, and its handler, which keeps every request."""
     handler = type("Handler", (_TokenHandler,), {"seen": [], "elsewhere": ""})
     with serve(handler) as host:
         yield host, handler
@@ -188,7 +172,7 @@ def test_a_refused_token(bearer: tuple[str, type[_TokenHandler]], docker_config:
 def test_a_redirect_carries_no_secret(
     bearer: tuple[str, type[_TokenHandler]], docker_config: Path, caplog: pytest.LogCaptureFixture, address: str
 ) -> None:
-    """Storage on another host gets neither token nor password, and its signed address is in no log and no error."""
+    """Storage on another host gets neither token nor password, and no log or error shows its signed URL."""
     from registry.oci.manifest import describe
     from registry.remote.repository import RemoteRepository
 
@@ -213,7 +197,7 @@ class _Storage(http.server.BaseHTTPRequestHandler):
     seen: list[str | None]
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         self.seen.append(self.headers.get("Authorization"))
@@ -224,7 +208,7 @@ class _Storage(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_token_server_without_tls_gets_no_password(monkeypatch: pytest.MonkeyPatch, docker_config: Path) -> None:
-    """A registry can't have the password sent in the clear to wherever it likes."""
+    """A registry can't make the client send the password unencrypted."""
     from registry.remote.authentication import Authenticator
 
     log_in(docker_config, "ghcr.io")
@@ -235,80 +219,7 @@ def test_a_token_server_without_tls_gets_no_password(monkeypatch: pytest.MonkeyP
     for realm, fact in {
         "http://evil.example/token": "http://evil.example, which is not HTTPS",
         "http://evil.example\\\\@localhost/token": "http://evil.example, which is not HTTPS",
-        "https://[evil/token": "an address that is none",
+        "https://[evil/token": "an invalid URL",
     }.items():
         with pytest.raises(RegistryDenied, match=fact):
             Authenticator("ghcr.io", ask).answer(f'Bearer realm="{realm}"', "s", refused=None)
-
-
-def write_helper(folder: Path, answer: str, code: int = 0) -> None:
-    """Put a credential helper, `docker-credential-tests`, into `folder`; it keeps what it was asked."""
-    script = folder / "docker-credential-tests"
-    script.write_text(f"#!/bin/sh\ncat > {folder}/asked\nprintf '%s' '{answer}'\nexit {code}\n")
-    script.chmod(0o755)
-
-
-@pytest.mark.parametrize("where", ["credHelpers", "credsStore"])
-def test_a_credential_helper_is_asked(
-    docker_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    """By the protocol of docker-credential-helpers: the host on its standard input, JSON on its output."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    write_helper(tmp_path, json.dumps({"ServerURL": "ghcr.io", "Username": USER, "Secret": "s3cret"}))
-    docker_config.write_text(json.dumps({where: {"ghcr.io": "tests"} if where == "credHelpers" else "tests"}))
-    assert find_credentials("ghcr.io") == Credentials(username=USER, password="s3cret")
-    assert (tmp_path / "asked").read_text() == "ghcr.io"
-
-
-def test_a_helper_that_knows_nothing_and_one_that_fails(
-    docker_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing found is no error: models can be public. A failure names the program, and not what it said."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    docker_config.write_text(json.dumps({"credsStore": "tests"}))
-    write_helper(tmp_path, "credentials not found in native keychain", 1)
-    assert find_credentials("ghcr.io") is None
-    write_helper(tmp_path, "a secret slipped out", 2)
-    with pytest.raises(RegistryDenied, match=r"docker-credential-tests failed on ghcr.io with exit code 2") as caught:
-        find_credentials("ghcr.io")
-    assert "slipped" not in str(caught.value)
-    docker_config.write_text(json.dumps({"credHelpers": {"ghcr.io": "absent"}}))
-    with pytest.raises(RegistryDenied, match=r"docker-credential-absent, which .* can't be run"):
-        find_credentials("ghcr.io")
-
-
-@pytest.mark.parametrize("key", ["https://index.docker.io/v1/", "docker.io"])
-def test_docker_hub_has_a_name_of_its_own(docker_config: Path, key: str) -> None:
-    """`docker login` without a host writes an address of old."""
-    log_in(docker_config, key)
-    assert find_credentials("docker.io") == Credentials(username=USER, password=PASSWORD)
-
-
-@pytest.mark.parametrize("content", ["{", '{"auths": 3}', '{"auths": {"ghcr.io": {"auth": "c2VjcmV0"}}}'])
-def test_a_config_that_cannot_be_read(docker_config: Path, content: str) -> None:
-    """One sentence that names the file, and quotes nothing of it."""
-    docker_config.write_text(content)
-    with pytest.raises(RegistryDenied, match=r"config\.json") as caught:
-        find_credentials("ghcr.io")
-    assert "secret" not in str(caught.value)
-    assert "c2VjcmV0" not in str(caught.value)
-
-
-def test_secrets_are_in_no_repr() -> None:
-    """A traceback or a log line with the value shows the user's name alone."""
-    shown = repr(Credentials(username=USER, password=PASSWORD, identity_token="refresh-secret"))
-    assert shown == f"Credentials(username='{USER}')"
-
-
-def test_plain_http_only_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another machine's registry is asked by HTTPS alone, unless its host is listed."""
-    from registry.remote.hosts import may_be_plain
-
-    assert may_be_plain("http://localhost:5000/v2/")
-    assert may_be_plain("http://127.0.0.2:5000/v2/")
-    assert may_be_plain("http://[::1]:5000/v2/")
-    assert not may_be_plain("http://registry.lan:5000/v2/")
-    assert not may_be_plain("http://localhost.evil.example/v2/")
-    monkeypatch.setenv("TANDEM_REGISTRY_PLAIN_HTTP", "other.lan, registry.lan:5000")
-    assert may_be_plain("http://registry.lan:5000/v2/")
-    assert not may_be_plain("http://registry.lan/v2/")

@@ -1,4 +1,4 @@
-"""Pushes and pulls through a proxy in which one request after the other goes wrong."""
+"""Pushes and pulls through a proxy that breaks one request after the other."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 
 from classifier.artifact import CONFIG, MODEL
 from classifier.errors import DamagedArtifact, RegistryDenied, RegistryUnreachable, TandemError
-from registry import LocalRegistry, Reference
-from registry.transfer import pull, push
+from registry import LocalRegistry, Reference, pull, push
 from tests.registry.artifacts import make_files
 from tests.registry.servers import Proxy, needs_registry
 
@@ -27,7 +26,7 @@ FAULTS = (*HEALED, *NOT_HEALED)
 
 
 def few_files(graph: bytes) -> dict[str, bytes]:
-    """Return the two files without which an artifact is none."""
+    """Return the two files that every artifact needs."""
     files = make_files(graph)
     return {MODEL: files[MODEL], CONFIG: files[CONFIG]}
 
@@ -64,7 +63,7 @@ def repository(proxy: Proxy, remote: str, name: str = "") -> str:
 def test_a_pull_survives_a_fault_at_each_request(
     registry: LocalRegistry, proxy: Proxy, remote: str, tmp_path: Path, fault: str
 ) -> None:
-    """What can heal is healed; the rest is one sentence, leaves nothing half, and works the next time."""
+    """Transient faults are retried; others give one sentence, leave nothing partial, and the next pull works."""
     pushed = push(registry.add("digits", few_files(b"graph" * 5000)).artifact.reference, remote, registry)
     reference = Reference.parse(repository(proxy, remote, ":1"))
     pull(reference, LocalRegistry(tmp_path / "0"))
@@ -88,7 +87,7 @@ def test_a_pull_survives_a_fault_at_each_request(
 def test_a_push_survives_a_fault_at_each_request(
     registry: LocalRegistry, proxy: Proxy, remote: str, tmp_path: Path, fault: str
 ) -> None:
-    """What can heal is healed; the rest is one sentence, after which the model isn't there at all, or whole."""
+    """Transient faults are retried; others give one sentence, and the model is missing or whole."""
     registry.add("digits", few_files(b"measured"))
     push("digits:1", repository(proxy, remote, "-measured:1"), registry)
     requests = len(proxy.requests)
@@ -130,7 +129,7 @@ def test_a_fault_that_stays_ends_after_four_tries(
     error: type[Exception],
     sentence: str,
 ) -> None:
-    """One sentence that names host or digest; nothing of it is in the local registry."""
+    """One sentence names host or digest, and the local registry has no such model."""
     graph = b"graph" * 5000
     registry.add("digits", make_files(graph))
     push("digits:1", remote, registry)
@@ -149,7 +148,7 @@ def test_a_fault_that_stays_ends_after_four_tries(
 def test_a_broken_download_goes_on_where_it_broke(
     registry: LocalRegistry, proxy: Proxy, remote: str, tmp_path: Path
 ) -> None:
-    """The second request asks for the bytes that are missing, and no others."""
+    """The second request asks for the missing bytes only."""
     registry.add("digits", make_files(b"x" * 1_000_000))
     push("digits:1", remote, registry)
     digest = registry.resolve("digits:1").files["model.onnx"].digest

@@ -11,10 +11,9 @@ import oras.oci
 import pytest
 
 from classifier.errors import ModelNotFound
-from registry import LocalRegistry, Reference
-from registry.companions import read_referrers
+from registry import LocalRegistry, Reference, pull, push
 from registry.oci.manifest import MANIFEST_TYPE
-from registry.transfer import pull, push
+from registry.oci.referrers import read_referrers
 from tests.registry.artifacts import make_files
 from tests.registry.servers import needs_registry, run_proxy
 
@@ -26,7 +25,7 @@ pytestmark = needs_registry
 
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> oras.client.OrasClient:
-    """Return a client that speaks HTTP and has nobody's credentials."""
+    """Return a client that speaks HTTP, without credentials."""
     monkeypatch.setenv("HOME", str(tmp_path))
     return oras.client.OrasClient(insecure=True)
 
@@ -52,7 +51,7 @@ def test_what_oras_attaches_travels_with_the_model(
     tmp_path: Path,
     tandem: Tandem,
 ) -> None:
-    """A referrer by its subject alone; its kind is that of its config, as it names no other."""
+    """Only its subject makes it a referrer; without an artifact type, its kind is its config's type."""
     with run_proxy(remote_host, referrers_api=True) as proxy:
         target = f"{proxy.host}/{remote.partition('/')[2]}"
         digest = push(registry.add("digits", make_files()).artifact.reference, target, registry).digest
@@ -83,7 +82,7 @@ def test_what_is_too_large_to_travel_stops_no_pull(
     tmp_path: Path,
     tandem: Tandem,
 ) -> None:
-    """Anybody may attach anything: a file over 4 MiB is listed, without being fetched, and stays where it is."""
+    """Anyone may attach anything: a file over 4 MiB is listed and not fetched."""
     with run_proxy(remote_host, referrers_api=True) as proxy:
         target = f"{proxy.host}/{remote.partition('/')[2]}"
         digest = push(registry.add("digits", make_files()).artifact.reference, target, registry).digest
@@ -106,7 +105,7 @@ def test_what_is_too_large_to_travel_stops_no_pull(
 def test_what_oras_pushed_is_no_model(
     registry: LocalRegistry, remote: str, client: oras.client.OrasClient, tmp_path: Path
 ) -> None:
-    """Any file can be an artifact; one sentence says what this one is."""
+    """Any file can be an artifact; one sentence names its type."""
     (tmp_path / "notes.txt").write_text("notes")
     client.push(target=f"{remote}:1", files=[str(tmp_path / "notes.txt")], disable_path_validation=True)
     with pytest.raises(ModelNotFound, match="is not a model that Tandem exported but"):

@@ -1,4 +1,4 @@
-"""What is tried again, how long it is waited, and when it ends."""
+"""Retries: which failures, how long the waits are, and when they end."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import time
 import pytest
 
 from classifier.errors import DamagedArtifact, RegistryError
+from registry.oci.receiving import DamagedInTransit
 from registry.remote import retrying
-from registry.remote.failures import overloaded
+from registry.remote.failures import TransientFailure, overloaded
 from registry.remote.retrying import TRIES, retry, time_limit_s, wait_before
-from registry.remote.transient import DamagedInTransit, TransientFailure
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the waits that would have been, which take no time here."""
+    """Return the list of waits, which take no time here."""
     waited: list[float] = []
     monkeypatch.setattr(retrying.time, "sleep", waited.append)
     return waited
 
 
 def failing(error: Exception, times: int) -> tuple[object, list[int]]:
-    """Return an operation that raises `error` so many times and then returns, and the list of its calls."""
+    """Return an operation that raises `error` `times` times and then returns, and the list of its calls."""
     calls: list[int] = []
 
     def operation() -> str:
@@ -36,7 +36,7 @@ def failing(error: Exception, times: int) -> tuple[object, list[int]]:
 
 @pytest.mark.parametrize("error", [TransientFailure("broke: wait"), DamagedInTransit("flipped: wait")])
 def test_three_failures_heal_and_four_do_not(waits: list[float], error: Exception) -> None:
-    """Four tries in all, with longer and longer waits between them."""
+    """Four tries in all, with growing waits."""
     operation, _ = failing(error, TRIES - 1)
     assert retry(operation, limit_s=100) == "done"  # type: ignore[arg-type]
     assert waits == sorted(waits)
@@ -48,7 +48,7 @@ def test_three_failures_heal_and_four_do_not(waits: list[float], error: Exceptio
 
 
 def test_what_does_not_heal_is_not_tried_again(waits: list[float]) -> None:
-    """A file that is damaged where it comes from, or a refusal, is final."""
+    """A file that is damaged in the registry, or a refusal, is final."""
     operation, calls = failing(DamagedArtifact("gone: push it"), 1)
     with pytest.raises(DamagedArtifact):
         retry(operation, limit_s=100)  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ def test_what_does_not_heal_is_not_tried_again(waits: list[float]) -> None:
 
 
 def test_retry_after_is_obeyed_within_the_limit(waits: list[float]) -> None:
-    """Seconds or a date; a wait that would go past the time limit is not begun."""
+    """Seconds or a date; a wait that would pass the time limit isn't begun."""
     operation, _ = failing(overloaded("ghcr.io", 429, "", "7"), 1)
     assert retry(operation, limit_s=100) == "done"  # type: ignore[arg-type]
     assert waits == [7.0]

@@ -1,0 +1,57 @@
+"""Every limit of the service: body size, buffered bytes, requests in flight, and waiting times."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from classifier.images import LIMITS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAX_BODY_BYTES = LIMITS.max_bytes + 64 * 2**10
+"""One body: an image, plus the boundaries and headers of a multipart form."""
+MAX_BUFFERED_BYTES = 512 * 2**20
+"""All bodies that are being received, waiting or being classified."""
+MAX_IN_FLIGHT = 128
+"""Requests whose image is waiting or being classified. Refuse the next one: a longer queue only means longer waits."""
+BODY_WITHIN_S = 60
+"""Time to receive a body. A request that is still sending does not count as in flight; only its bytes count."""
+START_WITHIN_S = 20
+"""Time from a complete body to the start of its classification. Added to `BODY_WITHIN_S`, it must stay below BentoML's
+own timeout (`traffic` in `service.service`), or the client gets BentoML's error instead of ours."""
+RETRY_AFTER_S = 1
+"""What `Retry-After` tells a client that was refused because of overload."""
+
+
+class Overloaded(Exception):
+    """The service has no room for a request. `service.endpoints` answers it with 503 and Retry-After."""
+
+
+class Buffer:
+    """Counts the bytes of all bodies that the service holds."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    @contextmanager
+    def body(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that reserves a number of bytes for one body; release them all at the end of the block.
+
+        Raises:
+            Overloaded: from that function, if the bytes would pass MAX_BUFFERED_BYTES.
+        """
+        held = 0
+
+        def reserve(size: int) -> None:
+            nonlocal held
+            if self._held + size > MAX_BUFFERED_BYTES:
+                raise Overloaded("the images that others are sending fill the service's memory; try again")
+            self._held += size
+            held += size
+
+        try:
+            yield reserve
+        finally:
+            self._held -= held

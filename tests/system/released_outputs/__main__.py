@@ -1,0 +1,87 @@
+"""Record what a tree gives its users, and compare two records.
+
+    python -m tests.system.released_outputs record before.json --tree CLONE --train
+    python -m tests.system.released_outputs record after.json --train
+    python -m tests.system.released_outputs compare before.json after.json
+
+`compare` prints each difference, and exits with 1 if facts differ, with 0 if at most words do.
+
+    python -m tests.system.released_outputs store
+
+writes the facts that are the same on every machine into `released_outputs.json`, with which the tests compare. Run it
+when an output has to change, and read the diff.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.system.released_outputs.document import STORED, dump, record
+from tests.system.released_outputs.tree import Tree, differing, flat
+
+if TYPE_CHECKING:
+    from tests.system.released_outputs.tree import Facts
+
+MAX_SHOWN = 200
+"""Characters of a value that `compare` prints."""
+
+
+def main() -> int:
+    """Run the command that the arguments name; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.system.released_outputs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    recording = commands.add_parser("record")
+    recording.add_argument("file", type=Path)
+    recording.add_argument("--train", action="store_true", help="also train and export the digits; needs torch")
+    comparing = commands.add_parser("compare")
+    comparing.add_argument("before", type=Path)
+    comparing.add_argument("after", type=Path)
+    storing = commands.add_parser("store")
+    for each in (recording, storing):
+        each.add_argument("--tree", type=Path, help="sources to run, in place of what is installed")
+    given = parser.parse_args()
+    if given.command == "compare":
+        return compare(json.loads(given.before.read_bytes()), json.loads(given.after.read_bytes()))
+    if given.command == "record":
+        given.file.write_text(dump(_record(given.tree, train=given.train)) + "\n", encoding="utf-8")
+    else:
+        document = _record(given.tree, train=False)
+        STORED.write_text(dump({name: document[name] for name in ("versions", "facts")}) + "\n", encoding="utf-8")
+    return 0
+
+
+def _record(path: Path | None, *, train: bool) -> Facts:
+    with tempfile.TemporaryDirectory() as work:
+        return record(Tree.of(path and path.resolve(), Path(work)), train=train)
+
+
+def compare(before: Facts, after: Facts) -> int:
+    """Print what differs, section by section; return 1 if it is more than words."""
+    code = 0
+    for section in sorted(before.keys() | after.keys()):
+        was, now = flat(before.get(section)), flat(after.get(section))
+        found = differing(was, now)
+        print(f"{section}: {len(found)} of {len(was)} values differ")
+        for place, value in found.items():
+            print(f"  {_short(place)}: {_short(was.get(place, 'missing'))} → {_short(value)}")
+        if found and section != "words":
+            code = 1
+    return code
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""The real `tandem` and `bentoml` of a tree, and what they print without what differs from run to run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ROOT = Path(__file__).resolve().parents[3]
+
+Facts = dict[str, Any]
+"""What JSON can hold."""
+
+_Result = TypeVar("_Result")
+
+VARIES = frozenset(
+    {
+        *("decode_threads", "elapsed_s", "ended", "holder", "id", "images_per_s", "instruction_set", "last_commit"),
+        *("left_s", "location", "service", "started", "versions"),
+    }
+)
+"""Fields whose values differ from run to run, or from machine to machine. That they are there is a fact."""
+
+_VARYING_TEXT = (
+    (r"\b[\d,]+ images/s\b", "… images/s"),
+    (r"\b\d+\.\d+ s\b", "… s"),
+    (r"\bcpu \(\w+\)", "cpu (…)"),
+    (r"\b(onnxruntime|openvino) \d[\d.]*\d", r"\1 …"),
+    (r"\b127\.0\.0\.1:\d+", "127.0.0.1:…"),
+    (r"\b\d\d:\d\d:\d\d ([A-Z]+) [\w.]+: ", r"\1 "),  # the names of loggers are those of modules, which may move
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A command that ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The log lines that are JSON."""
+        return [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+
+    @property
+    def messages(self) -> list[str]:
+        """The lines of standard error; of a log line in JSON its message."""
+        return [json.loads(line)["message"] if line.startswith("{") else line for line in self.stderr.splitlines()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """A tree of Tandem, and a work folder in which its commands run.
+
+    Attributes:
+        path: the sources; None for what is installed.
+        work: a folder. Commands run in it, so that relative paths are the same everywhere.
+        home: TANDEM_HOME.
+    """
+
+    path: Path | None
+    work: Path
+    home: Path
+
+    @classmethod
+    def of(cls, path: Path | None, work: Path) -> Tree:
+        """Return the tree at `path` with all of its files in `work`."""
+        return cls(path=path, work=work, home=work / "home")
+
+    @property
+    def sources(self) -> Path:
+        """Where `bentoml serve` finds the service."""
+        return self.path or ROOT
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """Return the environment of a command, without the user's own settings of Tandem."""
+        hidden = ("TANDEM_", "JOB_COMPLETION")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        fixed = {
+            "TANDEM_HOME": str(self.home),
+            "BENTOML_HOME": str(self.work / "bentoml"),
+            "BENTOML_DO_NOT_TRACK": "true",
+            "COLUMNS": "120",
+            "LC_ALL": "C.UTF-8",
+        }
+        # Before site-packages, and so before the tree that is installed.
+        path = {"PYTHONPATH": str(self.path)} if self.path else {}
+        return kept | fixed | path | changes
+
+    def tandem(self, *arguments: str, **environment: str) -> Ended:
+        """Run `tandem` in the work folder."""
+        return self.run(str(Path(sys.executable).with_name("tandem")), *arguments, **environment)
+
+    def run(self, *command: str, **environment: str) -> Ended:
+        """Run a command in the work folder."""
+        ended = subprocess.run(
+            command,
+            cwd=self.work,
+            env=self.environment(**environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            timeout=600,
+            check=False,
+        )
+        return Ended(code=ended.returncode, stdout=ended.stdout, stderr=ended.stderr)
+
+    def plain(self, text: str) -> str:
+        """Return text without what differs from run to run or from machine to machine."""
+        text = text.replace(str(self.work), "WORK")
+        for pattern, replacement in _VARYING_TEXT:
+            text = re.sub(pattern, replacement, text)
+        return text
+
+    def words(self, ended: Ended) -> Facts:
+        """Return what a command said to people."""
+        return {"stdout": self.plain(ended.stdout).splitlines(), "stderr": [*map(self.plain, ended.messages)]}
+
+    def steady(self, value: Any) -> Any:
+        """Return a JSON value with `…` in place of what varies."""
+        match value:
+            case dict():
+                # What has an instruction set is an engine, whose version a new lock file changes.
+                varies = VARIES | {"version"} if "instruction_set" in value else VARIES
+                return {key: "…" if key in varies and item else self.steady(item) for key, item in value.items()}
+            case list():
+                return [self.steady(item) for item in value]
+            case str():
+                return self.plain(value)
+        return value
+
+    def answer(self, ended: Ended) -> Any:
+        """Return the JSON that a command printed, as `steady` has it; a list where each line is a value."""
+        try:
+            return self.steady(json.loads(ended.stdout))
+        except ValueError:
+            return [self.steady(json.loads(line)) for line in ended.stdout.splitlines()]
+
+
+def together(calls: Mapping[str, Callable[[], _Result]]) -> dict[str, _Result]:
+    """Return the results of calls that don't depend on each other, made a few at a time."""
+    with ThreadPoolExecutor(4) as pool:
+        begun = {name: pool.submit(call) for name, call in calls.items()}
+        return {name: each.result() for name, each in begun.items()}
+
+
+def flat(value: Any, where: str = "") -> Facts:
+    """Return the values within a JSON value by their places, as `run › plan › images`; names in a list stay a list."""
+    match value:
+        case dict() if value:
+            items = [(str(key), item) for key, item in value.items()]
+        case list() if any(isinstance(item, (dict, list)) for item in value):
+            items = [(str(number), item) for number, item in enumerate(value)]
+        case _:
+            return {where: value}
+    return {
+        place: leaf for key, item in items for place, leaf in flat(item, f"{where} › {key}" if where else key).items()
+    }
+
+
+def differing(before: Facts, after: Facts) -> Facts:
+    """Return the values of `after` that differ from those of `before`, or are missing in one of the two."""
+    return {
+        place: after.get(place, "missing")
+        for place in dict.fromkeys([*before, *after])
+        if place not in before or place not in after or before[place] != after[place]
+    }
+
+
+def without(value: Any, *keys: str) -> Any:
+    """Return a JSON value without the fields `keys`, wherever they stand."""
+    match value:
+        case dict():
+            return {key: without(item, *keys) for key, item in value.items() if key not in keys}
+        case list():
+            return [without(item, *keys) for item in value]
+    return value

@@ -1,0 +1,58 @@
+"""The lock files of `requirements/`, compared with pyproject.toml."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import ROOT
+
+LOCKS = {
+    "service-cpu": ("cpu", "service", "signing"),
+    "batch-cpu": ("cpu", "batch", "signing"),
+    "batch-cuda": ("gpu", "batch", "signing"),
+}
+PIN = re.compile(
+    r"^(?P<name>[a-z0-9._-]+)==(?P<version>\S+) \\\n(?P<hashes>(?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.M
+)
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Return name → version of each package that `lock` pins with hashes."""
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+    return {pin["name"]: pin["version"] for pin in PIN.finditer(text)}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_satisfies_pyproject(lock: str) -> None:
+    """A new or raised dependency of pyproject.toml is also in the lock files; `nox -s locks` updates them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = [
+        *project["dependencies"],
+        *(line for extra in LOCKS[lock] for line in project["optional-dependencies"][extra]),
+    ]
+    pinned = pins(lock)
+    for requirement in map(Requirement, required):
+        if requirement.name == "uv":  # only builds a Bento
+            continue
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), f"{requirement} in {lock}"
+
+
+@pytest.mark.parametrize("lock", [*LOCKS, "build"])
+def test_lock_holds_names_versions_and_hashes_alone(lock: str) -> None:
+    """Every line has a hash, and none names an index, so a mirror gives the same images."""
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+    header, rest = text.split("\n", 2)[:2], PIN.sub("", text)
+    assert rest.splitlines() == header
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_images_carry_one_engine_and_no_torch(lock: str) -> None:
+    """Two onnxruntimes in one image lose CUDA, and an image that answers needs no torch."""
+    engines = {"onnxruntime", "onnxruntime-gpu"} & pins(lock).keys()
+    assert engines == {"onnxruntime-gpu" if "gpu" in LOCKS[lock] else "onnxruntime"}
+    assert not {"torch", "torchvision", "onnx", "scikit-learn"} & pins(lock).keys()
