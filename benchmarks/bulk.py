@@ -30,9 +30,9 @@ from PIL import Image
 
 from batch.inputs.named import find_inputs
 from batch.pipeline.reading import decode_threads
-from batch.run.stopping import Interrupts
 from batch.run.local import LocalRunner
 from batch.run.runner import BatchJob, run_batch
+from batch.run.stopping import Interrupts
 from benchmarks.figures import at_least, at_most, finish
 from classifier.golden import GoldenSet
 from classifier.hardware import cpu_limit

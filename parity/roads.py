@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batch.inputs.plan import listed_images
+from batch.pipeline.ahead import map_ahead
 from batch.pipeline.inference import batch_size_of, batched, score_batches
-from batch.pipeline.reading import decode_threads, load_image, load_images, map_ahead, read_file, with_data
+from batch.pipeline.reading import decode_threads, load_image, load_images, read_file, with_data
 from classifier.answers import Error
 from classifier.errors import DataError, ImageError, ServiceError
 from classifier.types import EngineInfo  # noqa: TC001 # msgspec reads the annotations

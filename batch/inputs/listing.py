@@ -1,6 +1,6 @@
-"""List: the images that the inputs hold, in one order, with memory that does not grow with their number.
+"""Lists the images of the inputs in a fixed order, in memory that does not grow with their number.
 
-The order is that of the inputs; in a folder that of the paths' bytes, in tar files, Parquet files and lists their own.
+Inputs keep their order. Folders are in the order of the paths' bytes; tar files, Parquet files and lists in their own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from batch.inputs import urls
-from batch.inputs.containers import list_table, list_tar
+from batch.inputs.archives import list_tar
 from batch.inputs.named import Input, printable
+from batch.inputs.tables import list_table
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
 
@@ -26,26 +27,26 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable, Iterator, Sequence
 
-    from batch.inputs.containers import Found
+    from batch.inputs.opening import Found
 
 MAX_NAMES = 100_000
-"""Of one folder in memory, about 10 MB. A folder of more is sorted by way of the disk."""
+"""Names of one folder kept in memory, about 10 MB. A larger folder is sorted on disk."""
 
 MAX_PATH_BYTES = 1 << 16
-"""Of a path or a URL in a list. What is longer is a list of other line ends."""
+"""Maximum length of a path or URL in a list. A longer entry means that the list has other line ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What is taken of folders and tar files.
+    """Which entries of folders and tar files are taken.
 
-    A pattern is matched as `find` does: with a slash in it against the path below the input (`find -path`), else
-    against a name (`find -name`).
+    A pattern matches as in `find`: with a slash, the path below the input (`find -path`); otherwise the name
+    (`find -name`).
 
     Attributes:
-        include: patterns of images; none for the suffixes of the formats that are accepted.
-        exclude: patterns of images and folders.
-        follow_symlinks: whether links are followed.
+        include: patterns of images; empty for the suffixes of the accepted formats.
+        exclude: patterns of images and folders to leave out.
+        follow_symlinks: whether symbolic links are followed.
     """
 
     include: tuple[str, ...] = ()
@@ -53,7 +54,7 @@ class Selection:
     follow_symlinks: bool = False
 
     def reason_to_skip(self, path: str, *, is_folder: bool = False) -> str | None:
-        """Return why the image or the folder at `path`, below its input, is not taken; None where it is."""
+        """Return why the image or folder at `path`, below its input, is skipped; None if it is taken."""
         name = path.rpartition("/")[2]
         if name.startswith("."):
             return "hidden"
@@ -76,14 +77,13 @@ def _matches(path: str, name: str, pattern: str) -> bool:
 def list_images(
     inputs: Sequence[Input], skipped: Counter[str], selection: Selection = SUFFIXES_ALONE
 ) -> Iterator[tuple[int, Found]]:
-    """Yield the number of the input and what was found, for each image; count in `skipped` what is none.
+    """Yield each image with the number of its input. Skipped entries are counted in `skipped`, by reason.
 
-    An image of a folder or a tar file is a regular file with the suffix of a format that is accepted, or what the
-    selection includes. Hidden entries, symbolic links and special files are skipped. What was named itself, on the
-    command line, in a list or in a Parquet file, is always an image.
+    In folders and tar files, an image is a regular file that the selection takes. Hidden entries, symbolic links and
+    special files are skipped. A file named on the command line, in a list or in a Parquet file is always an image.
 
     Raises:
-        DataError: an input can't be read or listed to its end; going on would lose images silently.
+        DataError: an input can't be read or listed to its end: images would be lost silently.
     """
     for number, input in enumerate(inputs):
         for found in _list(input, skipped, selection):
@@ -106,8 +106,8 @@ def _list(input: Input, skipped: Counter[str], selection: Selection) -> Iterator
 
 
 def _walk(input: Input, skipped: Counter[str], selection: Selection) -> Iterator[Found]:
-    # Depth first without recursion: folders can be nested deeper than Python recurses. A folder's name ends in "/",
-    # also where it is sorted: so the order is that of whole paths.
+    # Depth first without recursion: folders can be nested deeper than Python recurses. Folder names end in "/" when
+    # they are sorted, so the order is that of whole paths.
     scan = _scan_url if urls.is_url(input.location) else _scan
     pending = [_in_order(scan(input, "", skipped, selection))]
     folders = [""]
@@ -127,7 +127,7 @@ def _walk(input: Input, skipped: Counter[str], selection: Selection) -> Iterator
 
 
 def _scan(input: Input, folder: str, skipped: Counter[str], selection: Selection) -> Iterator[tuple[bytes, int | None]]:
-    """Yield the names of images in a folder, and those of folders with a slash behind them."""
+    """Yield the names of the images in a folder, and of its folders with a slash appended."""
     try:
         with os.scandir(os.path.join(input.location, folder)) as entries:  # noqa: PTH118
             for entry in entries:
@@ -146,7 +146,7 @@ def _scan(input: Input, folder: str, skipped: Counter[str], selection: Selection
 def _look_at(entry: os.DirEntry[str], input: Input, folder: str, selection: Selection) -> tuple[str | None, bool]:
     """Return why an entry is skipped, if it is, and whether it is a folder."""
     follow, is_link = selection.follow_symlinks, entry.is_symlink()
-    # os.path's are False where a link leads nowhere, or to itself.
+    # os.path.isdir is False for a link that leads nowhere, or to itself.
     is_folder = os.path.isdir(entry.path) if is_link and follow else entry.is_dir(follow_symlinks=False)  # noqa: PTH112
     if reason := selection.reason_to_skip(folder + entry.name, is_folder=is_folder or (is_link and not follow)):
         return reason, is_folder
@@ -154,14 +154,14 @@ def _look_at(entry: os.DirEntry[str], input: Input, folder: str, selection: Sele
         return "symbolic link", False
     if is_folder:
         return "link to a folder above" if is_link and _is_loop(entry, input, folder) else None, True
-    # A link whose target has gone is an image that is missing: its row says so.
+    # A link without a target is a missing image, and gets a row that says so.
     if is_link and not os.path.exists(entry.path):  # noqa: PTH110
         return None, False
     return None if entry.is_file() else "special file", False
 
 
 def _is_loop(link: os.DirEntry[str], input: Input, folder: str) -> bool:
-    """Return whether a link leads to one of the folders on the way to it."""
+    """Return whether a link leads to a folder above it."""
     target = os.stat(link.path)  # noqa: PTH116
     above = os.path.join(input.location, folder).rstrip("/")  # noqa: PTH118
     while len(above) >= len(input.location):
@@ -184,7 +184,7 @@ def _scan_url(
 
 
 def _in_order(names: Iterable[tuple[bytes, int | None]]) -> Iterator[tuple[bytes, int | None]]:
-    """Return the names of one folder in the order of their bytes, whatever their number in little memory."""
+    """Return the names of one folder, sorted by their bytes, in bounded memory."""
     runs: list[Iterator[tuple[bytes, int | None]]] = []
     run: list[tuple[bytes, int | None]] = []
     for name in names:
@@ -197,7 +197,7 @@ def _in_order(names: Iterable[tuple[bytes, int | None]]) -> Iterator[tuple[bytes
 
 
 def _spill(run: list[tuple[bytes, int | None]]) -> Iterator[tuple[bytes, int | None]]:
-    file = tempfile.TemporaryFile()  # noqa: SIM115 # closed by its reader
+    file = tempfile.TemporaryFile()  # noqa: SIM115 # `_unspill` closes it
     for item in run:
         marshal.dump(item, file)
     file.seek(0)
@@ -208,7 +208,7 @@ def _unspill(file: IO[bytes]) -> Iterator[tuple[bytes, int | None]]:
     with file:
         while True:
             try:
-                yield marshal.load(file)  # noqa: S302 # a temporary file of this process, which nobody else can open
+                yield marshal.load(file)  # noqa: S302 # a temporary file that only this process can open
             except EOFError:
                 return
 
@@ -224,7 +224,7 @@ def _read_list(input: Input) -> Iterator[Found]:
                     fact = "NULs" if b"\0" in name else f"a path of more than {MAX_PATH_BYTES:,} bytes"
                     raise DataError(
                         f"the list '{printable(input.path)}' holds {fact}; end its paths in line ends, or in NUL and "
-                        "give -0 with it"
+                        "add -0"
                     )
                 if name:
                     yield os.fsdecode(name), None, None
@@ -239,10 +239,10 @@ def _open_list(path: str) -> IO[bytes]:
 
 
 def read_records(file: IO[bytes], ending: bytes, *, at_most: int | None = None) -> Iterator[bytes]:
-    """Yield the records of a file that `ending` ends; the last one may lack it.
+    """Yield the records of a file, which end in `ending`; the last one may lack it.
 
-    One of more than `at_most` bytes is the last one that is yielded, and not whole: a file of other endings is not read
-    into memory.
+    A record of more than `at_most` bytes is yielded incomplete, as the last one, so that a file with other endings is
+    not read into memory.
     """
     rest = b""
     while block := file.read(1 << 16):

@@ -1,4 +1,4 @@
-"""The inputs: what was named to be classified, before any image in it is looked for.
+"""The INPUTs of a command, before any image in them is listed.
 
 | named | what it gives |
 |---|---|
@@ -33,20 +33,20 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARQUET_SUFFIX = ".parquet"
 
 _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
-"""How `printable` writes a byte that is no UTF-8."""
+"""How `printable` writes a byte that is not UTF-8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """Something that holds images, as it was named.
+    """A folder, file or list that holds images.
 
     Attributes:
-        given: what the rows say of it; of a file and a list, the folder that their paths are below.
-        location: where that is: an absolute path without symbolic links, or a URL.
-        file: what of it was named; None where all of it was. The image's name of a file, the list's path of a list.
-        column: of a Parquet file, the one that holds the images.
-        nul: whether the lines of a list end in NUL, not in a line end.
-        device: the file system that a local one lies on; None for a URL.
+        given: the path or URL as it was given, which the rows carry; for a file or a list, the folder of its paths.
+        location: the absolute path without symbolic links, or the URL, of `given`.
+        file: for a file, its name in the folder; for a list, the list's path; otherwise None.
+        column: for a Parquet file, the column of images or paths.
+        nul: whether entries of a list end in NUL instead of a line end.
+        device: number of the file system that holds it; None for a URL.
     """
 
     given: str
@@ -59,16 +59,16 @@ class Input:
 
     @property
     def path(self) -> str:
-        """The absolute path, or the URL, of what was named."""
+        """The absolute path, or the URL, of the input itself."""
         if self.file is None or urls.is_url(self.file):
             return self.file or self.location
         return "-" if self.file == "-" else os.path.join(self.location, self.file)  # noqa: PTH118
 
     def on_this_machine(self) -> Input:
-        """Return the input as this machine has it, where another one planned it.
+        """Return an input that another machine planned with this machine's device number.
 
         Raises:
-            DataError: it is not here.
+            DataError: this machine can't read it.
         """
         if self.device is None:
             return self
@@ -81,10 +81,10 @@ class Input:
             ) from error
 
     def require(self) -> None:
-        """Check that it is still there: an image that is missing then is one that has gone, not a disk that has.
+        """Check that the input is still there, to tell a missing image from a lost disk.
 
         Raises:
-            DataError: what holds the images has gone, as where a disk or a share was unmounted.
+            DataError: it is gone, as after a disk or a share was unmounted.
         """
         if self.device is None:
             return
@@ -95,18 +95,18 @@ class Input:
         except OSError as error:
             fact = str(error.strerror)
         raise DataError(
-            f"the input '{printable(self.given)}' has gone while its images were read ({fact}); "
+            f"the input '{printable(self.given)}' disappeared while its images were read ({fact}); "
             "bring it back, and the same command resumes the run"
         )
 
 
 def printable(path: str) -> str:
-    r"""Return a path as UTF-8 text: each byte that is not UTF-8 stands as `\xNN`."""
+    r"""Return a path as UTF-8 text: a byte that is not UTF-8 is written as `\xNN`. Control characters stay."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def as_path(text: str) -> str:
-    """Return the path that `printable` made `text` of; of two that it can be, the one that is there."""
+    """Return the path whose `printable` text is `text`; if there are two, the one that exists."""
     if Path(text).exists():
         return text
     return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), text.encode()))
@@ -115,11 +115,16 @@ def as_path(text: str) -> str:
 def find_inputs(
     arguments: Sequence[str], *, files_from: str | None = None, nul: bool = False, column: str = "image"
 ) -> tuple[Input, ...]:
-    """Return what was named.
+    """Return the inputs that a command names.
+
+    Args:
+        arguments: paths and URLs.
+        files_from: a list of images, `-` for standard input; None for none.
+        nul: whether its entries end in NUL.
+        column: for Parquet files, the column of images or paths.
 
     Raises:
-        DataError: one is missing, is nothing that holds images, or lies within another, so that its images would be
-            planned twice.
+        DataError: an input is missing, can't hold images, or is inside another, which would plan its images twice.
     """
     inputs = [_find_url(each, column) if urls.is_url(each) else _find_path(each, column) for each in arguments]
     _refuse_twice(inputs)
@@ -138,7 +143,7 @@ def _refuse_twice(inputs: Sequence[Input]) -> None:
     for path in seen:
         if within := next((parent for parent in _parents(path) if parent in folders), None):
             raise DataError(
-                f"the input '{printable(path)}' lies within the input '{printable(within)}' and would be classified "
+                f"the input '{printable(path)}' is inside the input '{printable(within)}' and would be classified "
                 "twice; name only one of them"
             )
 
@@ -152,7 +157,7 @@ def _parents(path: str) -> list[str]:
 def _find_path(argument: str, column: str) -> Input:
     given = os.path.normpath(argument)
     try:
-        status = os.stat(argument)  # noqa: PTH116 # Path would drop the trailing slash that wants a folder
+        status = os.stat(argument)  # noqa: PTH116 # Path would drop a trailing slash, which demands a folder
     except OSError as error:
         raise DataError(
             f"the input '{printable(argument)}' can't be read ({error.strerror}); name a folder of images, or an image"

@@ -1,8 +1,8 @@
 """The plan: the ordered list of a run's images, made once, kept on disk and cut into chunks.
 
-It is a file of NUL-terminated records `<input>[:[<start>+]<size>]/<path>`: the number of the INPUT, the place of the
-image in it where it needs one, and its path below it, in whatever bytes the file system has. So memory does not grow
-with the number of images, and no file name needs escaping.
+It is a file of NUL-terminated records `<input>[:[<start>+]<size>]/<path>`: the number of the INPUT, the image's place
+in it if needed, and the path below it, in the bytes of the file system. So memory does not grow with the number of
+images, and no file name needs escaping.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from batch.inputs.containers import Found
+    from batch.inputs.opening import Found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +31,10 @@ class ImageFile:
     """One image of a plan.
 
     Attributes:
-        relative: its path below the folder of its input, or within its tar file; the row's number in a table of images.
-        start: where it begins in the file that holds it: the first byte, or the row; None where it is a file itself.
-        size: in bytes, where that is known before it is read.
-        data: its bytes, where it could only be read in the order of the plan.
+        relative: path below the input's folder, or inside the tar file; in a table of images, the row's number.
+        start: first byte, or row, in the file that holds the image; None if the image is a file itself.
+        size: in bytes, if known before reading.
+        data: the image's bytes, if they can only be read in the order of the plan.
     """
 
     input: Input
@@ -45,7 +45,7 @@ class ImageFile:
 
     @property
     def location(self) -> str:
-        """The path, or the URL, of the file that it is, or that holds it."""
+        """The path or URL of the image's file, or of the file that holds the image."""
         if self.start is not None:
             return self.input.location
         if is_url(self.relative) and self.input.kind in {"list", "parquet"}:
@@ -57,19 +57,19 @@ class ImageFile:
 
     @property
     def printable_path(self) -> str:
-        """Its relative path as the rows have it."""
+        """The relative path as rows carry it."""
         return printable(self.relative)
 
     @property
     def printable_input(self) -> str:
-        """Its input as the rows have it."""
+        """The input as rows carry it."""
         return printable(self.input.given)
 
     def label(self, labels: Container[str]) -> str | None:
-        """Return which of `labels` it lies under, where folders are classes; None where it lies under none.
+        """Return the label whose folder holds the image; None if none does.
 
-        As in training, the folder nearest to the input counts, however deep the image lies in it. A path of a list
-        has no input above it: there it is the folder nearest to the image.
+        As in training, the folder nearest to the input counts, however deep the image is. A path from a list has no
+        input above it, so there the folder nearest to the image counts.
         """
         folders = printable(self.relative).split("/")[:-1]
         if self.input.kind in {"list", "parquet"}:
@@ -91,11 +91,11 @@ class PlannedInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is known of a plan without reading its list.
+    """Facts about a plan, without its list.
 
     Attributes:
-        selection: what was taken of folders and tar files.
-        skipped: how many entries of them are no images to be classified, by reason.
+        selection: which entries of folders and tar files were taken.
+        skipped: number of skipped entries, by reason.
         digest: SHA-256 of the list.
     """
 
@@ -108,22 +108,22 @@ class Plan:
 
     @property
     def chunks(self) -> int:
-        """How many chunks there are."""
+        """Number of chunks."""
         return -(-self.images // self.chunk_size)
 
     def rows(self, chunk: int) -> int:
-        """Return how many images a chunk has: `chunk_size`, the last one what is left."""
+        """Return the number of images in a chunk: `chunk_size`, or the rest in the last chunk."""
         return min(self.chunk_size, self.images - chunk * self.chunk_size)
 
 
 def require_images(inputs: Sequence[Input], selection: Selection = SUFFIXES_ALONE) -> None:
-    """Check that there is at least one image, without listing more than the folder that holds the first one.
+    """Check that there is an image, without listing more than up to the first one.
 
     Raises:
         DataError: there is none.
     """
     if any(input.kind == "list" for input in inputs):
-        return  # standard input can be read once
+        return  # standard input can be read only once
     skipped: Counter[str] = Counter()
     if next(list_images(inputs, skipped, selection), None) is None:
         names = " ".join(selection.include or sorted(IMAGE_SUFFIXES))
@@ -140,7 +140,7 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 
 def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int, selection: Selection = SUFFIXES_ALONE) -> Plan:
-    """Return the plan of the inputs, its list written durably to `path`.
+    """Write the list of the inputs' images durably to `path`, and return the plan.
 
     Raises:
         DataError: an input can't be listed.
@@ -182,7 +182,7 @@ def planned_inputs(inputs: Sequence[Input]) -> tuple[PlannedInput, ...]:
 
 
 def inputs_of(plan: Plan) -> tuple[Input, ...]:
-    """Return the inputs that a plan was made of, for reading its images again; none of them need be there."""
+    """Return the inputs of a plan, to read its images again. They need not exist."""
     return tuple(
         Input(
             given=each.given,
@@ -196,7 +196,7 @@ def inputs_of(plan: Plan) -> tuple[Input, ...]:
 
 
 def digest_of(path: Path) -> str:
-    """Return the digest of a list as it stands on disk."""
+    """Return the digest of the list at `path`."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
@@ -204,7 +204,7 @@ def digest_of(path: Path) -> str:
 def planned_images(
     path: Path, inputs: Sequence[Input], *, chunk_size: int, chunks: Container[int]
 ) -> Iterator[ImageFile]:
-    """Yield the images of these chunks of the plan whose list is at `path`, in the plan's order."""
+    """Yield the images of these chunks from the list at `path`, in its order."""
     with path.open("rb") as file:
         for position, record in enumerate(read_records(file, b"\0")):
             if position // chunk_size in chunks:
@@ -212,7 +212,7 @@ def planned_images(
 
 
 def listed_images(inputs: Sequence[Input]) -> Iterator[ImageFile]:
-    """Yield the images of the inputs in the order of a plan, without one.
+    """Yield the images of the inputs in the order that a plan would have.
 
     Raises:
         DataError: an input can't be listed.

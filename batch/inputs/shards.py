@@ -1,7 +1,7 @@
-"""Shards: one plan, divided among processes that know nothing of each other.
+"""Shards: one plan, divided among processes that don't know of each other.
 
-Each process makes the whole plan, and takes of its chunks those that its number falls on. Where all plans are the same,
-which `tandem batch merge` checks by their digests, the shards are disjoint and complete.
+Each process makes the whole plan and takes its own share of the chunks. If all plans are equal, which `tandem batch
+merge` checks by their digests, the shards are disjoint and complete.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Self
 from classifier.errors import DataError
 
 INDEX, COUNT = "JOB_COMPLETION_INDEX", "JOB_COMPLETION_COUNT"
-"""Kubernetes sets the first one in each pod of an Indexed Job, from 0 on; the second one is for the manifest to set."""
+"""Kubernetes sets the first in each pod of an Indexed Job, counting from 0; the manifest must set the second."""
 
 _SHARD = re.compile(r"([0-9]{1,7})/([0-9]{1,7})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """A share of a plan: number `number` of `count`, from 1 on."""
+    """A share of a plan: number `number` of `count`, counting from 1."""
 
     number: int
     count: int
@@ -38,7 +38,7 @@ class Shard:
         """Return the shard that `text` names, as `3/16`.
 
         Raises:
-            ValueError: it names none.
+            ValueError: `text` is not a shard.
         """
         match = _SHARD.fullmatch(text)
         if match is None:
@@ -47,28 +47,28 @@ class Shard:
 
     @property
     def folder(self) -> str:
-        """The name of its folder in the output, which sorts as its number does."""
+        """The name of its folder in the output. Names sort like the numbers."""
         width = len(str(self.count))
         return f"shard-{self.number:0{width}}-of-{self.count}"
 
     def of(self, chunks: int) -> range:
-        """Return which of so many chunks are its own: every `count`-th, so that all shards have as much to do."""
+        """Return this shard's share of `chunks` chunks: every `count`-th, so that all shards have equal work."""
         return range(self.number - 1, chunks, self.count)
 
 
 def shard_of_job() -> Shard | None:
-    """Return the shard that this pod of a Kubernetes Indexed Job is; None where it is none.
+    """Return the shard of this pod of a Kubernetes Indexed Job; None if this is not such a pod.
 
     Raises:
-        DataError: the job says which pod this is, and not of how many.
+        DataError: the job says which pod this is, but not of how many.
     """
     index, count = os.environ.get(INDEX), os.environ.get(COUNT)
     if index is None:
         return None
     if count is None:
         raise DataError(
-            f"{INDEX} is {index}, so this is a pod of an Indexed Job, but {COUNT} is not set, and each pod would run "
-            "all images; set it to the job's completions, or give --shard 1/1"
+            f"{INDEX} is {index}, so this is a pod of an Indexed Job, but {COUNT} is not set, and each pod would "
+            "classify all images; set it to the job's completions, or give --shard 1/1"
         )
     try:
         return Shard(number=int(index) + 1, count=int(count))

@@ -1,4 +1,4 @@
-"""What lies behind a URL, by way of fsspec: object stores, HTTP, HDFS and whatever else it has a driver for."""
+"""Files behind URLs, through fsspec: object stores, HTTP, HDFS and every other store that it has a driver for."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def is_url(path: str) -> bool:
-    """Return whether `path` is a URL, `s3://bucket/key`; a file of such a name is written `./s3:/…`."""
+    """Return whether `path` is a URL, `s3://bucket/key`. A file with such a name is written `./s3:/…`."""
     scheme, separator, _ = path.partition("://")
     return bool(separator) and scheme.isalnum()
 
 
 def is_folder(url: str) -> bool:
-    """Return whether a URL names a folder, or what an object store has for one; False for an object.
+    """Return whether a URL names a folder, or an object store's equivalent; False for an object.
 
     Raises:
-        DataError: there is nothing, or it can't be reached.
+        DataError: nothing is there, or it can't be reached.
     """
     with reaching(url):
         files, path = _open_file_system(url)
@@ -29,7 +29,7 @@ def is_folder(url: str) -> bool:
 
 
 def list_folder(url: str) -> Iterator[tuple[str, bool, int]]:
-    """Yield what is right below a URL: its name, whether it is a folder, and the size in bytes.
+    """Yield each entry directly below a URL: name, whether it is a folder, size in bytes.
 
     Raises:
         DataError: it can't be listed.
@@ -38,20 +38,20 @@ def list_folder(url: str) -> Iterator[tuple[str, bool, int]]:
         files, path = _open_file_system(url)
         for entry in files.ls(path, detail=True):
             name = entry["name"].rstrip("/").rpartition("/")[2]
-            # An object store may hold an object that stands for the folder itself.
+            # An object store can hold an object for the folder itself.
             if entry["name"].rstrip("/") != path.rstrip("/"):
                 yield name, entry["type"] == "directory", int(entry.get("size") or 0)
 
 
 def open_url(url: str) -> IO[bytes]:
-    """Return a file that can be read and sought. Use it within `reaching`."""
+    """Return a file that can be read and sought. Use it inside `reaching`."""
     files, path = _open_file_system(url)
     file: IO[bytes] = files.open(path, "rb")
     return file
 
 
 def read_url(url: str, *, start: int | None = None, end: int | None = None) -> bytes:
-    """Return the bytes from `start` up to `end` of what lies behind a URL; all of them without the two.
+    """Return the bytes of the file behind a URL, from `start` up to `end`; by default all.
 
     Raises:
         UnreadableImage: it does not exist (reason `missing`), or is closed to this user (`permission_denied`).
@@ -74,7 +74,7 @@ def read_url(url: str, *, start: int | None = None, end: int | None = None) -> b
 
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
-    """Turn what a driver of fsspec raises into one sentence with its remedy."""
+    """Turn an exception of an fsspec driver into a DataError with a remedy."""
     try:
         yield
     except DataError:
@@ -82,7 +82,7 @@ def reaching(url: str) -> Iterator[None]:
     except ImportError as error:
         raise DataError(f"'{url}' can't be read without a driver ({error}); install it beside Tandem") from error
     except Exception as error:
-        # Each driver raises what its own client library does: there is no list of them to name.
+        # Each driver raises its own client library's exceptions, which have no common base.
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
             f"'{url}' can't be read ({why}); check the URL, the credentials and the network, and give the same "
@@ -93,6 +93,6 @@ def reaching(url: str) -> Iterator[None]:
 def _open_file_system(url: str) -> tuple[Any, str]:
     import fsspec  # noqa: PLC0415 # not needed for local files
 
-    # fsspec keeps one file system for all calls, with its connections; listings, it need not keep for us.
+    # fsspec caches the file system with its connections. Its cache of listings would only take memory.
     files, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return files, path

@@ -1,12 +1,11 @@
-"""Contained decoding: what looks dangerous is decoded in a process of its own, with a limit on its memory and its time.
+"""Contained decoding: a dangerous image is decoded in a process of its own, with limits on memory and CPU time.
 
-Most images are decoded by threads of the run. An image that may take much memory or time, by what its header says, goes
-to a small process, which forks for each image and sets the limits in the fork. So each such image meets the same fresh
-process, whatever was decoded before: its row is the same in every run. Time is CPU time, which a busy machine does not
-change.
+Most images are decoded by threads of the run. An image that may need much memory or time, judging by its header, goes
+to a small process. It forks for each image and sets the limits in the fork, so every such image meets the same fresh
+process and gets the same row in every run. CPU time does not depend on how busy the machine is.
 
-What a run was killed over is not known, and may have been an image that crashes its codec: the next attempt has its
-first chunk decoded like this, and the image becomes a row.
+An image that crashes its codec may be why a run was killed. So the next attempt decodes its first chunk contained, and
+the image becomes a row.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MAX_MEMORY_BYTES = 960 * 2**20
-"""Beyond what the process has before it sees the image. An upright JPEG of 100 million pixels takes half of it."""
+"""Memory allowed above the process's baseline. An upright JPEG of 100 million pixels takes half of it."""
 
 IMAGE_TIMEOUT_S = 10.0
-"""More than twice what the slowest image of 100 million pixels takes, a PNG with transparency: 4 s."""
+"""More than twice the 4 s of the slowest image of 100 million pixels, a PNG with transparency."""
 
 AT_ONCE = 2
-"""Contained images that are decoded at a time: their memory adds up."""
+"""Contained images decoded at a time, since their memory adds up."""
 
-# What a thread of the run decodes: 4 bytes a pixel, twice where it is converted or turned, so up to 128 MiB.
+# Limits for threads of the run: 4 bytes a pixel, twice that if converted or turned, so up to 128 MiB.
 _INLINE = Limits(max_pixels=16_000_000, max_resized_pixels=16_000_000)
 _INLINE_WEBP = Limits(max_pixels=6_000_000, max_resized_pixels=16_000_000)  # up to 20 bytes a pixel
 _INLINE_SLOW = Limits(max_pixels=4_000_000, max_resized_pixels=16_000_000)  # all scans of a JPEG; 12 Mpx/s of RLE
@@ -60,7 +59,7 @@ class _Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reply:
-    """A decoded image, or where `error` names its class, an error."""
+    """A decoded image; or an error, if `error` names its class."""
 
     pixels: bytes = b""
     size: int = 0
@@ -73,11 +72,12 @@ class _Reply:
 
 
 class Decoder:
-    """Decodes images as `decode_image` does, the dangerous ones contained. Safe to call from several threads.
+    """Decodes images as `decode_image` does, dangerous ones contained. Safe to call from several threads.
 
     Args:
-        timeout_s: CPU seconds that a contained image may take.
-        suspects: how many images, from the first on, are decoded contained whatever they look like.
+        preprocessing: of the model.
+        timeout_s: CPU seconds allowed for a contained image.
+        suspects: number of images, from the first on, to decode contained in any case.
     """
 
     def __init__(self, preprocessing: Preprocessing, *, timeout_s: float = IMAGE_TIMEOUT_S, suspects: int = 0) -> None:
@@ -100,14 +100,14 @@ class Decoder:
                 worker.close()
 
     def stop(self) -> None:
-        """Let no further image be loaded: nobody wants those that a run which ends has ahead of it."""
+        """Stop loading: an ending run discards its read-ahead."""
         self._is_stopped = True
 
     def check_goes_on(self) -> None:
-        """Check that there was no `stop`.
+        """Check that `stop` was not called.
 
         Raises:
-            CancelledError: there was.
+            CancelledError: it was.
         """
         if self._is_stopped:
             raise CancelledError
@@ -119,7 +119,7 @@ class Decoder:
             ImageError: it can't be decoded, or not within the limits.
         """
         if self.suspects > 0:
-            self.suspects -= 1  # threads may miscount by a few, which harms nothing
+            self.suspects -= 1  # threads may miscount by a few, which does no harm
             return self.contained(data)
         try:
             return decode_image(data, self._preprocessing, inline_limits(data))
@@ -127,13 +127,13 @@ class Decoder:
             return self.contained(data)
 
     def contained(self, data: bytes) -> DecodedImage:
-        """Return the pixels of an encoded image that is decoded contained, whatever it looks like.
+        """Return the pixels of an encoded image, decoded contained in any case.
 
         Raises:
             ImageError: it can't be decoded, or not within the limits.
         """
         if len(data) > LIMITS.max_bytes:
-            return decode_image(data, self._preprocessing)  # the error
+            return decode_image(data, self._preprocessing)  # raises the error
         request = _Request(data=data, preprocessing=self._preprocessing, timeout_s=self._timeout_s)
         worker = self._workers.get()
         try:
@@ -141,7 +141,7 @@ class Decoder:
             worker = worker or _Worker()
             reply = worker.ask(request)
         except (OSError, EOFError) as error:
-            # Not the fork for the image, but the process itself: the kernel ends it where memory runs out.
+            # The process itself died, not its fork: the kernel does that when memory runs out.
             if worker:
                 worker.close()
             worker = None
@@ -155,18 +155,18 @@ class Decoder:
 
 
 def inline_limits(data: bytes) -> Limits:
-    """Return up to where an image is decoded along with others."""
+    """Return the limits within which a thread of the run decodes the image."""
     if data.startswith(b"RIFF"):
         return _INLINE_WEBP
     is_rle_bitmap = data.startswith(b"BM") and data[30:31] in {b"\1", b"\2"}
-    # SOF2, of a progressive JPEG. Among the pixels themselves 0xFF is never followed by 0xC2.
+    # SOF2 marks a progressive JPEG. Inside pixel data, 0xC2 never follows 0xFF.
     if is_rle_bitmap or (data.startswith(b"\xff\xd8") and b"\xff\xc2" in data):
         return _INLINE_SLOW
     return _INLINE
 
 
 class _Worker(Process):
-    """The process that forks for each image."""
+    """The child process, which forks for each image."""
 
     def __init__(self) -> None:
         super().__init__("batch.pipeline.contained")
@@ -182,7 +182,7 @@ class _Worker(Process):
 
 
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
-    """Answer requests, each in a fork, until there are no more."""
+    """Answer requests, each in a fork, until the stream ends."""
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             message = receive(requests)
@@ -200,12 +200,12 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
 
 
 def _answer(message: bytes, writing: int) -> NoReturn:
-    """Write the reply into a pipe, and end the process; the limits may end it before."""
+    """Write the reply into a pipe and end the process, unless the limits end it first."""
     request = msgspec.msgpack.decode(message, type=_Request)
     memory = (_address_space_bytes() or resource.RLIM_INFINITY - MAX_MEMORY_BYTES) + MAX_MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.setitimer(signal.ITIMER_PROF, request.timeout_s)  # SIGPROF, whose default is to end the process
+    signal.setitimer(signal.ITIMER_PROF, request.timeout_s)  # SIGPROF ends the process by default
     try:
         image = decode_image(request.data, request.preprocessing)
         reply = _Reply(
@@ -219,11 +219,11 @@ def _answer(message: bytes, writing: int) -> NoReturn:
         reply = _Reply(error=type(error).__name__, reason=error.reason, message=str(error))
     with open(writing, "wb") as pipe:  # a descriptor
         pipe.write(msgspec.msgpack.encode(reply))
-    os._exit(0)  # at once: what the parent had open and buffered is the parent's
+    os._exit(0)  # at once: open files and buffers belong to the parent
 
 
 def _address_space_bytes() -> int:
-    """Return how much address space this process has; 0 where the system does not say."""
+    """Return the size of this process's address space; 0 if the system does not tell."""
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
             return int(file.read().split()[0]) * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""Infer: loaded images in, scores out, in batches of one size."""
+"""Runs the engine: loaded images in, scores out, in batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batch.pipeline.reading import map_ahead
+from batch.pipeline.ahead import map_ahead
 from classifier.errors import ImageError
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoredImage:
-    """An image with what the model says of it.
+    """An image with its scores.
 
     Attributes:
-        scores: float32 `[classes]`; None where the image could not be loaded, and `loaded.image` is the error.
-        embedding: float32 `[embedding_size]`, where it was asked for.
+        scores: float32 `[classes]`; None if the image could not be loaded, and `loaded.image` is the error.
+        embedding: float32 `[embedding_size]`, if asked for.
     """
 
     loaded: LoadedImage
@@ -37,16 +37,16 @@ class ScoredImage:
 def score_batches(
     batches: Iterable[Sequence[LoadedImage]], model: Model, *, embeddings: bool = False
 ) -> Generator[list[ScoredImage]]:
-    """Yield the images of each batch with their scores, and their embeddings if asked for, in their order.
+    """Yield each batch with its images' scores, and embeddings if asked for, in order.
 
-    The engine runs in a thread, so that a batch is ready for it while the caller works on the one before.
+    The engine runs in a thread of its own, ahead of the caller by one batch.
     """
     stacked = ((batch, _stack(batch)) for batch in batches)
     return map_ahead(lambda each: _score(*each, model, embeddings=embeddings), stacked, threads=1, ahead=1)
 
 
 def _stack(batch: Sequence[LoadedImage]) -> NDArray[np.uint8] | None:
-    """Return the pixels of those that were loaded, uint8 `[N, H, W, 3]`; None where none was."""
+    """Return the pixels of the loaded images, uint8 `[N, H, W, 3]`; None if there are none."""
     pixels = [item.image.pixels for item in batch if not isinstance(item.image, ImageError)]
     return np.stack(pixels) if pixels else None
 
@@ -65,7 +65,7 @@ def _score(
 def _run(
     model: Model, images_nhwc: NDArray[np.uint8], *, embeddings: bool
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
-    """Return each image's scores and its embedding."""
+    """Return each image's scores and embedding."""
     if embeddings:
         return zip(*model.scores_and_embeddings(images_nhwc), strict=True)
     return ((scores, None) for scores in model.scores(images_nhwc))
@@ -79,6 +79,6 @@ def batched(images: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedIma
 
 
 def batch_size_of(model: Model, asked: int | None) -> int:
-    """Return how many images go into the engine at once: where its own size is not fixed, what was asked for."""
+    """Return the images per execution: `asked`, unless the engine has a fixed size or nothing was asked for."""
     engine = model.engine
     return engine.busy_size if asked is None or engine.info.batch_size is not None else asked

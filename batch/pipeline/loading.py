@@ -1,12 +1,11 @@
-"""Load: images are read and decoded by processes, each driven by a thread of the run.
+"""Loads images in child processes, each driven by a thread of the run.
 
-Threads alone end at two or three cores. The codecs release Python's lock, but around them stands about as much time
-again in which only one thread of a process can run. Here a thread hands its process a few files at a time, and waits
-for the pixels without the lock.
+Threads alone stop scaling at two or three cores: the codecs release Python's lock, but the code around them holds it
+for about as long. Here a thread hands its process a few files at a time, and waits for the pixels without the lock.
 
-What the process does not give, the thread loads itself: an image that can't be read or decoded, one that looks
-dangerous, and those that the process had in hand when it ended. So there is one place that says what an error is. A
-run's first images are loaded by the threads alone: many a run is over before a process has started.
+The thread itself loads the rest: images that can't be read or decoded, dangerous images, and images in flight when a
+process died. So errors are made in one place. The threads also load a run's first images, since many runs end before a
+process has started.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ if TYPE_CHECKING:
     from batch.pipeline.contained import Decoder
 
 IMAGES_BEFORE_PROCESSES = 200
-"""About what two threads load while a process starts."""
+"""About as many as two threads load while a process starts."""
 
 MAX_BYTES_SENT_BACK = 16 * 2**20
-"""Of an image behind a URL that the process can't give. The thread fetches a larger one again: these add up."""
+"""Maximum size of an image behind a URL that the process hands back. The thread fetches a larger one again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded:
-    """What a process says of an image that it loaded; its pixels follow."""
+    """A process's reply for a loaded image. The pixels follow."""
 
     bytes: int
     sha256: str
@@ -57,14 +56,15 @@ class _Loaded:
 
 
 _Reply = list[_Loaded | bytes | None]
-"""What became of each file: its image, its bytes where they came from far, or nothing."""
+"""For each file: its image, its bytes if they came over the network, or None."""
 
 
 class Loader:
-    """Loads images as `load_image` does, several at a time. Safe to call from as many threads as it has processes.
+    """Loads groups of images as `load_image` does. Safe to call from as many threads as it has processes.
 
     Args:
-        processes: 0 leaves all to the threads.
+        preprocessing: of the model.
+        processes: number of child processes; 0 to load everything in the calling threads.
     """
 
     def __init__(self, preprocessing: Preprocessing, *, processes: int) -> None:
@@ -76,20 +76,20 @@ class Loader:
             self._workers.put(None)
 
     def close(self) -> None:
-        """End the processes, while no thread calls."""
+        """End the processes. No thread may be calling."""
         self._can_start = False
         while not self._workers.empty():
             if worker := self._workers.get():
                 worker.close()
 
     def __call__(self, files: Sequence[ImageFile], decode: Decoder) -> list[LoadedImage]:
-        """Return the images of these files; `decode` decodes those that no process does.
+        """Return the images of these files. `decode` decodes those that no process decodes.
 
         Raises:
-            DataError: what holds them can't be read, or has gone.
+            DataError: a file that holds images can't be read, or an input disappeared.
             CancelledError: `decode` was stopped.
         """
-        # What killed a run before is looked for by decoding each image contained.
+        # Suspects are decoded contained, to find the image that killed the run before.
         if not self._can_start or self._left_to_threads > 0 or decode.suspects > 0:
             self._left_to_threads -= len(files)  # threads may miscount by a few, which harms nothing
             return _load_here(files, decode)
@@ -98,8 +98,8 @@ class Loader:
             worker = worker or _Worker(self._preprocessing)
             found = worker.load(files) if worker.is_ready() else [None] * len(files)
         except (OSError, EOFError):
-            # One of these images may have done it. Where none was seen, there is no room for a process, which slows a
-            # run down, and is no reason to end it.
+            # One of these images may have killed the process. If it never started, there is no room for one: the run
+            # goes on, slower.
             self._can_start = worker is not None and worker.has_started
             if worker:
                 worker.close()
@@ -123,7 +123,7 @@ def _load_here(files: Sequence[ImageFile], decode: Decoder, *, contained: bool =
 
 
 class _Worker(Process):
-    """The process that loads."""
+    """The child process that loads."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__("batch.pipeline.loading", msgspec.json.encode(preprocessing).decode())
@@ -142,7 +142,7 @@ class _Worker(Process):
         return self.has_started
 
     def load(self, files: Sequence[ImageFile]) -> list[LoadedImage | bytes | None]:
-        """Return the images of these files; bytes, or None, for what is left to the caller.
+        """Return the images of these files; bytes or None for a file that the caller has to load.
 
         Raises:
             OSError, EOFError: the process has ended.
@@ -165,7 +165,7 @@ def _to_loaded(file: ImageFile, found: _Loaded, pixels: Iterator[NDArray[np.uint
 
 
 def serve(preprocessing: Preprocessing, requests: IO[bytes], replies: IO[bytes]) -> None:
-    """Load the images that are asked for, until there are no more."""
+    """Answer requests for images until the stream ends."""
     with contextlib.suppress(EOFError, BrokenPipeError):
         send(replies, b"")
         while True:
@@ -186,7 +186,7 @@ def _load(file: ImageFile, preprocessing: Preprocessing) -> tuple[_Loaded, NDArr
     try:
         image = decode_image(data, preprocessing, inline_limits(data))
     except ImageError:
-        # A disk is asked twice for nothing, a store for money and time.
+        # Reading a disk twice is free; fetching from a store twice costs time and money.
         is_far = file.data is None and is_url(file.location)
         return data if is_far and len(data) <= MAX_BYTES_SENT_BACK else None
     sha256 = hashlib.sha256(data).hexdigest()

@@ -1,4 +1,8 @@
-"""Processes of this package that answer one message after the other over their pipes, for as long as this one lives."""
+"""Child processes that answer messages over pipes, one after the other, and end with this process.
+
+Not a pool of `concurrent.futures` or `loky`: a pool gives up all its work when one process dies, and moves pixels
+through pickles.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +21,19 @@ if TYPE_CHECKING:
 
 _LENGTH_BYTES = 8
 _LONGEST = 2**32
-"""No message is as long: it is what something else printed."""
+"""A longer length means that stray output corrupted the stream."""
 
 
 class Process:
-    """A module of this package, run by a process of its own."""
+    """A module, run with `-m` in a child process."""
 
     def __init__(self, module: str, *arguments: str) -> None:
-        # It ends when its pipe does. A SIGTERM to all processes of a container or a service is for the run alone, which
-        # may have images in here that it wants to finish; so it is blocked from the process's first instant on.
+        # The child ends when its pipe closes. A SIGTERM to all processes of a container must reach only the run, which
+        # may need this child to finish a chunk; so the child is started with SIGTERM blocked.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            # -P: a folder `batch` where the command is called is not this package. A session of its own: Ctrl-C is not
-            # for it.
+            # -P: a folder named `batch` in the working directory must not be imported. In a session of its own, the
+            # child does not get Ctrl-C.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, *arguments],
                 stdin=subprocess.PIPE,
@@ -61,32 +65,32 @@ class Process:
         return receive(self._replies)
 
     def receive_into(self, array: NDArray[Any]) -> None:
-        """Wait for so many bytes as the array has.
+        """Wait for the bytes of `array`, and fill it.
 
         Raises:
             OSError, EOFError: the process has ended.
         """
-        # A view with nothing in it can't be cast.
+        # An empty view can't be cast.
         if array.size and self._replies.readinto(array.data.cast("B")) < array.nbytes:
             raise EOFError
 
     def has_said_something(self) -> bool:
-        """Return whether `receive` has something to read, if only that the process has ended."""
-        replies = select.poll()  # not `select`, which takes no descriptor above 1,023
+        """Return whether `receive` would return, or raise, at once."""
+        replies = select.poll()  # `select` takes no descriptor above 1,023
         replies.register(self._replies, select.POLLIN)
         return bool(replies.poll(0))
 
     def close(self) -> None:
         """End the process."""
         self._process.kill()
-        with contextlib.suppress(OSError), self._process:  # closing a pipe writes what it holds
+        with contextlib.suppress(OSError), self._process:  # closing a pipe flushes it
             pass
 
 
 def pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """Return where a process of this package gets its messages, and where it sends its own."""
+    """Return, in a child, the file of messages to it and the file of messages from it."""
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a codec's library prints is no message
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # output that a codec prints must not enter the stream
     return sys.stdin.buffer, replies
 
 
@@ -101,7 +105,7 @@ def receive(file: IO[bytes]) -> bytes:
     """Read a message.
 
     Raises:
-        EOFError: the other side has ended, or what came is no message.
+        EOFError: the other side has ended, or the stream is corrupt.
     """
     header = file.read(_LENGTH_BYTES)
     length = int.from_bytes(header, "little")

@@ -1,18 +1,17 @@
-"""Read and decode: a few threads, ahead of the inference, in order, and never further ahead than they should be."""
+"""Reads and decodes images on a few threads, in order, a bounded number ahead of the inference."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
-from batch.inputs.containers import is_sequential, read_in_order, read_span
+from batch.inputs.archives import is_compressed, read_span, read_tar
+from batch.inputs.tables import read_table
 from batch.inputs.urls import is_url, read_url
+from batch.pipeline.ahead import map_ahead
 from classifier.errors import ImageError, ImageTooLarge, UnreadableImage
 from classifier.hardware import cpu_limit
 from classifier.images import LIMITS, read_image
@@ -25,20 +24,17 @@ if TYPE_CHECKING:
     from classifier.images import DecodedImage
 
 GROUP = 8
-"""Files that a thread is handed at once. Handing over one takes as long."""
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
+"""Files handed to a thread at once. Handing over eight takes no longer than one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedImage:
-    """An image that was read and decoded, or the error that stopped it.
+    """An image that was read and decoded, or the error that prevented it.
 
     Attributes:
-        bytes: the file's size; None where it could not be read.
-        sha256: of the file, in hexadecimal; None where it could not be read.
-        image: what the model takes, or the error.
+        bytes: the file's size; None if it could not be read.
+        sha256: of the file, in hexadecimal; None if it could not be read.
+        image: the decoded image, or the error.
     """
 
     file: ImageFile
@@ -48,13 +44,13 @@ class LoadedImage:
 
 
 def load_image(file: ImageFile, decode: Callable[[bytes], DecodedImage]) -> LoadedImage:
-    """Return the image of a file, or the error that stopped it: one bad image is a row, not a crash."""
+    """Return the image of a file, or the error that prevented it: one bad image is a row, not a crash."""
     try:
         data = read_file(file)
     except ImageError as error:
-        file.input.require()  # or each image of a disk that went away would be missing
+        file.input.require()  # otherwise every image of a lost disk would be reported missing
         return LoadedImage(file=file, bytes=None, sha256=None, image=error)
-    file = replace(file, data=None)  # its bytes are not needed any more
+    file = replace(file, data=None)  # releases its bytes
     image: DecodedImage | ImageError
     try:
         image = decode(data)
@@ -68,7 +64,7 @@ def read_file(file: ImageFile) -> bytes:
 
     Raises:
         ImageError: the image can't be read.
-        DataError: what holds it can't be.
+        DataError: the file that holds it can't be read.
     """
     limit = LIMITS.max_bytes
     size = len(file.data) if file.data is not None else file.size or 0
@@ -92,7 +88,7 @@ def read_file(file: ImageFile) -> bytes:
 def _read_url(file: ImageFile) -> bytes:
     if file.start is not None:
         return read_url(file.location, start=file.start, end=file.start + (file.size or 0))
-    # The object may have grown since it was listed. Of an empty one, no range can be asked for.
+    # The object may have grown since it was listed. An empty object has no range to ask for.
     data = read_url(file.location) if file.size == 0 else read_url(file.location, start=0, end=LIMITS.max_bytes + 1)
     if len(data) > LIMITS.max_bytes:
         raise ImageTooLarge(f"{file.relative!r} has over {LIMITS.max_bytes:,} bytes, the limit: encode it smaller")
@@ -100,22 +96,32 @@ def _read_url(file: ImageFile) -> bytes:
 
 
 def with_data(files: Iterable[ImageFile]) -> Iterator[ImageFile]:
-    """Yield the images, with their bytes where those can only be read in order.
+    """Yield the images, with their bytes if those can only be read in order.
 
     Raises:
         DataError: a compressed tar file or a table can't be read.
     """
     source: Input | None = None
-    read: Callable[[int, int], bytes] | None = None
+    read: Generator[bytes, tuple[int, int]] | None = None
     for file in files:
-        is_waiting = file.start is not None and file.data is None and is_sequential(file.input)
+        is_waiting = file.start is not None and file.data is None and _is_sequential(file.input)
         if not is_waiting or (file.size or 0) > LIMITS.max_bytes:
             yield file
             continue
         if read is None or file.input is not source:
-            source, read = file.input, read_in_order(file.input)
+            source, read = file.input, _read_in_order(file.input)
         assert file.start is not None
-        yield replace(file, data=read(file.start, file.size or 0))
+        yield replace(file, data=read.send((file.start, file.size or 0)))
+
+
+def _is_sequential(input: Input) -> bool:
+    return input.kind == "parquet" or (input.kind == "tar" and is_compressed(input))
+
+
+def _read_in_order(input: Input) -> Generator[bytes, tuple[int, int]]:
+    reader = read_table(input) if input.kind == "parquet" else read_tar(input)
+    next(reader)  # to the point where it waits for a place
+    return reader
 
 
 def load_images(
@@ -125,12 +131,12 @@ def load_images(
     threads: int,
     ahead: int,
 ) -> Generator[LoadedImage]:
-    """Yield the images of `files` in their order, as `load` gives them for several files.
+    """Yield the images of `files`, in order, loaded by `load` in groups.
 
-    Up to `ahead` images are loaded before they are asked for, and one group more for each thread.
+    Up to `ahead` images are loaded in advance, plus one group for each thread.
 
     Raises:
-        DataError: what holds the images can't be read, or has gone.
+        DataError: a file that holds images can't be read, or an input disappeared.
     """
     groups = map_ahead(load, _groups(with_data(files)), threads=threads, ahead=-(-ahead // GROUP) + threads)
     with closing(groups):
@@ -139,11 +145,11 @@ def load_images(
 
 
 def _groups(files: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
-    """Yield the files in groups: what is handed to a thread at once."""
+    """Yield the files in groups, each handed to a thread at once."""
     group: list[ImageFile] = []
     for file in files:
         group.append(file)
-        # What has its bytes with it goes alone: they may be many.
+        # A file that carries its bytes goes alone: it may be large.
         if len(group) == GROUP or file.data is not None:
             yield group
             group = []
@@ -151,48 +157,6 @@ def _groups(files: Iterable[ImageFile]) -> Iterator[list[ImageFile]]:
         yield group
 
 
-def map_ahead(
-    function: Callable[[_T], _R],
-    items: Iterable[_T],
-    *,
-    threads: int,
-    ahead: int,
-    stop: Callable[[], None] = lambda: None,
-) -> Generator[_R]:
-    """Yield what `function` returns for each item, in their order, up to `ahead` of them before they are asked for.
-
-    Threads, because the codecs, the resize, SHA-256 and the network release the GIL. The bound is what keeps the memory
-    from growing where the results are taken more slowly than they are made. At the end `stop` is called before what is
-    under way is waited for, so that it can end that.
-    """
-    waiting: deque[Future[_R]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        stop()
-        pool.shutdown(cancel_futures=True)
-
-
-def in_background(items: Generator[_T], *, ahead: int, stop: Callable[[], None] = lambda: None) -> Generator[_T]:
-    """Yield the items, up to `ahead` of them made by a thread before they are asked for, and close `items`.
-
-    At the end `stop` is called before the item that is being made is waited for, which can take minutes.
-    """
-    end = object()
-    made = map_ahead(lambda _: next(items, end), repeat(None), threads=1, ahead=ahead, stop=stop)
-    with closing(items), closing(made):
-        for item in made:
-            if item is end:
-                return
-            yield cast("_T", item)
-
-
 def decode_threads(asked: int | None) -> int:
-    """Return how many threads read and decode: what was asked for, else one for each CPU."""
+    """Return the number of threads that read and decode: `asked`, or one for each CPU."""
     return asked or cpu_limit()

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from batch.inputs.plan import inputs_of
 from batch.inputs.urls import is_url
-from batch.pipeline.reading import decode_threads, map_ahead, read_file, with_data
+from batch.pipeline.ahead import map_ahead
+from batch.pipeline.reading import decode_threads, read_file, with_data
 from batch.rows.formats import read_outcomes
 from batch.run.record import RunRecord
 from classifier.errors import DataError, ImageError, OutputError

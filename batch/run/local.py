@@ -9,10 +9,11 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol, Self
 
+from batch.pipeline.ahead import in_background
 from batch.pipeline.contained import IMAGE_TIMEOUT_S, Decoder
 from batch.pipeline.inference import batch_size_of, batched, score_batches
 from batch.pipeline.loading import Loader
-from batch.pipeline.reading import GROUP, decode_threads, in_background, load_images
+from batch.pipeline.reading import GROUP, decode_threads, load_images
 from batch.rows.columns import Row, make_rows
 from batch.rows.part import part_of
 

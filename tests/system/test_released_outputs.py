@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.system.released_outputs.document import SECTIONS, STORED, plain, prepare, versions
-from tests.system.released_outputs.tree import Tree, differing, flat
+from tests.system.released_outputs.tree import Tree, differences, flat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def test_gives_what_the_released_version_gave(section: str, tmp_path: Path) -> N
     expected, found = flat(stored["facts"][section]), flat(plain(facts))
     other = [f"{name} {versions()[name]}" for name in WRITERS if versions()[name] != stored["versions"][name]]
     in_parquet = {place for place in expected if other and place.endswith(".parquet")}
-    assert differing(without(expected, in_parquet), without(found, in_parquet)) == {}
+    assert differences(without(expected, in_parquet), without(found, in_parquet)) == []
     if in_parquet:
         pytest.skip(f"the bytes of Parquet are not compared: they depend on {' and '.join(other)}; the rest agrees")
 

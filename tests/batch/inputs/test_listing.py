@@ -91,7 +91,7 @@ def test_a_list_of_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("nul").write_bytes(b"b.img\0new\nline.png\0")
     inputs = find_inputs([], files_from="nul", nul=True)
     assert [path for _, (path, _, _) in list_images(inputs, Counter())] == ["b.img", "new\nline.png"]
-    with pytest.raises(DataError, match=r"the list '.*/nul' holds NULs; .* give -0"):
+    with pytest.raises(DataError, match=r"the list '.*/nul' holds NULs; .* add -0"):
         list(list_images(find_inputs([], files_from="nul"), Counter()))
     Path("lines").write_bytes(b"a.png\n" * 100_000)
     with pytest.raises(DataError, match=r"the list '.*/lines' holds a path of more than 65,536 bytes; end its paths"):
@@ -105,7 +105,7 @@ def test_an_input_on_another_machine(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     [here] = find_inputs([str(tmp_path / "in")])
     planned = replace(here, device=-1)
-    with pytest.raises(DataError, match="has gone while its images were read"):
+    with pytest.raises(DataError, match="disappeared while its images were read"):
         planned.require()
     planned.on_this_machine().require()
     (tmp_path / "in").rmdir()

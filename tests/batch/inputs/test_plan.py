@@ -94,8 +94,8 @@ def test_several_inputs_keep_their_order(tmp_path: Path) -> None:
     [
         (["missing"], r"'missing' can't be read \(No such file or directory\)"),
         (["a", "./a/"], "named twice"),
-        (["a", "a/b"], "lies within the input"),
-        (["a/b/1.png", "."], "lies within the input"),
+        (["a", "a/b"], "is inside the input"),
+        (["a/b/1.png", "."], "is inside the input"),
         (["a/b/1.png", "link/1.png"], "named twice"),
         (["a/b/1.png/"], "Not a directory"),
         (["pipe.jpg"], "neither a folder nor a file"),

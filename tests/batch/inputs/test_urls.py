@@ -13,7 +13,7 @@ from batch.inputs.plan import require_images
 from batch.run.runner import BatchJob, check_job
 from classifier.errors import DataError
 from tests.batch.conftest import read_parts
-from tests.batch.inputs.test_containers import WHAT, make_tar, rows_of
+from tests.batch.images import WHAT, make_tar, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -64,7 +64,7 @@ def test_an_input_whose_disk_goes_away(
         with monkeypatch.context() as patch:
             patch.setattr(reading, "read_image", unmount_before_nth)
             with pytest.raises(
-                DataError, match=r"has gone while its images were read \(another file system is mounted"
+                DataError, match=r"disappeared while its images were read \(another file system is mounted"
             ):
                 run(tmp_path / "out", disk, threads=1)
     parts = read_parts(tmp_path / "out")

@@ -111,7 +111,7 @@ def test_an_input_that_goes_away_stops_the_run(tmp_path: Path, run: Run, images:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "read_image", go_away)
-        with pytest.raises(DataError, match="has gone while its images were read"):
+        with pytest.raises(DataError, match="disappeared while its images were read"):
             run(tmp_path / "out", images)
     (tmp_path / "elsewhere").rename(images)
     run(tmp_path / "out", images)

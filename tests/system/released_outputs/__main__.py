@@ -22,13 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.system.released_outputs.document import STORED, dump, record
-from tests.system.released_outputs.tree import Tree, differing, flat
+from tests.system.released_outputs.tree import Tree, differences, flat
 
 if TYPE_CHECKING:
     from tests.system.released_outputs.tree import Facts
-
-MAX_SHOWN = 200
-"""Characters of a value that `compare` prints."""
 
 
 def main() -> int:
@@ -69,18 +66,13 @@ def compare(before: Facts, after: Facts) -> int:
     code = 0
     for section in sorted(before.keys() | after.keys()):
         was, now = flat(before.get(section)), flat(after.get(section))
-        found = differing(was, now)
+        found = differences(was, now)
         print(f"{section}: {len(found)} of {len(was)} values differ")
-        for place, value in found.items():
-            print(f"  {_short(place)}: {_short(was.get(place, 'missing'))} → {_short(value)}")
+        for line in found:
+            print(f"  {line}")
         if found and section != "words":
             code = 1
     return code
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[3]
 Facts = dict[str, Any]
 """What JSON can hold."""
 
+MAX_SHOWN = 300
+"""Characters of a value in a line of `differences`."""
+
 _Result = TypeVar("_Result")
 
 VARIES = frozenset(
@@ -177,6 +180,19 @@ def differing(before: Facts, after: Facts) -> Facts:
         for place in dict.fromkeys([*before, *after])
         if place not in before or place not in after or before[place] != after[place]
     }
+
+
+def differences(before: Facts, after: Facts) -> list[str]:
+    """Return a line for each place where two flat values differ: `options › … › default: 5 → 2`."""
+    return [
+        f"{_short(place)}: {_short(before.get(place, 'missing'))} → {_short(value)}"
+        for place, value in differing(before, after).items()
+    ]
+
+
+def _short(value: object) -> str:
+    text = value.replace("\n", "\\n") if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def without(value: Any, *keys: str) -> Any:
