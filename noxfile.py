@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import nox
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 nox.needs_version = ">=2025.2.9"  # the first with `requires=`
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -142,6 +139,14 @@ def torture(session: nox.Session) -> None:
         for name in ("run/test_torture", "run/test_folder", "run/test_ray_runner", "inputs/test_urls")
     ]
     session.run("pytest", "-m", "", "-s", *(session.posargs or files), env=environment)
+
+
+@nox.session(default=False)
+def reference(session: nox.Session) -> None:
+    """Write the help of every command into docs/reference/."""
+    install(session, "-e", ".[cpu,train,service,batch]", *group("tests"))
+    session.chdir("docs/reference")
+    session.run("cog", "-r", "-P", "-I", ".", "-I", "../..", *sorted(page.name for page in Path().glob("*.md")))
 
 
 @nox.session

@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from classifier.extras import install_extra, installed_version
 
@@ -37,5 +37,5 @@ def test_every_extra_that_is_named_exists() -> None:
 
 
 def test_a_package_that_is_not_installed_has_no_version() -> None:
-    assert installed_version("numpy") == numpy.__version__
+    assert installed_version("numpy") == np.__version__
     assert installed_version("no-such-package-of-tandem") is None

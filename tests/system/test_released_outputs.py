@@ -1,8 +1,7 @@
-"""What users rely on is what the released version gave them: options, exit codes, rows, files, JSON and HTTP answers.
+"""Options, exit codes, rows, part files, JSON and HTTP answers are those of the released version, commit 42d9b67.
 
-`released_outputs.json` holds the values, which are the same on every machine. Sentences for people are not among them.
-If an output has to change, `python -m tests.system.released_outputs store` writes the new values, for the diff to be
-reviewed.
+`released_outputs.json` stores them, without sentences for people. After a deliberate change of an output,
+`python -m tests.system.released_outputs store` writes the new values; review the diff.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WRITERS = ("onnxruntime", "pyarrow")
-"""Their versions stand in each Parquet part, so its bytes are compared only if these are the stored ones."""
+"""Each Parquet part names their versions, so its bytes are compared only if the versions are the stored ones."""
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_gives_what_the_released_version_gave(section: str, tmp_path: Path) -> None:
-    """Each value is the stored one, and there is no other."""
+    """Each output equals the stored one, and none is missing or new."""
     stored = json.loads(STORED.read_bytes())
     tree = Tree.of(None, tmp_path)
     prepare(tree)

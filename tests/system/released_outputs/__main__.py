@@ -1,15 +1,18 @@
-"""Record what a tree gives its users, and compare two records.
+"""Record the outputs of a tree that users rely on, and compare two records.
+
+Run it in the project's root, with the Python of `nox -s tests`:
 
     python -m tests.system.released_outputs record before.json --tree CLONE --train
     python -m tests.system.released_outputs record after.json --train
     python -m tests.system.released_outputs compare before.json after.json
 
-`compare` prints each difference, and exits with 1 if facts differ, with 0 if at most words do.
+`compare` prints each difference. It exits with 1 if facts differ, and with 0 if only sentences for people do. Record
+both on one machine: a trained network's scores depend on the CPU's instruction set.
 
     python -m tests.system.released_outputs store
 
-writes the facts that are the same on every machine into `released_outputs.json`, with which the tests compare. Run it
-when an output has to change, and read the diff.
+`store` writes `released_outputs.json`, the facts that `test_released_outputs.py` expects. Run it after a deliberate
+change of an output, and review the diff.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ def main() -> int:
     comparing.add_argument("after", type=Path)
     storing = commands.add_parser("store")
     for each in (recording, storing):
-        each.add_argument("--tree", type=Path, help="sources to run, in place of what is installed")
+        each.add_argument("--tree", type=Path, help="sources to run, in place of the installed ones")
     given = parser.parse_args()
     if given.command == "compare":
         return compare(json.loads(given.before.read_bytes()), json.loads(given.after.read_bytes()))
@@ -62,7 +65,7 @@ def _record(path: Path | None, *, train: bool) -> Facts:
 
 
 def compare(before: Facts, after: Facts) -> int:
-    """Print what differs, section by section; return 1 if it is more than words."""
+    """Print the differences, section by section; return 1 if there are any but in words."""
     code = 0
     for section in sorted(before.keys() | after.keys()):
         was, now = flat(before.get(section)), flat(after.get(section))

@@ -1,4 +1,4 @@
-"""What `tandem batch` and its commands leave and print, over sound images and over awkward ones."""
+"""Run `tandem batch` and its sub-commands over sound and over awkward images; record their files and output."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SOUND_RUNS = {
     "two inputs": ("sound/red", "sound/blue", *_JSON_LINES),
     "links": ("linked", *_JSON_LINES, "--follow-symlinks"),
 }
-"""Runs in which each image is classified: what they write holds no sentence."""
+"""Runs that classify every image. Their parts hold no sentence, so every byte is a fact."""
 
 AWKWARD_RUNS = {
     **{name: ("awkward", "--format", name) for name in FORMATS},
@@ -79,17 +79,17 @@ def write_inputs(work: Path) -> None:
 
 
 def sound_runs(tree: Tree) -> tuple[Facts, Facts]:
-    """Return the facts of the runs over sound images, and the words."""
+    """Return facts and words of the runs over sound images."""
     return _runs(tree, SOUND_RUNS, "sound")
 
 
 def awkward_runs(tree: Tree) -> tuple[Facts, Facts]:
-    """Return the facts of the runs over awkward images, and the words: among these the sentence of each error."""
+    """Return facts and words of the runs over awkward images. The sentence of each error is among the words."""
     return _runs(tree, AWKWARD_RUNS, "awkward")
 
 
 def _runs(tree: Tree, runs: Mapping[str, tuple[str, ...]], kind: str) -> tuple[Facts, Facts]:
-    """Return facts and words of runs: what the first one left, and of each other what differs from that."""
+    """Return facts and words of runs: the whole record of the first, and how the records of the others differ."""
     outputs = {name: f"{kind}, {name}" for name in runs}
     ended = together({name: partial(tree.tandem, "batch", *runs[name], "-o", outputs[name]) for name in runs})
     facts: Facts = {"parts": {}}
@@ -98,7 +98,7 @@ def _runs(tree: Tree, runs: Mapping[str, tuple[str, ...]], kind: str) -> tuple[F
     for name, output in outputs.items():
         rows, found = read_rows(tree, output), left(tree, output)
         errors = {row["path"]: tree.plain(row["error"]) for row in rows if row["error"]}
-        # Of rows with errors the parts hold the sentences.
+        # The parts of a run with errors hold sentences.
         (words if errors else facts)["parts"][name] = found.pop("parts")
         flattened = flat(found)
         facts[name] = {
@@ -112,7 +112,7 @@ def _runs(tree: Tree, runs: Mapping[str, tuple[str, ...]], kind: str) -> tuple[F
 
 
 def shards(tree: Tree) -> tuple[Facts, Facts]:
-    """Return what becomes of a run in three shards: half done, done, merged; and the words."""
+    """Return facts and words of a run in three shards: before the last shard, after it, and merged."""
     run = ("sound", "--chunk-size", "2", "--output", "shards")
     calls = {
         "first": (*run, "--shard", "1/3"),
@@ -127,7 +127,7 @@ def shards(tree: Tree) -> tuple[Facts, Facts]:
         "status of all": ("status", "shards", "--json"),
         "whole": (*run[:-1], "whole"),
     }
-    # As Kubernetes gives it.
+    # Kubernetes sets these.
     facts, words = _calls(tree, calls, second={"JOB_COMPLETION_INDEX": "1", "JOB_COMPLETION_COUNT": "3"})
     facts["left"] = left(tree, "shards")
     del facts["left"]["parts"]
@@ -137,7 +137,7 @@ def shards(tree: Tree) -> tuple[Facts, Facts]:
 
 
 def stops(tree: Tree) -> tuple[Facts, Facts]:
-    """Return what becomes of a run that stops at a limit, is resumed, looked at, made again and damaged."""
+    """Return facts and words of a run that stops at a limit, is resumed, checked, retried and damaged."""
     run = ("awkward", *_JSON_LINES, "--chunk-size", "6", "--output", "stops")
     calls = {
         "limited": (*run, "--max-failures", "2", "--decode-threads", "1"),
@@ -164,7 +164,7 @@ def stops(tree: Tree) -> tuple[Facts, Facts]:
 
 
 def _calls(tree: Tree, calls: Mapping[str, tuple[str, ...]], **environments: dict[str, str]) -> tuple[Facts, Facts]:
-    """Run `tandem batch …` one after the other; a JSON answer is a fact, as are the fields of log lines."""
+    """Return facts and words of `tandem batch` commands, run in turn. JSON and the fields of log lines are facts."""
     facts: Facts = {}
     words: Facts = {}
     for name, call in calls.items():

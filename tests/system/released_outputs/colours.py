@@ -1,10 +1,9 @@
 """A model whose scores are the same bits on every CPU: how much of an image is red, green and blue.
 
 Its graph multiplies and adds whole numbers below 2²⁴, which float32 holds exactly, and divides once, which IEEE 754
-rounds in one way. So the bytes of a bulk run can be compared with those of another machine; a trained network's differ.
+rounds in only one way. So its bulk runs write the same bytes on every machine. Those of a trained network don't.
 
-The registry is written here byte by byte, as `docs/registry.md` describes it and as the released version wrote it. A
-version that can't read it breaks its users' registries.
+The registry has the layout that the released version wrote. A version that can't read it breaks its users' registries.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
 NAME = "colours"
 LABELS = ("red", "green", "blue")
 WEIGHTS = np.arange(1, SIDE * SIDE + 1, dtype=np.float32)
-"""Of the pixels, all different: an image that is turned or cropped otherwise gets other scores."""
+"""Of the pixels, all different, so that a wrong rotation or crop changes the scores."""
 BIASES = np.array([1000, 2000, 3000], dtype=np.float32)
-"""Added to the colours' sums: grey images of different levels get different scores, and black is not divided by 0."""
+"""Added to the colours' sums, so that the level of grey changes the scores, and black doesn't divide by 0."""
 _FLOAT, _UINT8, _INT64 = 1, 2, 7  # ONNX's element types
 _OPSET = 20
 _TYPES = {
@@ -68,8 +67,11 @@ def write_registry(home: Path) -> None:
         "layers": layers,
     }
     entry = add(
-        _json(manifest), manifest["mediaType"], annotations={"org.opencontainers.image.ref.name": f"{NAME}:1"}
-    ) | {"artifactType": manifest["artifactType"]}
+        _json(manifest),
+        manifest["mediaType"],
+        annotations={"org.opencontainers.image.ref.name": f"{NAME}:1"},
+        artifactType=manifest["artifactType"],
+    )
     index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]}
     (home / "registry" / "index.json").write_bytes(_json(index))
     (home / "registry" / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
@@ -110,7 +112,7 @@ def _json(value: object) -> bytes:
 
 
 def _golden_set() -> bytes:
-    """Return the sound images with the scores that they must get, none of which may be off by a bit."""
+    """Return the sound images with their scores. The tolerance is 0: not a bit may differ."""
     images = list(SOUND.values())
     sums = np.array([image.levels for image in images], dtype=np.float32) * WEIGHTS.sum() + BIASES
     arrays = {
@@ -156,8 +158,7 @@ def _graph() -> bytes:
     return _field(1, 10) + _field(7, graph) + _field(8, _field(2, _OPSET))
 
 
-# What follows writes Protocol Buffers by the field numbers of onnx.proto: the package onnx is not installed where
-# models are only run.
+# The functions below write Protocol Buffers with the field numbers of onnx.proto: most environments lack onnx.
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:
@@ -180,9 +181,8 @@ def _node(operator: str, inputs: list[str], output: str, **attributes: int) -> b
 
 def _tensor(name: str, type: int, values: NDArray[Any]) -> bytes:
     sizes = b"".join(_field(1, size) for size in values.shape)
-    return (
-        sizes + _field(2, type) + _field(8, name) + _field(9, values.astype(values.dtype.newbyteorder("<")).tobytes())
-    )
+    data = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    return sizes + _field(2, type) + _field(8, name) + _field(9, data)
 
 
 def _value(name: str, type: int, *shape: int | str) -> bytes:

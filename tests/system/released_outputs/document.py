@@ -1,9 +1,9 @@
-"""The document of all that is recorded.
+"""Put together the document that is recorded and compared.
 
-versions   of the libraries on which bytes depend
-facts      the same on every machine: what programs read, and exit codes
-words      sentences for people, and the hashes of parts in which such a sentence stands
-trained    facts that need a trained network, and hold for one instruction set
+- `versions`: of the libraries that shape bytes.
+- `facts`: exit codes, and output for programs. Equal on every machine.
+- `words`: sentences for people, and the digests of parts that hold such sentences.
+- `trained`: facts of a trained network. Equal only on equal instruction sets.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 STORED = Path(__file__).parent.with_suffix(".json")
 LIBRARIES = ("bentoml", "click", "msgspec", "numpy", "onnxruntime", "pillow", "pyarrow")
 WIDTH = 400
-"""Characters of a line in the document: a row of a bulk run has one."""
+"""Longest line in the document: room for a row of a bulk run."""
 
 
 def options(tree: Tree) -> tuple[Facts, Facts]:
-    """Return what each command takes, and its help."""
+    """Return the parameters of each command as facts, and its help as words."""
     script = Path(__file__).with_name("options.py")
-    # -P: the folder of the script would stand before the tree.
+    # -P: else the folder of the script would precede the tree.
     printed = json.loads(tree.run(sys.executable, "-P", script).stdout)
     takes, helps = ({name: each[kind] for name, each in printed.items()} for kind in ("takes", "help"))
     return takes, helps
@@ -46,7 +46,7 @@ SECTIONS: dict[str, Callable[[Tree], tuple[Facts, Facts]]] = {
     "stops": bulk.stops,
     "service": serving.service,
 }
-"""What is recorded, each in a work folder that `prepare` has filled."""
+"""Functions that return facts and words. Each needs a work folder that `prepare` has filled."""
 
 
 def prepare(tree: Tree) -> None:
@@ -70,17 +70,17 @@ def record(tree: Tree, *, train: bool) -> Facts:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as it is read back from JSON."""
+    """Return a value as JSON gives it back: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries on which bytes depend."""
+    """Return the versions of the libraries that shape bytes."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def dump(value: Any, indent: str = "") -> str:
-    """Return JSON, sorted by keys, in which whatever fits into a line has one."""
+    """Return JSON with sorted keys, and on one line each value that fits."""
     line = json.dumps(value, sort_keys=True, ensure_ascii=False)
     if not isinstance(value, (dict, list)) or len(indent) + len(line) < WIDTH:
         return line

@@ -1,6 +1,6 @@
-r"""Images to be classified: a few sound ones of each colour, and everything else that lies in people's folders.
+"""Write images to be classified: a few sound ones of each colour, and awkward files of many kinds.
 
-They are written here byte by byte: an encoder's next version would change them, and with them each stored hash.
+No encoder is used: its next version would write other bytes, and change every stored digest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIDE = 8
-"""Of the sound images, and of the model's input: they are not resized."""
+"""Height and width of the sound images, and of the model's input."""
 
 # 12 × 8 pixels of a colour gradient, as Pillow 13 encodes them.
 _JPEG = (
@@ -62,10 +62,10 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def _png(
     pixels: bytes, *, width: int = SIDE, height: int = SIDE, colours: int = _RGB, depth: int = 8, extra: bytes = b""
 ) -> bytes:
-    """Return a PNG of these pixels; `extra` are chunks before them."""
+    """Return a PNG of these pixels, with the chunks `extra` before them."""
     row = max(1, len(pixels) // height)
     lines = b"".join(b"\0" + pixels[start : start + row] for start in range(0, len(pixels), row))
-    # Stored, not compressed: zlib and its successors don't compress to the same bytes.
+    # Stored, not compressed: versions of zlib compress to different bytes.
     size = struct.pack("<HH", len(lines), len(lines) ^ 0xFFFF)
     stored = b"\x78\x01\x01" + size + lines + struct.pack(">I", zlib.adler32(lines))
     header = struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)
@@ -73,7 +73,7 @@ def _png(
 
 
 def _sound(colour: int, number: int) -> SoundImage:
-    """Return an image whose strongest colour is `colour`; the next one is blended in, more with each number."""
+    """Return an image whose strongest colour is `colour`. A higher `number` blends in more of the next colour."""
     levels = [20, 20, 20]
     levels[colour] = 255 - number
     levels[(colour + 1) % 3] += 50 * number
@@ -97,7 +97,7 @@ def write_sound(folder: Path) -> None:
 
 
 def write_awkward(folder: Path) -> None:
-    """Write what isn't a plain image, or isn't one at all; among it a link, a pipe and names that need quotes."""
+    """Write damaged and unusual images, files that are not images, links, and a pipe."""
     folder.mkdir()
     for name, data in awkward().items():
         (folder / name).write_bytes(data)

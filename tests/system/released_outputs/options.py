@@ -1,6 +1,6 @@
-"""Every command with its arguments and options. A script, run by the Python and in the environment of a tree.
+"""Print every command with its arguments and options. `document` runs this script in the environment of a tree.
 
-It asks click, through the entry point that is installed, and names no module of the project.
+It loads the installed entry point and asks click, so it names no module of the project.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _FIELDS = ("nargs", "required", "multiple", "default", "envvar", "is_flag", "cou
 
 
 def describe(command: click.Command, name: str, parent: click.Context | None = None) -> dict[str, Any]:
-    """Return what the command `name` takes, and its help; then those of its sub-commands, by their names."""
-    context = click.Context(command, info_name=name.split()[-1], parent=parent, **command.context_settings)
+    """Return the parameters and the help of a command and of its sub-commands, by their names."""
+    context = click.Context(command, info_name=name.rsplit(maxsplit=1)[-1], parent=parent, **command.context_settings)
     takes = dict(_parameter(each, context) for each in command.get_params(context))
     found = {name: {"takes": takes, "help": command.get_help(context).splitlines()}}
     if isinstance(command, click.Group):
@@ -28,13 +28,13 @@ def describe(command: click.Command, name: str, parent: click.Context | None = N
 
 
 def _parameter(parameter: click.Parameter, context: click.Context) -> tuple[str, dict[str, Any]]:
-    """Return how users write an argument or option, `--output, -o`, and what it takes."""
+    """Return the name of an argument or option, `--output, -o`, and its properties."""
     described = parameter.to_info_dict()
     metavar = parameter.make_metavar(context)
     fields = {key: described.get(key) for key in _FIELDS} | {
         "metavar": metavar,
         "show_default": getattr(parameter, "show_default", None),
-        # The class of a type may be renamed; its name, which messages show, may not.
+        # Messages show the name of a type, so it must stay. Its class may be renamed.
         "type": {key: value for key, value in described["type"].items() if key != "param_type" and _is_set(value)},
     }
     name = metavar if isinstance(parameter, click.Argument) else ", ".join(sorted(parameter.opts))

@@ -1,4 +1,4 @@
-"""What a bulk run left: its parts, their columns and rows, its record, and its metrics."""
+"""Read the output of a bulk run: its parts, their columns and rows, its record, and its metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def left(tree: Tree, output: str) -> Facts:
-    """Return what a run left in the folder `output`: its files, its parts' digests, their columns, and its record."""
+    """Return the files in the folder of a run, the digests and the columns of its parts, and its record."""
     folder = tree.work / output
     record = folder / "run.json"
     parts = parts_of(tree, output)
@@ -36,7 +36,7 @@ def parts_of(tree: Tree, output: str) -> list[Path]:
 
 
 def digest(tree: Tree, part: Path) -> str:
-    """Return the SHA-256 of a part: of text without the engine's version and the work folder, which may be in rows."""
+    """Return the SHA-256 of a part. In CSV and JSON Lines the engine's version and the work folder don't count."""
     data = part.read_bytes()
     if part.suffix != ".parquet":
         data = re.sub(rb"onnxruntime \d[\d.]*", b"onnxruntime", data.replace(str(tree.work).encode(), b"WORK"))
@@ -44,7 +44,7 @@ def digest(tree: Tree, part: Path) -> str:
 
 
 def columns(part: Path) -> Any:
-    """Return the columns of a part; in Parquet with their types, and with what is written beside them."""
+    """Return the columns of a part; of Parquet also their types, and the file's metadata."""
     match part.suffix:
         case ".parquet":
             file = pq.ParquetFile(part)
@@ -57,7 +57,7 @@ def columns(part: Path) -> Any:
 
 
 def read_rows(tree: Tree, output: str) -> list[Facts]:
-    """Return the rows of a run, from whatever format, with the values that JSON Lines has for them."""
+    """Return the rows of a run, whatever its format, with the values that JSON Lines has."""
     rows: list[Facts] = []
     for part in parts_of(tree, output):
         match part.suffix:
@@ -76,24 +76,24 @@ def _from_csv(row: dict[str, str]) -> Facts:
 
 
 def without_words(row: Facts) -> Facts:
-    """Return a row with only the reason of its error, and without what is the same in all rows of a run."""
+    """Return a row with only the reason of its error, and without columns that are equal in all rows of a run."""
     same = ("model", "engine", "device", "precision", "input")
     kept = {name: value for name, value in row.items() if name not in same}
     return kept | {"error": row["error"] and row["error"].partition(":")[0]}
 
 
 def rows_by_path(rows: list[Facts]) -> Facts:
-    """Return rows as `without_words` has them, by their paths."""
+    """Return rows without words, by their paths."""
     return {row["path"]: without_words(row) for row in rows}
 
 
 def digest_of_rows(rows: list[Facts]) -> str:
-    """Return the SHA-256 of rows as `without_words` has them."""
+    """Return the SHA-256 of rows without words."""
     return hashlib.sha256(json.dumps([*map(without_words, rows)], sort_keys=True).encode()).hexdigest()
 
 
 def metric_names(text: str) -> list[str]:
-    """Return the names of our own of Prometheus' metrics in `text`, with the names of their labels."""
+    """Return the names of Tandem's own Prometheus metrics in `text`, with the names of their labels."""
     lines = (line for line in text.splitlines() if line.startswith("tandem_"))
     samples = (line.rpartition(" ")[0].partition("{") for line in lines)
     return sorted({f"{name}({', '.join(_label_names(labels))})" for name, _, labels in samples})

@@ -1,4 +1,4 @@
-"""Exit codes and sentences of commands that can't do what they are asked to, and JSON of those that can."""
+"""Run commands that answer and commands that refuse; record exit codes, JSON and sentences."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tests.system.released_outputs.tree import flat, together, without
 if TYPE_CHECKING:
     from tests.system.released_outputs.tree import Facts, Tree
 
-_OUT = ("--output", "refused")
-"""Each refusal gets another folder: they run at the same time."""
+_OUT = ("--output", "OUT")
+"""Refusals run at the same time, so each gets its own folder in place of OUT."""
 _NO_HOST = "localhost:1/acme/colours:1"
 
 ANSWERS: dict[str, tuple[str, ...]] = {
@@ -98,11 +98,11 @@ REFUSALS: dict[str, tuple[str, ...]] = {
     "export in no precision": ("export", "nowhere", "--name", "x", "--precisions", "fp8"),
     "evaluate without a folder": ("evaluate", "colours"),
 }
-"""Commands that refuse. None needs torch to do so."""
+"""Commands that refuse, all without torch."""
 
 
 def answers(tree: Tree) -> tuple[Facts, Facts]:
-    """Return the exit codes and the JSON of commands that answer, and the words."""
+    """Return facts and words of commands that answer."""
     facts: Facts = {}
     words: Facts = {}
     for name, call in ANSWERS.items():
@@ -117,10 +117,10 @@ def answers(tree: Tree) -> tuple[Facts, Facts]:
 
 
 def refusals(tree: Tree) -> tuple[Facts, Facts]:
-    """Return the exit codes of commands that refuse, and the words; and what they left behind."""
+    """Return facts and words of commands that refuse. Files that they leave behind are facts."""
     before = set(tree.work.rglob("*"))
     calls = {
-        name: partial(tree.tandem, *(f"refused {name}" if word == _OUT[1] else word for word in call))
+        name: partial(tree.tandem, *(f"out, {name}" if word == "OUT" else word for word in call))
         for name, call in REFUSALS.items()
     }
     calls["no model at all"] = partial(tree.tandem, "batch", "sound", *_OUT, TANDEM_HOME=str(tree.work / "empty"))

@@ -1,4 +1,4 @@
-"""What the service answers over HTTP."""
+"""Start the real `bentoml serve`, and record its HTTP answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HEADERS = ("content-type", "allow", "retry-after", "connection")
 
 
 def service(tree: Tree) -> tuple[Facts, Facts]:
-    """Return what `bentoml serve` answers, and the words."""
+    """Return facts and words of the service: its answers, OpenAPI document and metrics, and parity with a bulk run."""
     facts: Facts = {}
     words: Facts = {}
     with serving(tree) as port:

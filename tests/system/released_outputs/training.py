@@ -1,4 +1,4 @@
-"""What training, export, and bulk runs with a trained network give: the same only on CPUs of one instruction set."""
+"""Train and export the digits, and classify them in bulk. The results are equal only on equal instruction sets."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _RUNS = {
 
 
 def trained(tree: Tree) -> tuple[Facts, Facts]:
-    """Return what `digits` and `embedder` are and what they answer, and the words.
+    """Return facts and words of the models `digits` and `embedder`.
 
-    The artifacts' digests stand apart, as do those of the parts, whose rows name the artifact: a reworded card changes
-    these. Of an artifact's files it changes README.md alone.
+    `artifacts` and `parts` hold all digests. A reworded model card changes README.md, so the artifact's digest, and so
+    the parts, whose rows name the artifact. It changes nothing else.
     """
     models = {name: replace(tree, home=tree.work / f"{name}-home") for name in ("digits", "embedder")}
     facts, words = _make(models)
@@ -55,19 +55,22 @@ def trained(tree: Tree) -> tuple[Facts, Facts]:
 
 
 def _make(models: dict[str, Tree]) -> tuple[Facts, Facts]:
-    """Train and export; return the facts, and the words with the tables and the cards."""
+    """Train and export both models; return the facts of the run folder, and as words the tables and the cards."""
     digits, embedder = models["digits"], models["embedder"]
     ended = {
         "train": digits.tandem("train", "digits", "--run", "run"),
         "export": digits.tandem("export", "run", "--name", "digits"),
         "export with embeddings": embedder.tandem("export", "run", "--name", "embedder", "--embeddings"),
+        "evaluate": digits.tandem("evaluate", "digits", _IMAGES),
     }
     facts: Facts = {name: {"exit": each.code} for name, each in ended.items()}
-    facts["train"]["run.json"] = [*flat(json.loads((digits.work / "run" / "run.json").read_bytes()))]
-    # In the other files there are times or paths.
+    run = digits.work / "run"
+    facts["train"]["run.json"] = [*flat(json.loads((run / "run.json").read_bytes()))]
+    facts["train"]["metrics.jsonl"] = [*json.loads((run / "metrics.jsonl").read_bytes().splitlines()[0])]
+    # The other files hold times or paths.
     facts["train"]["files"] = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() if path.name in ("best.pt", "labels.json") else "…"
-        for path in sorted((digits.work / "run").iterdir())
+        for path in sorted(run.iterdir())
     }
     for name, of_model in models.items():
         ended[f"show {name}"] = of_model.tandem("models", "show", name)

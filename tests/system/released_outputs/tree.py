@@ -1,4 +1,4 @@
-"""The real `tandem` and `bentoml` of a tree, and what they print without what differs from run to run."""
+"""Run the real `tandem` of a tree, and strip times, paths and versions from its output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[3]
 
 Facts = dict[str, Any]
-"""What JSON can hold."""
+"""A JSON object."""
 
 MAX_SHOWN = 300
 """Characters of a value in a line of `differences`."""
@@ -31,7 +31,7 @@ VARIES = frozenset(
         *("left_s", "location", "service", "started", "versions"),
     }
 )
-"""Fields whose values differ from run to run, or from machine to machine. That they are there is a fact."""
+"""Fields whose values differ between runs or machines. Only their presence is compared."""
 
 _VARYING_TEXT = (
     (r"\b[\d,]+ images/s\b", "… images/s"),
@@ -39,7 +39,7 @@ _VARYING_TEXT = (
     (r"\bcpu \(\w+\)", "cpu (…)"),
     (r"\b(onnxruntime|openvino) \d[\d.]*\d", r"\1 …"),
     (r"\b127\.0\.0\.1:\d+", "127.0.0.1:…"),
-    (r"\b\d\d:\d\d:\d\d ([A-Z]+) [\w.]+: ", r"\1 "),  # the names of loggers are those of modules, which may move
+    (r"\b\d\d:\d\d:\d\d ([A-Z]+) [\w.]+: ", r"\1 "),  # a logger has the name of its module, which may move
 )
 
 
@@ -58,7 +58,7 @@ class Ended:
 
     @property
     def messages(self) -> list[str]:
-        """The lines of standard error; of a log line in JSON its message."""
+        """The lines of standard error, with the message alone of each JSON log line."""
         return [json.loads(line)["message"] if line.startswith("{") else line for line in self.stderr.splitlines()]
 
 
@@ -67,8 +67,8 @@ class Tree:
     """A tree of Tandem, and a work folder in which its commands run.
 
     Attributes:
-        path: the sources; None for what is installed.
-        work: a folder. Commands run in it, so that relative paths are the same everywhere.
+        path: the sources; None for the installed ones.
+        work: the working directory of all commands, so that relative paths are the same everywhere.
         home: TANDEM_HOME.
     """
 
@@ -83,7 +83,7 @@ class Tree:
 
     @property
     def sources(self) -> Path:
-        """Where `bentoml serve` finds the service."""
+        """The folder in which `bentoml serve` finds the service."""
         return self.path or ROOT
 
     def environment(self, **changes: str) -> dict[str, str]:
@@ -97,7 +97,7 @@ class Tree:
             "COLUMNS": "120",
             "LC_ALL": "C.UTF-8",
         }
-        # Before site-packages, and so before the tree that is installed.
+        # It precedes site-packages, and with it the installed tree.
         path = {"PYTHONPATH": str(self.path)} if self.path else {}
         return kept | fixed | path | changes
 
@@ -121,23 +121,25 @@ class Tree:
         return Ended(code=ended.returncode, stdout=ended.stdout, stderr=ended.stderr)
 
     def plain(self, text: str) -> str:
-        """Return text without what differs from run to run or from machine to machine."""
+        """Return text without times, rates, versions and paths of this machine."""
         text = text.replace(str(self.work), "WORK")
         for pattern, replacement in _VARYING_TEXT:
             text = re.sub(pattern, replacement, text)
         return text
 
     def words(self, ended: Ended) -> Facts:
-        """Return what a command said to people."""
+        """Return the text that a command printed for people."""
         return {"stdout": self.plain(ended.stdout).splitlines(), "stderr": [*map(self.plain, ended.messages)]}
 
     def steady(self, value: Any) -> Any:
-        """Return a JSON value with `…` in place of what varies."""
+        """Return a JSON value with `…` in place of values that vary."""
         match value:
             case dict():
-                # What has an instruction set is an engine, whose version a new lock file changes.
+                # Only an engine has an instruction set. Its version changes with the lock file.
                 varies = VARIES | {"version"} if "instruction_set" in value else VARIES
-                return {key: "…" if key in varies and item else self.steady(item) for key, item in value.items()}
+                return {
+                    key: "…" if key in varies and item is not None else self.steady(item) for key, item in value.items()
+                }
             case list():
                 return [self.steady(item) for item in value]
             case str():
@@ -145,7 +147,7 @@ class Tree:
         return value
 
     def answer(self, ended: Ended) -> Any:
-        """Return the JSON that a command printed, as `steady` has it; a list where each line is a value."""
+        """Return the JSON that a command printed, made steady; a list if it printed a value on each line."""
         try:
             return self.steady(json.loads(ended.stdout))
         except ValueError:
@@ -153,14 +155,14 @@ class Tree:
 
 
 def together(calls: Mapping[str, Callable[[], _Result]]) -> dict[str, _Result]:
-    """Return the results of calls that don't depend on each other, made a few at a time."""
+    """Return the results of independent calls, made four at a time."""
     with ThreadPoolExecutor(4) as pool:
         begun = {name: pool.submit(call) for name, call in calls.items()}
         return {name: each.result() for name, each in begun.items()}
 
 
 def flat(value: Any, where: str = "") -> Facts:
-    """Return the values within a JSON value by their places, as `run › plan › images`; names in a list stay a list."""
+    """Return the leaves of a JSON value by their places, `run › plan › images`. A list of plain values is a leaf."""
     match value:
         case dict() if value:
             items = [(str(key), item) for key, item in value.items()]
@@ -174,7 +176,7 @@ def flat(value: Any, where: str = "") -> Facts:
 
 
 def differing(before: Facts, after: Facts) -> Facts:
-    """Return the values of `after` that differ from those of `before`, or are missing in one of the two."""
+    """Return the values of `after` that are not those of `before`; `missing` for those that `after` lacks."""
     return {
         place: after.get(place, "missing")
         for place in dict.fromkeys([*before, *after])
@@ -183,7 +185,7 @@ def differing(before: Facts, after: Facts) -> Facts:
 
 
 def differences(before: Facts, after: Facts) -> list[str]:
-    """Return a line for each place where two flat values differ: `options › … › default: 5 → 2`."""
+    """Return a line for each place where two flat values differ: `top_k › default: 5 → 2`."""
     return [
         f"{_short(place)}: {_short(before.get(place, 'missing'))} → {_short(value)}"
         for place, value in differing(before, after).items()
