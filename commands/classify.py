@@ -57,7 +57,7 @@ def classify_file(model: Model, path: Path, k: int) -> tuple[Prediction, ...] | 
 
     if path.is_dir():
         return UnreadableImage(
-            f"a folder, not an image; 'tandem batch {shown(path)}' classifies all that is in it", reason="not_a_file"
+            f"a folder, not an image; 'tandem batch {shown(path)}' classifies all images in it", reason="not_a_file"
         )
     try:
         data = read_image(path)

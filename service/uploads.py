@@ -101,7 +101,7 @@ async def _bounded_stream(request: Request, reserve: Callable[[int], None]) -> A
 
 
 def _too_large() -> ImageTooLarge:
-    return ImageTooLarge(f"the body is larger than an image may be: {LIMITS.max_bytes:,} bytes")
+    return ImageTooLarge(f"the body is over the limit of {LIMITS.max_bytes:,} bytes for an image: send a smaller image")
 
 
 def _parse_top_k(value: UploadFile | str | None) -> int:

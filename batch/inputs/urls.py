@@ -67,7 +67,7 @@ def read_url(url: str, *, start: int | None = None, end: int | None = None) -> b
             raise UnreadableImage(f"'{url}' does not exist: check the path", reason="missing") from error
         if isinstance(error.__cause__, PermissionError):
             raise UnreadableImage(
-                f"'{url}' may not be read with these credentials: allow it", reason="permission_denied"
+                f"'{url}' can't be read with these credentials: grant them access", reason="permission_denied"
             ) from error
         raise
 

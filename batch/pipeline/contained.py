@@ -47,7 +47,7 @@ _INLINE_SLOW = Limits(max_pixels=4_000_000, max_resized_pixels=16_000_000)  # al
 _ERRORS: dict[str, type[ImageError]] = {
     error.__name__: error for error in (ImageError, NotAnImage, ImageTooLarge, UnreadableImage)
 }
-_TOO_MUCH_MEMORY = "the image takes more memory to decode than it may: shrink it"
+_TOO_MUCH_MEMORY = "decoding the image needs more memory than allowed: shrink it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,11 +234,11 @@ def _address_space_bytes() -> int:
 def _explain_death(message: bytes, code: int) -> _Reply:
     timeout_s = msgspec.msgpack.decode(message, type=_Request).timeout_s
     if code == -signal.SIGPROF:
-        what = f"the image takes over {timeout_s:g} s of CPU time to decode: encode it again, or raise --image-timeout"
+        what = f"decoding the image takes over {timeout_s:g} s of CPU time: re-encode it, or raise --image-timeout"
         return _Reply(error="UnreadableImage", reason="timeout", message=what)
     if code == -signal.SIGKILL or code > 0:
         return _Reply(error="ImageTooLarge", reason=ImageTooLarge.reason, message=_TOO_MUCH_MEMORY)
-    what = f"the image crashes its codec ({signal.Signals(-code).name}): encode it again"
+    what = f"decoding the image crashes the codec ({signal.Signals(-code).name}): re-encode it"
     return _Reply(error="UnreadableImage", reason="codec_crash", message=what)
 
 

@@ -69,7 +69,7 @@ def read_file(file: ImageFile) -> bytes:
     limit = LIMITS.max_bytes
     size = len(file.data) if file.data is not None else file.size or 0
     if size > limit:
-        raise ImageTooLarge(f"{file.relative!r} has {size:,} bytes, over the limit of {limit:,}: encode it smaller")
+        raise ImageTooLarge(f"{file.relative!r} has {size:,} bytes, over the limit of {limit:,}: shrink or compress it")
     if file.data is not None:
         return file.data
     if is_url(file.location):
@@ -81,7 +81,9 @@ def read_file(file: ImageFile) -> bytes:
     except OSError as error:
         raise UnreadableImage(f"{file.relative!r} can't be read ({error.strerror}): check the disk") from error
     if len(data) < size:
-        raise UnreadableImage(f"{file.relative!r} is cut off, as its tar file is: copy that again")
+        raise UnreadableImage(
+            f"{file.relative!r} is incomplete because its tar file is truncated: copy the tar file again"
+        )
     return data
 
 
@@ -91,7 +93,7 @@ def _read_url(file: ImageFile) -> bytes:
     # The object may have grown since it was listed. An empty object has no range to ask for.
     data = read_url(file.location) if file.size == 0 else read_url(file.location, start=0, end=LIMITS.max_bytes + 1)
     if len(data) > LIMITS.max_bytes:
-        raise ImageTooLarge(f"{file.relative!r} has over {LIMITS.max_bytes:,} bytes, the limit: encode it smaller")
+        raise ImageTooLarge(f"{file.relative!r} is over the limit of {LIMITS.max_bytes:,} bytes: shrink or compress it")
     return data
 
 

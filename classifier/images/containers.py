@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from classifier.errors import NotAnImage, UnreadableImage
 
-ACCEPTED = "JPEG, PNG, WebP and BMP"
+ACCEPTED = "JPEG, PNG, WebP or BMP"
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"})
 """Suffixes of the accepted formats, in lower case: for finding images in folders. Content decides the format."""
@@ -89,8 +89,8 @@ def open_container(data: bytes) -> Container:
     if data[4:8] == b"ftyp":
         other = _ISO_BRANDS.get(data[8:12])
     if other is not None:
-        raise NotAnImage(f"the file is {other}, which is not accepted: convert it to one of {ACCEPTED}")
-    raise NotAnImage(f"the file's content is not an image of an accepted format, which are {ACCEPTED}")
+        raise NotAnImage(f"the file is {other}, which is not accepted: convert it to {ACCEPTED}")
+    raise NotAnImage(f"the file's content is not an image in an accepted format: convert it to {ACCEPTED}")
 
 
 def _open_jpeg(data: bytes) -> Container:
@@ -107,9 +107,7 @@ def _open_jpeg(data: bytes) -> Container:
         segments += 1
         scans += kind == _SOS
         if segments > MAX_PARTS or scans > MAX_SCANS:
-            raise UnreadableImage(
-                f"the JPEG image has over {MAX_PARTS:,} segments or {MAX_SCANS} scans: encode it again"
-            )
+            raise UnreadableImage(f"the JPEG image has over {MAX_PARTS:,} segments or {MAX_SCANS} scans: re-encode it")
         end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
         marker = _JPEG_MARKER.search(data, end)
         if kind == _SOS:
@@ -137,4 +135,4 @@ def _open_png(data: bytes) -> Container:
         start = end
         if kind == b"IEND" or start >= len(data):
             return Container(format="PNG", data=b"".join(parts), exif=exif)
-    raise UnreadableImage(f"the PNG image has over {MAX_PARTS:,} chunks: encode it again")
+    raise UnreadableImage(f"the PNG image has over {MAX_PARTS:,} chunks: re-encode it")

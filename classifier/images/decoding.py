@@ -83,7 +83,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing, limits: Limits = LIM
         UnreadableImage: the image is empty, truncated or corrupt.
     """
     if not data:
-        raise UnreadableImage("the image is empty, a file of 0 bytes: copy or export it again", reason="empty")
+        raise UnreadableImage("the image is empty (0 bytes): copy or export it again", reason="empty")
     if len(data) > limits.max_bytes:
         raise too_many_bytes("the image", len(data), limits)
     container = open_container(data)
@@ -103,7 +103,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing, limits: Limits = LIM
 
 def _explain(format: str, error: Exception) -> ImageError:
     if isinstance(error, MemoryError | Image.DecompressionBombError):
-        return ImageTooLarge(f"the {format} image is too large to be decoded: shrink it")
+        return ImageTooLarge(f"the {format} image is too large to decode: shrink it")
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UnreadableImage(f"the {format} image can't be decoded ({reason}): copy or export it again")
 

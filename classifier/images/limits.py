@@ -46,20 +46,20 @@ def check_limits(format: str, size: tuple[int, int], resized: tuple[int, int], l
     """
     image = f"the {format} image of {size[0]:,} × {size[1]:,} pixels"
     if max(size) > limits.max_side:
-        raise ImageTooLarge(f"{image} is over the limit of {limits.max_side:,} on a side: shrink it")
+        raise ImageTooLarge(f"{image} is over the limit of {limits.max_side:,} pixels per side: shrink it")
     if size[0] * size[1] > limits.max_pixels:
         raise ImageTooLarge(f"{image} is over the limit of {limits.max_pixels:,} pixels: shrink it")
     if resized[0] * resized[1] > limits.max_resized_pixels:
         raise ImageTooLarge(
-            f"{image} is too long and thin, {resized[0]:,} × {resized[1]:,} when resized for the model, "
-            f"over the limit of {limits.max_resized_pixels:,} pixels: crop it"
+            f"{image} is too long and thin: resized for the model it would be {resized[0]:,} × {resized[1]:,}, "
+            f"over the limit of {limits.max_resized_pixels:,} pixels; crop it"
         )
     if (memory := bytes_to_decode(format, size, resized)) > limits.max_memory:
         raise ImageTooLarge(
-            f"{image} can take {memory:,} bytes of memory, over the limit of {limits.max_memory:,}: shrink it"
+            f"{image} can need {memory:,} bytes of memory, over the limit of {limits.max_memory:,}: shrink it"
         )
 
 
 def too_many_bytes(what: str, size: int, limits: Limits) -> ImageTooLarge:
     """Return the error for a file whose `size` is over `limits.max_bytes`."""
-    return ImageTooLarge(f"{what} has {size:,} bytes, over the limit of {limits.max_bytes:,}: encode it smaller")
+    return ImageTooLarge(f"{what} has {size:,} bytes, over the limit of {limits.max_bytes:,}: shrink or compress it")

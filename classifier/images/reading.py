@@ -28,7 +28,7 @@ def read_image(path: Path, limits: Limits = LIMITS) -> bytes:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImage(f"{name} is not a regular file: name an image file", reason="not_a_file")
+                raise UnreadableImage(f"{name} is not a regular file: give an image file", reason="not_a_file")
             if status.st_size > limits.max_bytes:
                 raise too_many_bytes(name, status.st_size, limits)
             with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -41,7 +41,9 @@ def read_image(path: Path, limits: Limits = LIMITS) -> bytes:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UnreadableImage(f"{name} does not exist: check the path", reason="missing") from error
     except PermissionError as error:
-        raise UnreadableImage(f"{name} may not be read by this user: allow it", reason="permission_denied") from error
+        raise UnreadableImage(
+            f"{name} can't be read by this user: grant read permission", reason="permission_denied"
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise UnreadableImage(f"{name} can't be read ({error}): check the path and the disk") from error
     if len(data) > limits.max_bytes:

@@ -73,7 +73,7 @@ def test_bad_image_in_the_table(tandem: Any, images: list[Path], tmp_path: Path)
     done = tandem("classify", images[0], tmp_path, check=False)
     assert done.returncode == 3
     last = done.stdout.splitlines()[-1]
-    assert last == f"  error  a folder, not an image; 'tandem batch {tmp_path}' classifies all that is in it"
+    assert last == f"  error  a folder, not an image; 'tandem batch {tmp_path}' classifies all images in it"
 
 
 @pytest.mark.usefixtures("home")

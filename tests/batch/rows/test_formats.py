@@ -235,7 +235,7 @@ def test_pandas_polars_and_duckdb_open_the_parts(run: Run, few: Path, tmp_path: 
         [row[name] for name in ("path", "status", "error", "width", "bytes", "label", "score")] for row in expected
     ]
     assert len(wanted) == 41
-    assert {row[2] for row in wanted} == {None, "empty: the image is empty, a file of 0 bytes: copy or export it again"}
+    assert {row[2] for row in wanted} == {None, "empty: the image is empty (0 bytes): copy or export it again"}
     columns = ["path", "status", "error", "width", "bytes", "label", "score"]
     parts = sorted((out / "parts").iterdir())
     text = {"label": str, "sha256": str}  # labels such as '7' are text

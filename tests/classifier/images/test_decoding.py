@@ -120,7 +120,7 @@ class TestErrors:
     def test_not_an_image(self, name: str) -> None:
         """The error for another format lists the accepted ones, and names the format if it is a known one."""
         data, words = FAKES[name]
-        with pytest.raises(NotAnImage, match=rf"{words}.*JPEG, PNG, WebP and BMP") as caught:
+        with pytest.raises(NotAnImage, match=rf"{words}.*JPEG, PNG, WebP or BMP") as caught:
             decode_image(data, SMALL)
         assert caught.value.reason == "not_an_image"
 

@@ -51,7 +51,7 @@ class TestLimits:
         """WebP needs more memory per pixel, so its limit is lower: these few kilobytes would take 2 GB."""
         data = encode(Image.new("RGBA", (10_000, 9_999), (1, 2, 3, 128)), "WEBP", lossless=True)
         assert len(data) < 10_000
-        with pytest.raises(ImageTooLarge, match=r"10,000 × 9,999 pixels can take [\d,]+ bytes of memory"):
+        with pytest.raises(ImageTooLarge, match=r"10,000 × 9,999 pixels can need [\d,]+ bytes of memory"):
             decode_image(data, SMALL)
 
     @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ class TestLimits:
     )
     def test_before_decoding(self, data: bytes) -> None:
         """The size in the header is checked before memory is allocated: these files lack the pixels that they claim."""
-        with pytest.raises(ImageTooLarge, match=r"over the limit|too large to be decoded"):
+        with pytest.raises(ImageTooLarge, match=r"over the limit|too large to decode"):
             decode_image(data, SMALL)
 
 

@@ -56,7 +56,7 @@ class TestReadImage:
         if user == 0:
             os.seteuid(65534)  # The superuser may read everything: nobody may not.
         try:
-            with pytest.raises(UnreadableImage, match=r"secret\.png' may not be read") as caught:
+            with pytest.raises(UnreadableImage, match=r"secret\.png' can't be read by this user") as caught:
                 read_image(path)
         finally:
             os.seteuid(user)
