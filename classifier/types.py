@@ -44,18 +44,18 @@ def from_json(data: bytes, type: type[_T]) -> _T:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """How the bytes of an image become the pixels that a model takes.
+    """How an encoded image becomes a model's input.
 
-    `classifier.images` does the first half (decode, orient, resize, crop), the graph the second (cast,
-    normalise, transpose).
+    `classifier.images` does the first half (decode, orient, resize, crop), the graph the second (cast, normalise,
+    transpose).
 
     Attributes:
         resize_size: length of the shorter side after the resize, in pixels.
         crop_size: length of both sides after the centre crop, in pixels; at most `resize_size`.
-        interpolation: Pillow's filter of that name, antialiased when it makes an image smaller.
-        mean: subtracted from each RGB channel, scaled to 0…1.
-        std: divides each RGB channel after that.
-        background: the sRGB colour that transparent pixels are laid over.
+        interpolation: name of the Pillow filter, which antialiases when it shrinks an image.
+        mean: subtracted from each RGB channel after it was scaled to 0…1.
+        std: each RGB channel is divided by it after that.
+        background: the sRGB colour behind transparent pixels.
         decode: `exact` decodes every pixel; `scaled` lets the JPEG codec shrink a large photograph first.
     """
 
@@ -142,7 +142,7 @@ class Prediction:
 
     Attributes:
         index: the label's position in `ModelConfig.labels`.
-        score: the softmax probability, a float32 value held exactly.
+        score: the softmax probability; a float32 value, held exactly.
     """
 
     label: str
@@ -152,15 +152,16 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What ran a model: all on which the bits of a score depend, beside model and image.
+    """The engine that ran a model: everything, besides model and image, that the bits of a score depend on.
 
     Attributes:
         name: `onnxruntime` or `openvino`.
-        version: of the engine's library.
-        device: `cpu`, `cuda:0`.
-        instruction_set: of the CPU (`avx512_vnni`, `avx2`, …); of a GPU the compute capability with the name (`sm_90
-            NVIDIA H200`), since GPUs of one capability may run different kernels.
-        batch_size: the one size that every execution is padded to; None where any size gives the same bits.
+        version: the version of the engine's library.
+        device: `cpu`, `cuda:0`; `cuda:0,1` for several GPUs.
+        precision: the arithmetic of convolutions and matrix products.
+        instruction_set: the CPU's (`avx512_vnni`, `avx2`, …); a GPU's compute capability and name (`sm_90 NVIDIA
+            H200`), since GPUs of one capability may run different kernels.
+        batch_size: the size that every batch is padded to; None if every size gives the same bits.
     """
 
     name: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -10,6 +9,7 @@ import msgspec
 from bentoml._internal.service.openapi.specification import PathItem
 
 from classifier.answers import Classification, ModelDescription, Refusal
+from classifier.extras import installed_version
 from service.uploads import DEFAULT_TOP_K
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _TOP_K = {
     "name": "top_k",
     "in": "query",
-    "description": "How many labels to answer; all of them where there are fewer.",
+    "description": "Number of labels in the answer; all of them if the model has fewer.",
     "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
 }
 _REFUSALS = {
-    400: "The form is malformed, or the image truncated or corrupt.",
-    408: "The body has not come in time.",
+    400: "The form is malformed, or the image is truncated or corrupt.",
+    408: "The body did not arrive in time.",
     413: "The body or the image is too large.",
-    415: "The bytes are not an image of an accepted format.",
-    422: "top_k is no number of labels.",
+    415: "The bytes are not an image in an accepted format.",
+    422: "top_k is not a number of labels.",
     500: "The service failed.",
-    503: "Too many requests are waiting, or have waited too long: try again after `Retry-After` seconds.",
+    503: "Too many requests are waiting, or this one waited too long: try again after `Retry-After` seconds.",
 }
 
 
@@ -48,23 +48,16 @@ def complete(document: Any, service: bentoml.Service[Any]) -> Any:
     operation["responses"] = {200: _answer("Classification", "The labels with the highest scores."), **refusals}
     model = {
         "tags": operation["tags"],
-        "description": "Return what is served: the model's identity, labels, preprocessing and engine.",
+        "description": "Return the served model: identity, labels, preprocessing and engine.",
         "operationId": f"{service.name}__model",
         "responses": {200: _answer("ModelDescription", "The model.")},
     }
     document.paths["/model"] = PathItem(get=model)
     # BentoML's defaults: an advertisement as the description, its makers as the contact, and version "None" outside
     # a Bento. The schemas use `prefixItems` and `null`, which came with OpenAPI 3.1.
-    version = document.info.version if service.bento else _version()
+    version = document.info.version if service.bento else installed_version("tandem") or "unknown"
     info = attrs.evolve(document.info, description=service.inner.__doc__, contact=None, version=version)
     return attrs.evolve(document, openapi="3.1.0", info=info)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("tandem")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # served from the sources, with only the dependencies installed
 
 
 def _answer(schema: str, description: str) -> dict[str, Any]:
