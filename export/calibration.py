@@ -38,7 +38,7 @@ def calibration_images(run: Run) -> NDArray[np.uint8]:
         validating = {path for path, _ in run.validation_files()}
         files = [sample.path for sample in folders.train if sample.path not in validating]
         if len(files) < MIN_IMAGES:
-            raise ExportRefused(f"int8 wants {MIN_IMAGES} training images to calibrate on, and there are {len(files)}")
+            raise ExportRefused(f"int8 needs {MIN_IMAGES} training images to calibrate on, but there are {len(files)}")
         random_of_run = random.Random(config.seed)  # noqa: S311 # must be reproducible, not secret
         sample = sorted(random_of_run.sample(files, min(IMAGES, len(files))))
         images = LabelledImages([(path, 0) for path in sample], config.preprocessing)
@@ -46,4 +46,4 @@ def calibration_images(run: Run) -> NDArray[np.uint8]:
     except DataError as error:
         # The error names paths of this machine, which must not enter the artifact.
         logger.warning("int8 is not made: %s", error)
-        raise ExportRefused("int8 wants the training images to calibrate on, and they can't be read") from error
+        raise ExportRefused("int8 needs the training images to calibrate on, but they can't be read") from error

@@ -45,8 +45,8 @@ def _front_matter() -> str:
 def _summary(config: ModelConfig, evaluation: Evaluation) -> str:
     return (
         f"An image classifier: `{config.architecture}`, {len(config.labels)} labels, trained on "
-        f"{_dataset(evaluation)}. Of {evaluation.images:,} validation images, which it was not trained on, "
-        f"{_percent(evaluation.fp32.metrics.acc1)} get the right label."
+        f"{_dataset(evaluation)}. It labels {_percent(evaluation.fp32.metrics.acc1)} of {evaluation.images:,} validation "
+        "images correctly, none of which it was trained on."
     )
 
 
@@ -68,7 +68,7 @@ def _details(config: ModelConfig) -> str:
         ("Outputs", f"`logits` and `probabilities`: float32 [N, {len(config.labels)}]"),
     ]
     if config.embedding_size:
-        facts.append(("Embeddings", f"`embeddings`: float32 [N, {config.embedding_size}], what the last layer takes"))
+        facts.append(("Embeddings", f"`embeddings`: float32 [N, {config.embedding_size}], the input of the last layer"))
     if len(config.labels) <= MAX_LISTED_LABELS:
         facts.append(("Labels", ", ".join(map(_text, config.labels))))
     else:
@@ -78,11 +78,10 @@ def _details(config: ModelConfig) -> str:
 
 def _preprocessing(preprocessing: Preprocessing) -> str:
     return (
-        f"Images are decoded ({preprocessing.decode}), turned as their EXIF tag says, laid over the colour "
-        f"{_triple(preprocessing.background)} where they are transparent, resized until the shorter side has "
-        f"{preprocessing.resize_size} pixels ({preprocessing.interpolation}), and cropped to the central "
-        f"{preprocessing.crop_size} × {preprocessing.crop_size}. Tandem does this before the graph; normalising (mean "
-        f"{_triple(preprocessing.mean)}, standard deviation {_triple(preprocessing.std)}) is inside it."
+        f"Tandem decodes each image ({preprocessing.decode}), turns it upright by its EXIF tag, lays transparent pixels over "
+        f"the colour {_triple(preprocessing.background)}, resizes the shorter side to {preprocessing.resize_size} pixels "
+        f"({preprocessing.interpolation}), and crops the central {preprocessing.crop_size} × {preprocessing.crop_size}. "
+        f"The graph normalises: mean {_triple(preprocessing.mean)}, standard deviation {_triple(preprocessing.std)}."
     )
 
 
@@ -92,7 +91,7 @@ def _training(training: TrainingConfig, evaluation: Evaluation) -> str:
     facts = [
         ("Data set", f"{_dataset(evaluation)}; validated on {split}, {evaluation.images:,} images"),
         ("Started from", started_from.get(training.weights, "weights from a file")),
-        ("Epochs", f"at most {training.epochs}; the best by validation acc1 was kept"),
+        ("Epochs", f"at most {training.epochs}; the epoch with the best validation acc1 was kept"),
         ("Batch size", str(training.batch_size)),
         ("Learning rate", f"{training.lr:g}, with warm-up and cosine"),
         ("Label smoothing", f"{training.label_smoothing:g}"),
@@ -107,8 +106,8 @@ def _evaluation(config: ModelConfig, evaluation: Evaluation) -> str:
     metrics = evaluation.fp32.metrics
     rows = [("torch", *_accuracy(evaluation.torch)), ("ONNX Runtime", *_accuracy(metrics))]
     introduction = (
-        f"On {evaluation.images:,} images of the split `{evaluation.split}` of {_dataset(evaluation)}, decoded as "
-        "the service and the batch command do it, in fp32:"
+        f"On {evaluation.images:,} images of the split `{evaluation.split}` of {_dataset(evaluation)}, in fp32, decoded like "
+        "in the service and the bulk run:"
     )
     parts = [
         introduction,
@@ -119,7 +118,7 @@ def _evaluation(config: ModelConfig, evaluation: Evaluation) -> str:
     if len(config.labels) <= MAX_CONFUSION_LABELS:
         parts += [
             "### Confusion matrix",
-            "Rows are the true labels, columns what the model said.",
+            "Rows are the true labels, columns the model's.",
             _confusion(metrics),
         ]
     return "\n\n".join(parts)
@@ -134,9 +133,9 @@ def replace_precisions(card: str, evaluation: Evaluation) -> str:
 
 def _precisions(evaluation: Evaluation) -> str:
     introduction = (
-        "A precision is allowed where its acc1 was measured to be at most "
-        f"{100 * evaluation.max_accuracy_drop:g} points below that of fp32 on the same images. `auto` takes the "
-        "fastest that is allowed and that the machine has the instructions for."
+        "A precision is allowed if its measured acc1 is at most "
+        f"{100 * evaluation.max_accuracy_drop:g} points below fp32's on the same images. `auto` takes the fastest allowed "
+        "precision for which the machine has the instructions."
     )
     ways = from_json(to_json(evaluation), EvaluationSummary).precisions
     columns = tuple(column.lower() for column in PRECISION_COLUMNS)
@@ -167,10 +166,10 @@ def _confusion(metrics: Metrics) -> str:
 
 
 def _limits(config: ModelConfig, evaluation: Evaluation) -> str:
-    return f"""- It answers every image with one of its {len(config.labels)} labels, also an image of something else.
-- A score is a softmax output that was not calibrated: 0.9 does not mean right nine times in ten.
-- It was measured on images of {_dataset(evaluation)}. On those of another camera, place or time it can be worse.
-- Its epoch was chosen by the accuracy on these validation images: on new ones of the same kind expect slightly less."""
+    return f"""- It gives every image one of its {len(config.labels)} labels, even an image of something else.
+- A score is an uncalibrated softmax output: 0.9 does not mean right nine times in ten.
+- It was measured on images of {_dataset(evaluation)}. It can be worse on images from another camera, place or time.
+- The epoch was chosen by accuracy on these validation images. Expect slightly less on new images of the same kind."""
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -184,7 +184,7 @@ class Description:
             ("input", f"{pixels.decode} decode, {sizes}, {pixels.interpolation}"),
         ]
         if config.embedding_size:
-            facts.append(("embeddings", f"{config.embedding_size} numbers, what the last layer takes"))
+            facts.append(("embeddings", f"{config.embedding_size} numbers, the input of the last layer"))
         if evaluation is not None:
             facts.append(("evaluated on", f"{evaluation.images} images of {evaluation.dataset}/{evaluation.split}"))
             facts.append(("acc1 of torch", f"{evaluation.torch.acc1:.2%}"))

@@ -65,7 +65,7 @@ def test_fewer_images_than_the_sample_are_all_used(run: Run) -> None:
 
 def test_too_few_images_are_refused_with_their_number(run: Run) -> None:
     keep(run, 2)
-    with pytest.raises(ExportRefused, match=rf"int8 wants {MIN_IMAGES} training images .*, and there are 20"):
+    with pytest.raises(ExportRefused, match=rf"int8 needs {MIN_IMAGES} training images .*, but there are 20"):
         calibration_images(run)
 
 

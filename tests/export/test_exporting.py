@@ -217,7 +217,7 @@ def test_a_model_with_embeddings_is_described_as_such(
     assert "`embeddings`: float32 [N, 128]" in embedder.read(CARD).decode()
     monkeypatch.setenv("TANDEM_HOME", str(embedder_home))
     shown = CliRunner().invoke(main, ["models", "show", "embedder"])
-    assert "embeddings     128 numbers, what the last layer takes" in shown.stdout.splitlines()
+    assert "embeddings     128 numbers, the input of the last layer" in shown.stdout.splitlines()
     assert not artifact.config.embedding_size
     assert b"embedding" not in artifact.read(CONFIG) + artifact.read(CARD)
     assert b"embeddings" not in artifact.read(MODEL)
@@ -244,7 +244,7 @@ def test_too_few_training_images_leave_int8_out_with_a_reason(
     rows = [line for line in result.stdout.splitlines() if line.startswith("int8")]
     assert len(rows) == 2
     for row in rows:
-        assert row.endswith("no: not made: int8 wants 64 training images to calibrate on, and there are 20")
+        assert row.endswith("no: not made: int8 needs 64 training images to calibrate on, but there are 20")
     artifact = LocalRegistry(tmp_path / "home" / "registry").resolve("digits")
     assert tuple(artifact.files) == FILES
     assert {allowed.precision for allowed in artifact.config.allowed} == {"fp32"}

@@ -113,13 +113,13 @@ def test_a_limit_that_no_graph_meets_leaves_int8_out_with_a_reason(
 
 def test_int8_without_calibration_is_not_made_and_has_a_reason(measured: Measure, colour_network: nn.Module) -> None:
     def too_few() -> np.ndarray:
-        raise ExportRefused("int8 wants 64 training images to calibrate on, and there are 20")
+        raise ExportRefused("int8 needs 64 training images to calibrate on, but there are 20")
 
     graph, yardstick = measured(colour_network)
     variant = make_int8(graph, yardstick, limit=LIMIT, calibration_images=too_few)
     assert variant.graph is None
     assert {each.reason for each in variant.evaluations} == {
-        "not made: int8 wants 64 training images to calibrate on, and there are 20"
+        "not made: int8 needs 64 training images to calibrate on, but there are 20"
     }
 
 
