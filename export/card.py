@@ -45,8 +45,8 @@ def _front_matter() -> str:
 def _summary(config: ModelConfig, evaluation: Evaluation) -> str:
     return (
         f"An image classifier: `{config.architecture}`, {len(config.labels)} labels, trained on "
-        f"{_dataset(evaluation)}. It labels {_percent(evaluation.fp32.metrics.acc1)} of {evaluation.images:,} validation "
-        "images correctly, none of which it was trained on."
+        f"{_dataset(evaluation)}. It labels {_percent(evaluation.fp32.metrics.acc1)} of {evaluation.images:,} "
+        "validation images correctly, none of which it was trained on."
     )
 
 
@@ -78,9 +78,10 @@ def _details(config: ModelConfig) -> str:
 
 def _preprocessing(preprocessing: Preprocessing) -> str:
     return (
-        f"Tandem decodes each image ({preprocessing.decode}), turns it upright by its EXIF tag, lays transparent pixels over "
-        f"the colour {_triple(preprocessing.background)}, resizes the shorter side to {preprocessing.resize_size} pixels "
-        f"({preprocessing.interpolation}), and crops the central {preprocessing.crop_size} × {preprocessing.crop_size}. "
+        f"Tandem decodes each image ({preprocessing.decode}), turns it upright by its EXIF tag, lays transparent pixels "
+        f"over the colour {_triple(preprocessing.background)}, resizes the shorter side to {preprocessing.resize_size} "
+        f"pixels ({preprocessing.interpolation}), and crops the central {preprocessing.crop_size} × "
+        f"{preprocessing.crop_size}. "
         f"The graph normalises: mean {_triple(preprocessing.mean)}, standard deviation {_triple(preprocessing.std)}."
     )
 
@@ -106,8 +107,8 @@ def _evaluation(config: ModelConfig, evaluation: Evaluation) -> str:
     metrics = evaluation.fp32.metrics
     rows = [("torch", *_accuracy(evaluation.torch)), ("ONNX Runtime", *_accuracy(metrics))]
     introduction = (
-        f"On {evaluation.images:,} images of the split `{evaluation.split}` of {_dataset(evaluation)}, in fp32, decoded like "
-        "in the service and the bulk run:"
+        f"On {evaluation.images:,} images of the split `{evaluation.split}` of {_dataset(evaluation)}, in fp32, "
+        "decoded like in the service and the bulk run:"
     )
     parts = [
         introduction,
@@ -134,8 +135,8 @@ def replace_precisions(card: str, evaluation: Evaluation) -> str:
 def _precisions(evaluation: Evaluation) -> str:
     introduction = (
         "A precision is allowed if its measured acc1 is at most "
-        f"{100 * evaluation.max_accuracy_drop:g} points below fp32's on the same images. `auto` takes the fastest allowed "
-        "precision for which the machine has the instructions."
+        f"{100 * evaluation.max_accuracy_drop:g} points below fp32's on the same images. `auto` takes the fastest "
+        "allowed precision for which the machine has the instructions."
     )
     ways = from_json(to_json(evaluation), EvaluationSummary).precisions
     columns = tuple(column.lower() for column in PRECISION_COLUMNS)
