@@ -80,9 +80,9 @@ def _preprocessing(preprocessing: Preprocessing) -> str:
     return (
         f"Tandem decodes each image ({preprocessing.decode}), turns it upright by its EXIF tag, lays transparent "
         f"pixels over the colour {_triple(preprocessing.background)}, resizes the shorter side to "
-        f"{preprocessing.resize_size} pixels ({preprocessing.interpolation}), and crops the central {preprocessing.crop_size} × "
-        f"{preprocessing.crop_size}. The graph normalises: mean {_triple(preprocessing.mean)}, standard deviation "
-        f"{_triple(preprocessing.std)}."
+        f"{preprocessing.resize_size} pixels ({preprocessing.interpolation}), and crops the central "
+        f"{preprocessing.crop_size} × {preprocessing.crop_size}. The graph normalises: mean "
+        f"{_triple(preprocessing.mean)}, standard deviation {_triple(preprocessing.std)}."
     )
 
 

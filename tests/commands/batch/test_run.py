@@ -136,7 +136,7 @@ def test_the_folders_of_classes(
     assert json.loads((tmp_path / "out" / "run.json").read_bytes())["state"] == "done"
     again = batch(test_folder, "--output", "out")
     assert (again.returncode, again.stdout) == (0, done.stdout)
-    assert "'out' is done already" in again.stderr
+    assert "'out' is already done" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_the_folders_of_classes(
         (["missing", "-o", "out"], 1, "Error: the input 'missing' can't be read (No such file or directory);"),
         (["empty", "-o", "out"], 1, "Error: no image in 'empty';"),
         (["hostile/pipe.jpg", "-o", "out"], 1, "Error: the input 'hostile/pipe.jpg' is neither a folder nor a file;"),
-        (["hostile", "-o", "hostile/out"], 1, "Error: the output 'hostile/out' lies within the input 'hostile';"),
-        (["hostile", "-o", "foreign"], 1, "Error: the output 'foreign' holds 'mine' and no run that could be resumed;"),
+        (["hostile", "-o", "hostile/out"], 1, "Error: the output 'hostile/out' is inside the input 'hostile';"),
+        (["hostile", "-o", "foreign"], 1, "Error: the output 'foreign' holds 'mine' and no run to resume;"),
         (["hostile", "-o", "foreign/mine"], 1, "Error: the output 'foreign/mine' can't be used (Not a directory);"),
         (["hostile", "-o", "/proc/out"], 1, "Error: '/proc/out' can't be written (No such file or directory);"),
         (["hostile", "-o", "out", "-m", "birds"], 1, "Error: "),
@@ -189,7 +189,7 @@ def test_another_run_is_refused_by_what_differs(
     assert done.returncode == 1
     for name in ("plan.inputs", "plan.chunk_size", "format", "top_k", "all_scores", "versions.pyarrow"):
         assert f"{name} was " in done.stderr
-    assert "run it as it was begun, or name another --output" in done.stderr
+    assert "repeat the command that began it, or name another --output" in done.stderr
     assert read_parts(tmp_path / "out") == before
 
 

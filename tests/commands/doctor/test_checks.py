@@ -208,7 +208,7 @@ def test_read_only_registry(monkeypatch: pytest.MonkeyPatch, digits_home: Path) 
 
 
 def test_a_finding_that_is_not_ok_has_a_remedy() -> None:
-    with pytest.raises(ValueError, match="wants a remedy"):
+    with pytest.raises(ValueError, match="needs a remedy"):
         checks.Finding(subject="disk", status="warn", fact="full")
 
 

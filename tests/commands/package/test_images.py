@@ -84,7 +84,7 @@ def test_a_damaged_model(tandem: Tandem, home: dict[str, str]) -> None:
 def test_a_push_needs_a_registry(tandem: Tandem, home: dict[str, str]) -> None:
     """A local model has none; Docker would take it for Docker Hub's."""
     done = tandem("package", "digits", "--push", env=home, check=False)
-    assert_refused(done, "'digits-service:1' names no registry", "--push ghcr.io/acme/digits-service:1")
+    assert_refused(done, "'digits-service:1' has no registry", "--push ghcr.io/acme/digits-service:1")
 
 
 def test_the_service_image_is_for_cpus(tandem: Tandem, home: dict[str, str]) -> None:
@@ -173,7 +173,7 @@ def test_the_name_of_the_image(tmp_path: Path, wanted: str | None, name: str) ->
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
     [
-        ("ghcr.io/acme/digits@sha256:" + "0" * 64, "in place of the digest, ':1'"),
+        ("ghcr.io/acme/digits@sha256:" + "0" * 64, "instead of the digest, ':1'"),
         ("ghcr.io/Acme", "is not a reference"),
     ],
 )
