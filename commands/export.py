@@ -26,7 +26,7 @@ def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) 
     names = PRECISIONS if value == "auto" else [name.strip() for name in value.split(",")]
     if unknown := [name for name in names if name not in PRECISIONS]:
         raise click.BadParameter(
-            f"there is no precision {unknown[0]!r}; give 'auto', or a list with commas of {', '.join(PRECISIONS)}"
+            f"there is no precision {unknown[0]!r}; give 'auto', or some of {', '.join(PRECISIONS)}, separated by commas"
         )
     return tuple(precision for precision in PRECISIONS if precision in names)
 

@@ -100,7 +100,7 @@ def test_while_the_images_are_listed(tandem: Tandem, digits_home: Path, few: Pat
         assert process.stdin is not None
         wait_for((out / ".batch" / "plan").exists)
         assert status(tandem, out, 5)["state"] == "planning"
-        assert f"by process {process.pid} on" in tandem("batch", "status", out, check=False).stdout
+        assert f"process {process.pid} on" in tandem("batch", "status", out, check=False).stdout
         process.stdin.write(bytes(next(few.rglob("*.png"))) + b"\n")
         process.stdin.close()
         assert process.wait(WITHIN_S) == 0
