@@ -27,7 +27,7 @@ from classifier.engines.runtime import check_cuda, load_runtime
 from classifier.engines.sessions import open_on_cpu, open_on_cuda
 from classifier.errors import TandemError
 from export.evaluating import open_images
-from export.precisions import TOLERANCE_FLOORS
+from export.measuring.precisions import TOLERANCE_FLOORS
 from registry.summary import table_lines
 
 if TYPE_CHECKING:

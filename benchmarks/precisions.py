@@ -29,7 +29,7 @@ from benchmarks.models import make_model, make_resnet50, open_work
 from classifier.engines.selection import choose, describe_way, open_engine
 from classifier.hardware import cpu_of_onednn
 from export.evaluating import open_images
-from export.precisions import run_engine
+from export.measuring.precisions import run_engine
 from registry.summary import describe_model, table_lines
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.options import Number
-from export.precisions import MAX_ACCURACY_DROP, PRECISIONS
+from export.measuring.precisions import MAX_ACCURACY_DROP, PRECISIONS
 
 if TYPE_CHECKING:
     from classifier.types import Precision
@@ -25,8 +25,9 @@ Example:
 def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[Precision, ...]:
     names = PRECISIONS if value == "auto" else [name.strip() for name in value.split(",")]
     if unknown := [name for name in names if name not in PRECISIONS]:
+        known = ", ".join(PRECISIONS)
         raise click.BadParameter(
-            f"there is no precision {unknown[0]!r}; give 'auto', or some of {', '.join(PRECISIONS)}, separated by commas"
+            f"there is no precision {unknown[0]!r}; give 'auto', or some of {known}, separated by commas"
         )
     return tuple(precision for precision in PRECISIONS if precision in names)
 

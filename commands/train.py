@@ -150,7 +150,7 @@ def _data_folder(data: str) -> Path:
     """Return the folder that DATA means: 'digits' itself only if there is no such folder."""
     if data != "digits" or Path(data).is_dir():
         return Path(data)
-    from training.digits import digits_folder  # noqa: PLC0415 # imported late, so that --help answers at once
+    from training.data.digits import digits_folder  # noqa: PLC0415 # imported late, so that --help answers at once
 
     return digits_folder()
 

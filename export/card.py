@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from classifier.types import ModelConfig, Preprocessing
-    from export.evaluation import Evaluation, Metrics
+    from export.measuring.evaluation import Evaluation, Metrics
     from training.config import TrainingConfig
 
 MAX_CONFUSION_LABELS = 20

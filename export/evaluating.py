@@ -16,11 +16,11 @@ from classifier.golden import GoldenSet
 from classifier.types import from_json, to_json
 from export.card import replace_precisions
 from export.entry import check_writable, self_test_files
-from export.evaluation import Evaluation
 from export.images import LabelledImages
-from export.precisions import WAYS, Yardstick, judge, open_way, run_engine, tolerances
+from export.measuring.evaluation import Evaluation
+from export.measuring.precisions import WAYS, Yardstick, judge, open_way, run_engine, tolerances
 from registry.oci.references import Reference
-from training.folders import name_some, scan_classes
+from training.data.folders import name_some, scan_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from classifier.engines import Engine
     from classifier.types import AllowedPrecision, ModelConfig
-    from export.evaluation import Measurement, PrecisionEvaluation
+    from export.measuring.evaluation import Measurement, PrecisionEvaluation
     from registry import Added, Artifact, LocalRegistry
 
 logger = logging.getLogger(__name__)

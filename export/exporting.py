@@ -15,16 +15,16 @@ from classifier.engines.runtime import load_runtime
 from classifier.errors import DataError, InvalidReference
 from classifier.progress import show_progress
 from classifier.types import ModelConfig, to_json
-from export.calibration import calibration_images
 from export.card import write_card
 from export.entry import check_writable, self_test_files
-from export.evaluation import Evaluation, measure
 from export.golden import make_golden_set
-from export.graph import OPSET, embedding_size_of, export_graph, find_head
+from export.graphs.calibration import calibration_images
+from export.graphs.graph import OPSET, embedding_size_of, export_graph, find_head
 from export.images import LabelledImages
-from export.precisions import MAX_ACCURACY_DROP, PRECISIONS, WAYS, Yardstick, tolerances
-from export.scoring import score_images
-from export.variants import make_fp16, make_int8, measure_fp32_graph
+from export.measuring.evaluation import Evaluation, measure
+from export.measuring.precisions import MAX_ACCURACY_DROP, PRECISIONS, WAYS, Yardstick, tolerances
+from export.measuring.scoring import score_images
+from export.measuring.variants import make_fp16, make_int8, measure_fp32_graph
 from registry import Added, LocalRegistry, Reference
 from registry.oci.references import check_alias
 from training.metrics import best_epoch
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from classifier.types import Precision
-    from export.evaluation import Measurement
-    from export.variants import Variant
+    from export.measuring.evaluation import Measurement
+    from export.measuring.variants import Variant
     from training.run import Run
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Labelled images for measurements, decoded as in production.
 
-Not `training.data.ImageSet`, which needs torch: `tandem evaluate` measures without it.
+Not `training.data.tensors.ImageSet`, which needs torch: `tandem evaluate` measures without it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from rich.filesize import decimal
 
 from classifier.artifact import EVALUATION
 from classifier.types import from_json
-from export.evaluation import Evaluation
+from export.measuring.evaluation import Evaluation
 from registry.summary import PRECISION_COLUMNS, describe_model, table_lines
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What `tandem models list` and `show` print: values for JSON, and cells for a table.
 
-`EvaluationSummary` and its parts repeat fields of `export.evaluation.Evaluation` on purpose: `models show --json`
-prints exactly these, and an evaluation of another release needs no others to be shown.
+`EvaluationSummary` and its parts repeat fields of `export.measuring.evaluation.Evaluation` on purpose: `models show
+--json` prints exactly these, and an evaluation of another release needs no others to be shown.
 """
 
 from __future__ import annotations

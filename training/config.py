@@ -12,13 +12,13 @@ import torch
 from classifier.errors import EngineUnavailable, ImageError
 from classifier.images import decode_image, read_image
 from classifier.types import Preprocessing
-from training.augment import SMALL_IMAGE_SIZE
+from training.data.augment import SMALL_IMAGE_SIZE
 from training.network import SMALL_CNN, build_network, check_architecture, pretrained_preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from training.folders import ImageFolders, Sample
+    from training.data.folders import ImageFolders, Sample
     from training.options import Device, TrainingOptions
 
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from classifier.errors import DataError, OutOfDeviceMemory
 from classifier.progress import show_progress
-from training.augment import SMALL_IMAGE_SIZE, shift_rotate_scale
-from training.data import default_workers, draw_batches, in_order, load_batches, normalise, read_images
+from training.data.augment import SMALL_IMAGE_SIZE, shift_rotate_scale
+from training.data.tensors import default_workers, draw_batches, in_order, load_batches, normalise, read_images
 from training.files import CURVES
 from training.metrics import EpochMetrics, best_epoch, describe_epoch
 from training.network import check_image_size, load_weights
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from training.config import TrainingConfig
-    from training.data import Draw, ImageSet
-    from training.folders import ImageFolders
+    from training.data.folders import ImageFolders
+    from training.data.tensors import Draw, ImageSet
     from training.run import Run
 
 logger = logging.getLogger(__name__)

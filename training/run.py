@@ -30,7 +30,7 @@ from training.metrics import EpochMetrics, best_epoch
 if TYPE_CHECKING:
     from torch import nn
 
-    from training.folders import ImageFolders
+    from training.data.folders import ImageFolders
 
 SCHEMA_VERSION = 1
 """Of `run.json`; readers refuse any other."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from classifier.errors import DataError
 from training.config import choose_config, choose_device, resolve_weights
+from training.data.folders import open_folders
 from training.files import check_is_free, lock_folder, make_next_folder
-from training.folders import open_folders
 from training.loop import Trainer
 from training.run import Run, installed_versions
 

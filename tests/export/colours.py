@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from classifier.types import ModelConfig, Preprocessing
-from export.precisions import WAYS
+from export.measuring.precisions import WAYS
 
 LABELS = ("cat", "dog", "owl")
 PREPROCESSING = Preprocessing(resize_size=20, crop_size=16)

@@ -8,8 +8,8 @@ import pytest
 
 from classifier.types import AllowedPrecision, EngineInfo, ModelConfig, Preprocessing
 from export.card import MAX_CONFUSION_LABELS, MAX_LISTED_LABELS, replace_precisions, write_card
-from export.evaluation import Evaluation, compare, measure
-from export.precisions import WAYS, judge
+from export.measuring.evaluation import Evaluation, compare, measure
+from export.measuring.precisions import WAYS, judge
 from training.config import TrainingConfig
 
 PREPROCESSING = Preprocessing(resize_size=256, crop_size=224)

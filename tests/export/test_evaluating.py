@@ -15,8 +15,8 @@ from classifier.engines.selection import describe_way
 from classifier.golden import GoldenSet
 from classifier.types import from_json, to_json
 from export.card import replace_precisions
-from export.evaluation import Evaluation, PrecisionEvaluation
-from export.precisions import judge, tolerances
+from export.measuring.evaluation import Evaluation, PrecisionEvaluation
+from export.measuring.precisions import judge, tolerances
 from registry import Artifact, LocalRegistry, open_model
 from tandem import main
 

@@ -21,8 +21,8 @@ from classifier.images import decode_image
 from classifier.model import Model
 from classifier.selftest import self_test
 from classifier.types import ModelConfig, from_json
-from export.evaluation import Evaluation
 from export.images import LabelledImages
+from export.measuring.evaluation import Evaluation
 from registry import Artifact, LocalRegistry
 from tandem import main
 from tests.conftest import ROOT

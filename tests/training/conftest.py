@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from tandem import main
 from tests.training.commands import ONE_THREAD, QUICK, command
-from training.digits import digits_folder
+from training.data.digits import digits_folder
 from training.run import Run
 
 if TYPE_CHECKING:

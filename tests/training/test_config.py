@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from training.config import choose_config
-from training.folders import open_folders
+from training.data.folders import open_folders
 from training.options import TrainingOptions
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from training.config import choose_config
-from training.folders import open_folders
+from training.data.folders import open_folders
 from training.loop import Trainer, seed_everything
 from training.options import TrainingOptions
 from training.run import Run

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from classifier.images import decode_image, read_image
 from tests.training.commands import ONE_THREAD, QUICK, command, equal_weights, stop_after_an_epoch
-from training.data import normalise
+from training.data.tensors import normalise
 from training.files import BEST, CHECKPOINT, CURVES, LABELS, METRICS, RECORD, VALIDATION
 from training.metrics import EpochMetrics, best_epoch
 from training.network import SmallCNN

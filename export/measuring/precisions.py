@@ -14,7 +14,7 @@ from classifier.errors import EngineError, EngineUnavailable
 from classifier.progress import show_progress
 from classifier.types import AllowedPrecision
 from classifier.wording import counted
-from export.evaluation import PrecisionEvaluation, compare
+from export.measuring.evaluation import PrecisionEvaluation, compare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from classifier.engines import Engine
     from classifier.types import ModelConfig, Precision
-    from export.evaluation import Measurement
     from export.images import LabelledImages
+    from export.measuring.evaluation import Measurement
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from classifier.errors import OutputError
 from tests.conftest import ROOT
-from training.digits import digits_folder
+from training.data.digits import digits_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ def test_written_once(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_concurrent_processes(tmp_path: Path) -> None:
     """Processes that write the digits at the same time all get the complete folder, and leave nothing else."""
-    script = "from training.digits import digits_folder; print(len(list(digits_folder().rglob('*.png'))))"
+    script = "from training.data.digits import digits_folder; print(len(list(digits_folder().rglob('*.png'))))"
     env = os.environ | {"TANDEM_HOME": str(tmp_path)}
     started = [
         subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)

@@ -6,8 +6,8 @@ import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from export.graph import OUTPUTS, check_graph, embedding_size_in, surroundings
-from export.traces import strip_traces
+from export.graphs.graph import OUTPUTS, check_graph, embedding_size_in, surroundings
+from export.graphs.traces import strip_traces
 
 
 def to_fp16(graph: bytes, *, size: int, classes: int) -> bytes:

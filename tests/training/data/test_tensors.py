@@ -11,10 +11,10 @@ from torch import nn
 from classifier.errors import DataError
 from classifier.images import decode_image, read_image
 from classifier.types import Preprocessing
-from export.graph import EndToEnd
-from training import data
-from training.data import Batch, ImageSet, draw_batches, in_order, load_batches, normalise, read_images
-from training.folders import open_folders
+from export.graphs.graph import EndToEnd
+from training.data import tensors
+from training.data.folders import open_folders
+from training.data.tensors import Batch, ImageSet, draw_batches, in_order, load_batches, normalise, read_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def test_normalise_equals_the_graph() -> None:
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_validation_images_equal_production(few_digits: Path, in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation uses the pixels of `decode_image`, whether kept in memory or decoded again."""
-    monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", 1 << 30 if in_memory else 0)
+    monkeypatch.setattr(tensors, "MAX_BYTES_IN_MEMORY", 1 << 30 if in_memory else 0)
     folders = open_folders(few_digits, val_fraction=None, seed=0)
     _, val = read_images(folders, LARGE, flip=True, advance=no_bar)
     batches = list(load_batches(val, in_order(len(val), batch_size=5), workers=0, pin=False))
@@ -66,7 +66,7 @@ def test_batches_do_not_depend_on_how_they_are_loaded(
     """From memory, from files, or by workers: the same seed gives the same batches, including augmentation."""
     folders = open_folders(few_digits, val_fraction=None, seed=0)
     kept, _ = read_images(folders, preprocessing, flip=True, advance=no_bar)
-    monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr(tensors, "MAX_BYTES_IN_MEMORY", 0)
     read, _ = read_images(folders, preprocessing, flip=True, advance=no_bar)
     batches = load(kept)
     assert batches[0][0].shape == (7, preprocessing.crop_size, preprocessing.crop_size, 3)
@@ -89,7 +89,7 @@ def test_loading_leaves_torchs_generator_alone(few_digits: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_image_that_vanishes_during_training(my_digits: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     """The error names it in one sentence, even if a worker process found it missing."""
-    monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr(tensors, "MAX_BYTES_IN_MEMORY", 0)
     folders = open_folders(my_digits, val_fraction=None, seed=0)
     train, _ = read_images(folders, PREPROCESSING, flip=False, advance=no_bar)
     for sample in folders.train:

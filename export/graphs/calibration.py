@@ -11,7 +11,7 @@ import numpy as np
 
 from classifier.errors import DataError, ExportRefused
 from export.images import LabelledImages
-from training.folders import open_folders
+from training.data.folders import open_folders
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

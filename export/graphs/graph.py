@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from classifier.errors import ExportRefused
-from export.traces import find_traces, strip_traces
-from training.data import normalise
+from export.graphs.traces import find_traces, strip_traces
+from training.data.tensors import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

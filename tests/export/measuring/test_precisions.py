@@ -9,11 +9,11 @@ import pytest
 from classifier.engines.selection import AUTO_ORDER
 from classifier.errors import EngineError, EngineUnavailable
 from classifier.types import AllowedPrecision, EngineInfo, from_json, to_json
-from export import precisions
-from export.evaluation import Measurement, Metrics, PrecisionEvaluation
-from export.graph import export_graph
+from export.graphs.graph import export_graph
 from export.images import LabelledImages
-from export.precisions import (
+from export.measuring import precisions
+from export.measuring.evaluation import Measurement, Metrics, PrecisionEvaluation
+from export.measuring.precisions import (
     TOLERANCE_FLOORS,
     WAYS,
     Yardstick,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from classifier.types import Preprocessing
-from training.augment import RandomCrop, shift_rotate_scale, training_preprocessing
+from training.data.augment import RandomCrop, shift_rotate_scale, training_preprocessing
 
 BRIGHTER_TO_THE_RIGHT = torch.linspace(0, 1, 16).expand(200, 3, 16, 16)
 

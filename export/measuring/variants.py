@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from classifier.artifact import MODEL, MODEL_FP16, MODEL_INT8
 from classifier.errors import EngineError, EngineUnavailable, ExportRefused
-from export.fp16 import to_fp16
-from export.int8 import Quantiser
-from export.precisions import judge, not_made, open_way, try_way, ways_of
+from export.graphs.fp16 import to_fp16
+from export.graphs.int8 import Quantiser
+from export.measuring.precisions import judge, not_made, open_way, try_way, ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier.types import CpuFeature, Precision
-    from export.evaluation import Measurement, PrecisionEvaluation
-    from export.precisions import Yardstick
+    from export.measuring.evaluation import Measurement, PrecisionEvaluation
+    from export.measuring.precisions import Yardstick
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from classifier.errors import ExportRefused
 from classifier.types import Preprocessing
-from export.graph import MAX_WEIGHT_BYTES, EndToEnd, check_graph, export_graph, find_head
+from export.graphs.graph import MAX_WEIGHT_BYTES, EndToEnd, check_graph, export_graph, find_head
 from tests.conftest import ROOT
-from training.data import normalise
+from training.data.tensors import normalise
 from training.network import build_network
 from training.torchvision_compat import import_torchvision
 

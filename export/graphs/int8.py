@@ -14,8 +14,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from classifier.artifact import MODEL, MODEL_INT8
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
-from export.graph import INPUT, check_graph, embedding_size_in, surroundings
-from export.traces import strip_traces
+from export.graphs.graph import INPUT, check_graph, embedding_size_in, surroundings
+from export.graphs.traces import strip_traces
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -10,10 +10,10 @@ from onnx import numpy_helper
 
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.types import Preprocessing
-from export import int8
-from export.graph import export_graph, find_head
+from export.graphs import int8
+from export.graphs.graph import export_graph, find_head
+from export.graphs.int8 import Quantiser
 from export.images import LabelledImages
-from export.int8 import Quantiser
 from tests.export.colours import LABELS, PREPROCESSING
 from training.network import SmallCNN
 

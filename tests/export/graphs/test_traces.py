@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.traces import find_traces, strip_traces
+from export.graphs.traces import find_traces, strip_traces
 
 TRACE = f'File "{Path(__file__).resolve()}", line 1, in forward'
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from classifier.errors import OutputError
 from classifier.home import tandem_home
-from training.folders import hold_out
+from training.data.folders import hold_out
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import pytest
 
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.types import Preprocessing
-from export.fp16 import to_fp16
-from export.graph import export_graph, find_head
+from export.graphs.fp16 import to_fp16
+from export.graphs.graph import export_graph, find_head
 from tests.export.colours import LABELS, PREPROCESSING
 from training.network import build_network
 

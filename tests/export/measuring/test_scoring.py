@@ -12,9 +12,9 @@ from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.errors import ExportRefused
 from classifier.images import decode_image
 from classifier.types import Preprocessing
-from export.graph import export_graph, find_head
+from export.graphs.graph import export_graph, find_head
 from export.images import LabelledImages
-from export.scoring import MAX_DIFFERENCE, check_agreement, score_images
+from export.measuring.scoring import MAX_DIFFERENCE, check_agreement, score_images
 from tests.export.colours import LABELS, PREPROCESSING
 
 Samples = list[tuple[Path, int]]

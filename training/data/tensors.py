@@ -16,16 +16,16 @@ from classifier.errors import DataError, ImageError
 from classifier.hardware import cpu_limit
 from classifier.images import decode_image, read_image
 from classifier.wording import counted
-from training.augment import RandomCrop, training_preprocessing
-from training.folders import name_some
+from training.data.augment import RandomCrop, training_preprocessing
+from training.data.folders import name_some
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from classifier.progress import Advance
     from classifier.types import Preprocessing
-    from training.augment import ImageTransform
-    from training.folders import ImageFolders, Sample
+    from training.data.augment import ImageTransform
+    from training.data.folders import ImageFolders, Sample
 
 MAX_BYTES_IN_MEMORY = 1 << 30
 """A data set whose decoded images fit in this is decoded once; a larger one, in every epoch."""

@@ -9,7 +9,7 @@ import pytest
 
 from classifier.errors import ExportRefused
 from classifier.images import decode_image
-from export.calibration import IMAGES, MIN_IMAGES, calibration_images
+from export.graphs.calibration import IMAGES, MIN_IMAGES, calibration_images
 from training.run import Run
 
 

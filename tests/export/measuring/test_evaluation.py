@@ -10,7 +10,7 @@ from sklearn import metrics as sklearn_metrics
 
 from classifier.artifact import EVALUATION
 from classifier.types import from_json, to_json
-from export.evaluation import Evaluation, Metrics, measure, round_up
+from export.measuring.evaluation import Evaluation, Metrics, measure, round_up
 
 if TYPE_CHECKING:
     from registry import Artifact

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from classifier.errors import ExportRefused
-from export.graph import EndToEnd
+from export.graphs.graph import EndToEnd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,11 +11,11 @@ import torch
 from classifier.artifact import MODEL_FP16, MODEL_INT8
 from classifier.errors import ExportRefused
 from classifier.hardware import cpu
-from export.graph import export_graph
+from export.graphs.graph import export_graph
+from export.graphs.int8 import Quantiser
 from export.images import LabelledImages
-from export.int8 import Quantiser
-from export.precisions import WAYS, Yardstick, open_way, ways_of
-from export.variants import make_fp16, make_int8, measure_fp32_graph
+from export.measuring.precisions import WAYS, Yardstick, open_way, ways_of
+from export.measuring.variants import make_fp16, make_int8, measure_fp32_graph
 from tests.export.colours import CONFIG, PREPROCESSING
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def test_8_bit_weights_that_replace_7_bit_weights_need_vnni(
 def test_a_limit_that_no_graph_meets_leaves_int8_out_with_a_reason(
     measured: Measure, sensitive_network: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.variants.MAX_FLOAT_PART", 0)
+    monkeypatch.setattr("export.measuring.variants.MAX_FLOAT_PART", 0)
     graph, yardstick = measured(sensitive_network)
     variant = make_int8(graph, yardstick, limit=LIMIT, calibration_images=lambda: pixels_of(yardstick))
     assert variant.graph is None
