@@ -65,19 +65,19 @@ class Input:
         return "-" if self.file == "-" else os.path.join(self.location, self.file)  # noqa: PTH118
 
     def on_this_machine(self) -> Input:
-        """Return an input that another machine planned with this machine's device number.
+        """Return an input of a plan, or one that another machine opened, with this machine's device number.
 
         Raises:
             DataError: this machine can't read it.
         """
-        if self.device is None:
+        if urls.is_url(self.location):
             return self
         try:
             return replace(self, device=os.stat(self.location).st_dev)  # noqa: PTH116
         except OSError as error:
             raise DataError(
-                f"the input '{printable(self.location)}' can't be read on the node {platform.node()} "
-                f"({error.strerror}); make it readable under the same path on every node"
+                f"the input '{printable(self.location)}' can't be read on {platform.node()} ({error.strerror}); "
+                "make it readable under this path"
             ) from error
 
     def require(self) -> None:

@@ -6,7 +6,6 @@ Everything is read and counted again, part by part, so memory does not grow with
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, deque
 from contextlib import closing
 from dataclasses import replace
@@ -14,18 +13,16 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from batch.inputs.plan import inputs_of
-from batch.inputs.urls import is_url
 from batch.pipeline.ahead import map_ahead
 from batch.pipeline.reading import decode_threads, read_file, with_data
 from batch.rows.formats import read_outcomes
 from batch.run.record import RunRecord
-from classifier.errors import DataError, ImageError, OutputError
+from classifier.errors import ImageError, OutputError
 from classifier.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batch.inputs.named import Input
     from batch.inputs.plan import ImageFile
     from batch.review.results import FolderResults, Results
     from batch.rows.formats import Outcome
@@ -180,22 +177,11 @@ def find_changed_inputs(results: Results, advance: Advance, *, threads: int | No
 def _images(results: Results) -> Iterator[tuple[ImageFile, Outcome]]:
     """Yield each committed image with its row."""
     plan = results.run.plan
-    inputs = tuple(_here(each) for each in inputs_of(plan))
+    inputs = tuple(each.on_this_machine() for each in inputs_of(plan))
     files = results.images(results.folders[0].folder.plan, inputs)
     for each, commit in results.parts():
         outcomes = read_outcomes(each.folder.read_part(commit), results.run.format)
         yield from zip(islice(files, plan.rows(commit.chunk)), outcomes, strict=True)
-
-
-def _here(input: Input) -> Input:
-    if is_url(input.location):
-        return input
-    try:
-        return replace(input, device=os.stat(input.location).st_dev)  # noqa: PTH116
-    except OSError as error:
-        raise DataError(
-            f"the input '{input.given}' can't be read ({error.strerror}); bring it back to '{input.location}'"
-        ) from error
 
 
 def _hash(file: ImageFile) -> tuple[ImageFile, tuple[int, str] | ImageError]:

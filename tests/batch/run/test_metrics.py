@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +8,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from batch.run import metrics
 from batch.run.metrics import check_metrics_file
 from classifier.errors import OutputError
-from commands.logs import JsonLines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,21 +70,3 @@ def test_metrics_that_cannot_be_written_are_refused_at_once(tmp_path: Path) -> N
     check_metrics_file(tmp_path / "x.prom")
     with pytest.raises(OutputError, match=r"the folder of the metrics file '.*x\.prom' does not exist"):
         check_metrics_file(tmp_path / "none" / "x.prom")
-
-
-def test_a_log_line_is_an_object() -> None:
-    """A log line is one JSON object on one line, whatever is in it, with its numbers as numbers."""
-    record = logging.makeLogRecord(
-        {
-            "name": "progress",
-            "levelname": "INFO",
-            "msg": "a\n%s",
-            "args": ("\udcff",),
-            "numbers": {"images": 7},
-        }
-    )
-    line = JsonLines().format(record)
-    assert "\n" not in line
-    assert {**json.loads(line), "time": ""} == {
-        "time": "", "level": "info", "logger": "progress", "message": "a\n\udcff", "images": 7,
-    }  # fmt: skip
