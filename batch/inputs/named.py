@@ -76,8 +76,8 @@ class Input:
             return replace(self, device=os.stat(self.location).st_dev)  # noqa: PTH116
         except OSError as error:
             raise DataError(
-                f"the input '{printable(self.location)}' can't be read on {platform.node()} ({error.strerror}); "
-                "make it readable under this path"
+                f"the input '{printable(self.location)}' can't be read ({error.strerror}) on {platform.node()}; "
+                "make it readable there under this path"
             ) from error
 
     def require(self) -> None:
