@@ -1,4 +1,4 @@
-"""How long and how dear a bulk run of many images is: a simulation of shards on machines that are taken away.
+"""Simulates the time and cost of a large bulk run: shards on machines that can be taken away.
 
 Each shard is the work of one pod of an Indexed Job: it starts, lists the images, and commits chunk after chunk. Its
 machine is taken away after a time that is exponential with the mean `--machine-hours`; the pod then starts again
@@ -21,7 +21,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What is to be run, and on what.
+    """The run and the machines to simulate.
 
     Attributes:
         images_per_s: of one machine, as measured.
@@ -48,7 +48,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a run of a scenario came to.
+    """The result of a simulation.
 
     Attributes:
         idle_share: of the machines' time, in which there was no shard left for them.
@@ -66,7 +66,7 @@ class Outcome:
 
 
 def simulate(scenario: Scenario, *, seed: int = 1) -> Outcome:
-    """Return what the scenario comes to; the same for the same seed."""
+    """Simulate the scenario; equal seeds give equal results."""
     dice = random.Random(seed)
     free_at = [0.0] * scenario.machines
     busy_s = useful_s = 0.0

@@ -161,7 +161,7 @@ def measure(side: int, images: int, threads: int, repetitions: int) -> dict[str,
 
 
 def main() -> None:
-    """Run everything, print a table, and exit with 1 where a bar isn't kept."""
+    """Run everything, print a table, and exit with 1 if a bar isn't kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--images", type=int, default=8000)

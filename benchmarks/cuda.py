@@ -127,7 +127,7 @@ def measure(artifact: Artifact, precision: Precision, images_nhwc: NDArray[np.ui
 
 
 def main() -> None:
-    """Run everything, print a table, and exit with 1 where there is no GPU, or a bar isn't kept."""
+    """Run everything, print a table, and exit with 1 if there is no GPU, or a bar isn't kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="where the model is kept for the next time")
     parser.add_argument("--json", type=Path, help="write the figures there")

@@ -1,4 +1,4 @@
-"""What a benchmark ends with: figures, each with the bar that it has to keep."""
+"""Results of a benchmark: figures, each with its limit (the bar)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One figure with the limit that it has to keep; None is one that this machine can't give, and does not hold."""
+    """One figure with the limit that it has to keep.
+
+    If this machine can't measure it, the value is None and the bar does not hold.
+    """
 
     value: float | None
     bar: float
@@ -36,7 +39,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def finish(bars: Mapping[str, Bar], figures: Mapping[str, object], target: Path | None) -> NoReturn:
-    """Print the bars, write them below the `figures` into `target`, and exit with 1 where one isn't kept."""
+    """Print the bars, write them below the `figures` into `target`, and exit with 1 if one isn't kept."""
     print()
     width = max(map(len, bars))
     for figure, bar in bars.items():

@@ -42,7 +42,9 @@ def make_model(name: str, data: Path, *options: str, work: Path, export_options:
 
 
 def make_resnet50(work: Path) -> Artifact:
-    """Return a resnet50 at 224 pixels that has seen a few made-up pictures: for its speed, which is that of any.
+    """Return a resnet50 at 224 pixels trained on a few synthetic pictures.
+
+    It measures speed, which does not depend on the weights.
 
     Its accuracy means nothing, so every precision is allowed.
     """

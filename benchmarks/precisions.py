@@ -43,7 +43,7 @@ TIMED_S = 0.4
 ROUNDS = 3
 """Of speed in each repetition: many short ones, because another program comes and goes."""
 TRAINING_IMAGES = 1_000
-"""Of each label: what one or two cores train on in minutes. Their accuracy is no record, and needs to be none."""
+"""Of each label: what one or two cores train on in minutes. High accuracy is not needed here."""
 
 NETWORKS = {"small_cnn": 6, "resnet18": 2}
 """Epochs."""
@@ -236,7 +236,7 @@ def print_not_allowed(artifact: Artifact) -> None:
 
 
 def main() -> None:
-    """Run everything, print tables, and exit with 1 where a bar isn't kept."""
+    """Run everything, print tables, and exit with 1 if a bar isn't kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data",

@@ -158,7 +158,7 @@ def describe_run() -> dict[str, object]:
 
 
 def main() -> None:
-    """Run everything, print a table, and exit with 1 where a bar isn't kept."""
+    """Run everything, print a table, and exit with 1 if a bar isn't kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--repetitions", type=int, default=7)

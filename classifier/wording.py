@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 def counted(number: int, noun: str) -> str:
     """Return a number and its noun: `1 image`, `2,000 images`."""
@@ -19,6 +21,11 @@ def duration(seconds: float) -> str:
     return " ".join(units[:2]) or "0 s"
 
 
-def printable(text: str) -> str:
+def one_line(text: str) -> str:
     """Return `text` on one line, without control characters: it can't move a terminal's cursor."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def utf8_text(path: str | os.PathLike[str]) -> str:
+    r"""Return a path as UTF-8 text: a byte that is not UTF-8 is written as `\xff`. Control characters stay."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import click
 import msgspec
 
 from classifier.errors import ImageError, UnreadableImage
-from classifier.wording import counted
+from classifier.wording import counted, utf8_text
 from commands.exit_codes import FAILED_IMAGES
 from commands.options import engine_options, model_option
 
@@ -38,7 +37,7 @@ def classify(images: tuple[Path, ...], model: str | None, top_k: int, as_json: b
     An image that can't be classified gets a line that says why; the others still get their answers, and the exit code
     is 3. For folders, use 'tandem batch'.
     """
-    from registry.opening import open_model  # noqa: PLC0415  # imported late, so that --help answers at once
+    from registry.opening import open_model
 
     opened = open_model(model, **engine_options)
     failed = 0
@@ -53,11 +52,11 @@ def classify(images: tuple[Path, ...], model: str | None, top_k: int, as_json: b
 
 def classify_file(model: Model, path: Path, k: int) -> tuple[Prediction, ...] | ImageError:
     """Return the top-k predictions for the image in a file, or its error."""
-    from classifier.images import read_image  # noqa: PLC0415  # imported late, so that --help answers at once
+    from classifier.images import read_image
 
     if path.is_dir():
         return UnreadableImage(
-            f"a folder, not an image; 'tandem batch {shown(path)}' classifies all images in it", reason="not_a_file"
+            f"a folder, not an image; 'tandem batch {utf8_text(path)}' classifies all images in it", reason="not_a_file"
         )
     try:
         data = read_image(path)
@@ -69,7 +68,7 @@ def classify_file(model: Model, path: Path, k: int) -> tuple[Prediction, ...] | 
 
 def as_line(model: Model, path: Path, answer: tuple[Prediction, ...] | ImageError) -> str:
     """Return an answer as one line of JSON, with the keys of the service's answers."""
-    record: dict[str, object] = {"path": shown(path)}
+    record: dict[str, object] = {"path": utf8_text(path)}
     if isinstance(answer, ImageError):
         record["error"] = {"reason": answer.reason, "message": str(answer)}
     else:
@@ -80,14 +79,9 @@ def as_line(model: Model, path: Path, answer: tuple[Prediction, ...] | ImageErro
 
 def as_text(path: Path, answer: tuple[Prediction, ...] | ImageError) -> str:
     """Return an answer as a small table under the image's name."""
-    title = click.style(shown(path), bold=True)
+    title = click.style(utf8_text(path), bold=True)
     if isinstance(answer, ImageError):
         return f"{title}\n  {click.style('error', fg='red')}  {answer}"
     width = max(len(prediction.label) for prediction in answer)
     rows = (f"  {prediction.label:<{width}}  {prediction.score:8.3%}" for prediction in answer)
     return "\n".join((title, *rows))
-
-
-def shown(path: Path) -> str:
-    r"""Return a path as printable text: a byte that is not UTF-8 is written as `\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

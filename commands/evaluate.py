@@ -27,9 +27,9 @@ def evaluate(reference: str, folder: Path, max_accuracy_drop: float | None) -> N
     is no new version. Aliases don't move: use 'tandem models tag'. The new version of a remote model is local: use
     'tandem models push'.
     """
-    from export.evaluating import evaluate_model  # noqa: PLC0415 # the engines take a second to import
-    from export.reporting import report  # noqa: PLC0415
-    from registry import LocalRegistry, fetch_model  # noqa: PLC0415
+    from export.evaluating import evaluate_model  # the engines take a second to import
+    from export.reporting import report
+    from registry import LocalRegistry, fetch_model
 
     registry = LocalRegistry.default()
     artifact = fetch_model(reference, registry)

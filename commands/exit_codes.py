@@ -16,7 +16,7 @@ STOPPED = 6
 """The run ended before every image had its row."""
 
 NOT_SOUND = 7
-"""The output is not what a finished run leaves."""
+"""The output is incomplete or was changed."""
 
 INTERRUPTED = 130
 """Ctrl-C, as in shells."""

@@ -27,7 +27,7 @@ def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) 
     if unknown := [name for name in names if name not in PRECISIONS]:
         known = ", ".join(PRECISIONS)
         raise click.BadParameter(
-            f"there is no precision {unknown[0]!r}; give 'auto', or some of {known}, separated by commas"
+            f"unknown precision {unknown[0]!r}; give 'auto', or some of {known}, separated by commas"
         )
     return tuple(precision for precision in PRECISIONS if precision in names)
 
@@ -66,10 +66,10 @@ def export(
     Precisions that this machine can't run are not allowed until 'tandem evaluate' measures them on a machine that can.
     """
     # torch and onnx take seconds to import.
-    from export.exporting import export_run  # noqa: PLC0415
-    from export.reporting import report  # noqa: PLC0415
-    from registry import LocalRegistry  # noqa: PLC0415
-    from training.run import Run  # noqa: PLC0415
+    from export.exporting import export_run
+    from export.reporting import report
+    from registry import LocalRegistry
+    from training.run import Run
 
     added = export_run(
         Run.open(run_path),

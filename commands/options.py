@@ -68,7 +68,7 @@ engine_options = all_of(
         show_envvar=True,
         show_default=True,
         help="'cpu', 'cuda', 'cuda:1' or 'auto'. A "
-        "device that can't be used is an error, never a silent fall to the CPU.",
+        "device that can't be used is an error, never a silent fallback to the CPU.",
     ),
     click.option(
         "--precision",

@@ -63,13 +63,13 @@ def parity(
 
     Exit codes: 0 in parity, 1 could not compare, 2 wrong usage, 3 not in parity.
     """
-    from batch.inputs.named import find_inputs  # noqa: PLC0415
-    from batch.inputs.plan import require_images  # noqa: PLC0415
-    from classifier.errors import OutputError  # noqa: PLC0415
-    from classifier.types import to_json  # noqa: PLC0415
-    from parity.client import ServiceClient  # noqa: PLC0415 # imported late, so that --help answers at once
-    from parity.roads import compare_roads  # noqa: PLC0415
-    from registry import open_model  # noqa: PLC0415
+    from batch.inputs.named import find_inputs
+    from batch.inputs.plan import require_images
+    from classifier.errors import OutputError
+    from classifier.types import to_json
+    from parity.client import ServiceClient
+    from parity.roads import compare_roads
+    from registry import open_model
 
     if report is not None and not os.access(report.parent, os.W_OK):
         raise OutputError(f"the report '{report}' can't be written: its folder is missing or read-only; name another")

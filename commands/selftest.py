@@ -41,7 +41,7 @@ def selftest(model: str | None, every_way: bool, as_json: bool, **engine_options
     Services and bulk runs do the same before they start. Without MODEL, the only model in the registry is tested. The
     exit code is 1 if a score differs by more than the model's tolerance.
     """
-    from registry import LocalRegistry, fetch_model  # noqa: PLC0415  # imported late, so that --help answers at once
+    from registry import LocalRegistry, fetch_model
 
     artifact = fetch_model(model, LocalRegistry.default())
     if every_way:
@@ -78,7 +78,7 @@ def _replay_every_way(
     artifact: Artifact, *, engine: str, device: str, precision: str, threads: int | None
 ) -> Iterator[tuple[str, SelfTestReport | SelfTestFailed | EngineError | str]]:
     """Yield each way of running the model with its report, its error, or the reason why this machine can't."""
-    from classifier.engines.selection import choose, describe_way  # noqa: PLC0415  # imported late, so that --help answers at once
+    from classifier.engines.selection import choose, describe_way
 
     choice = choose(artifact.config, engine=engine, device=device, precision=precision)
     for way in choice.ways:
@@ -94,8 +94,8 @@ def _replay_every_way(
 
 
 def _replay(artifact: Artifact, **engine_options: Any) -> SelfTestReport:
-    from classifier.selftest import self_test  # noqa: PLC0415  # imported late, so that --help answers at once
-    from registry.opening import open_model  # noqa: PLC0415
+    from classifier.selftest import self_test
+    from registry.opening import open_model
 
     # Opening has already tested the model. This test is for its numbers.
     return self_test(open_model(artifact.identity, **engine_options))

@@ -56,7 +56,7 @@ _training_options = all_of(
     ),
     click.option(
         "--lr", metavar="RATE", type=Number(0, 1, min_open=True),
-        help="Learning rate of AdamW after its warm-up; half a cosine brings it down to 0.  "
+        help="Learning rate of AdamW after its warm-up; it then decays to 0 along half a cosine.  "
         "[default: 0.002, with --weights 0.0003]",
     ),
     click.option(
@@ -66,7 +66,7 @@ _training_options = all_of(
     ),
     click.option(
         "--flip/--no-flip", default=_DEFAULTS.flip,
-        help="Mirror training images at random.  [default: above 64 pixels; a mirrored digit is another sign]",
+        help="Mirror training images at random.  [default: above 64 pixels, since a mirrored digit is not a digit]",
     ),
     click.option(
         "--patience", metavar="EPOCHS", type=click.IntRange(min=1), default=_DEFAULTS.patience, show_default=True,
@@ -129,7 +129,7 @@ def train(
         # By default torch's threads wait for each other in a busy loop. If another program needs the same cores, or a
         # container has a CPU quota, training takes ten times as long. torch reads this when it is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from training.start import begin_run, resume_run  # noqa: PLC0415 # imports torch, which --help does not need
+        from training.start import begin_run, resume_run  # imports torch, which --help does not need
 
         folder = _data_folder(data)
         if resume:
@@ -150,7 +150,7 @@ def _data_folder(data: str) -> Path:
     """Return the folder that DATA means: 'digits' itself only if there is no such folder."""
     if data != "digits" or Path(data).is_dir():
         return Path(data)
-    from training.data.digits import digits_folder  # noqa: PLC0415 # imported late, so that --help answers at once
+    from training.data.digits import digits_folder
 
     return digits_folder()
 

@@ -1,7 +1,6 @@
 """The whole road in one command: train, export, classify in bulk, serve, and prove that both roads agree.
 
-Each step shows the very command that it runs, so that you can go on from there by hand. Everything it makes lies in
-`.demo/`, which it empties first.
+Each step prints its command, so that you can repeat it. All files go to `.demo/`, which is emptied first.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class LocalRegistry:
         return artifacts(index, self._layout)[artifact.name, artifact.digest]
 
     def tag(self, reference: str, *aliases: str) -> Artifact:
-        """Point `aliases` to the model that `reference` names, and no longer to another of its versions.
+        """Move `aliases` to the model that `reference` names.
 
         Raises:
             InvalidReference: an alias is a number, or reads as a digest.

@@ -1,4 +1,4 @@
-"""From a reference to a model: found where it is, fetched to this machine, or opened and self-tested."""
+"""From a reference to a model: find it, fetch it to this machine, or open and self-test it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def find_model(reference: str, registry: LocalRegistry) -> Artifact:
-    """Return the model that `reference` names, where it is: a remote one without its weights.
+    """Return the model that `reference` names without copying it; the weights of a remote one are not read.
 
     Raises:
         RegistryError: the reference can't be resolved.

@@ -101,8 +101,8 @@ def check_signature(reference: str, manifest: bytes, signatures: Iterable[bytes]
         # A remote model is signed in its registry; the signature reaches its copy by another pull.
         then = "" if Reference.parse(reference).host is None else ", then pull it"
         raise UntrustedArtifact(
-            f"'{reference}' is not signed, as TANDEM_TRUSTED_KEY or --key asks: sign it with 'tandem models sign "
-            f"{reference} --key PRIVATE_KEY'{then}"
+            f"'{reference}' is not signed, but TANDEM_TRUSTED_KEY or --key requires it: sign it with "
+            f"'tandem models sign {reference} --key PRIVATE_KEY'{then}"
         )
     if not any(_is_signed(manifest, signature, key) for signature in signatures):
         raise UntrustedArtifact(

@@ -1,7 +1,7 @@
 """What `tandem models list` and `show` print: values for JSON, and cells for a table.
 
 `EvaluationSummary` and its parts repeat fields of `export.measuring.evaluation.Evaluation` on purpose: `models show
---json` prints exactly these, and an evaluation of another release needs no others to be shown.
+--json` prints exactly these, so an evaluation from another release needs no other fields.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from classifier.artifact import EVALUATION
 from classifier.errors import DamagedArtifact
 from classifier.types import CpuFeature, DeviceKind, ModelConfig, Precision, from_json
-from classifier.wording import printable
+from classifier.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,7 +197,7 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 
     Cells hold text of models and registries, so control characters are removed.
     """
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -72,7 +72,7 @@ async def _read_in_time(request: Request, reserve: Callable[[int], None]) -> Upl
     with anyio.move_on_after(limits.BODY_WITHIN_S):
         return await read_upload(request, reserve)
     raise BadRequest(
-        f"the body has not come within {limits.BODY_WITHIN_S} s; send a smaller image, or over a faster connection",
+        f"the body did not arrive within {limits.BODY_WITHIN_S} s; send a smaller image, or over a faster connection",
         reason="slow_body",
         status=HTTPStatus.REQUEST_TIMEOUT,
     )

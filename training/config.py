@@ -95,7 +95,7 @@ def choose_config(folders: ImageFolders, options: TrainingOptions) -> TrainingCo
         batch_size=options.batch_size,
         lr=default_lr if options.lr is None else options.lr,
         label_smoothing=options.label_smoothing,
-        # Mirroring turns digits and letters into other signs; it rarely changes what a photograph shows.
+        # A mirrored digit or letter is another character; a mirrored photograph keeps its class.
         flip=not small if options.flip is None else options.flip,
         patience=options.patience,
         val_fraction=options.val_fraction,

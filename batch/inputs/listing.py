@@ -18,15 +18,16 @@ from typing import IO, TYPE_CHECKING
 
 from batch.inputs import urls
 from batch.inputs.archives import list_tar
-from batch.inputs.named import Input, printable
 from batch.inputs.tables import list_table
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
+from classifier.wording import utf8_text
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable, Iterator, Sequence
 
+    from batch.inputs.named import Input
     from batch.inputs.opening import Found
 
 MAX_NAMES = 100_000
@@ -88,7 +89,7 @@ def list_images(
     for number, input in enumerate(inputs):
         for found in _list(input, skipped, selection):
             if "\0" in found[0]:
-                raise DataError(f"the input '{printable(input.given)}' holds a name with a NUL; rename {found[0]!r}")
+                raise DataError(f"the input '{utf8_text(input.given)}' holds a name with a NUL; rename {found[0]!r}")
             yield number, found
 
 
@@ -138,7 +139,7 @@ def _scan(input: Input, folder: str, skipped: Counter[str], selection: Selection
                     skipped[reason] += 1
     except OSError as error:
         raise DataError(
-            f"the folder '{printable(os.path.join(input.given, folder))}' can't be listed "  # noqa: PTH118
+            f"the folder '{utf8_text(os.path.join(input.given, folder))}' can't be listed "  # noqa: PTH118
             f"({error.strerror}); make it readable, or name only the folders that are"
         ) from error
 
@@ -223,13 +224,13 @@ def _read_list(input: Input) -> Iterator[Found]:
                 if b"\0" in name or len(name) > MAX_PATH_BYTES:
                     fact = "NULs" if b"\0" in name else f"a path of more than {MAX_PATH_BYTES:,} bytes"
                     raise DataError(
-                        f"the list '{printable(input.path)}' holds {fact}; end its paths in line ends, or in NUL and "
+                        f"the list '{utf8_text(input.path)}' holds {fact}; end its paths in line ends, or in NUL and "
                         "add -0"
                     )
                 if name:
                     yield os.fsdecode(name), None, None
     except OSError as error:
-        raise DataError(f"the list '{printable(input.path)}' can't be read ({error.strerror}); name a file") from error
+        raise DataError(f"the list '{utf8_text(input.path)}' can't be read ({error.strerror}); name a file") from error
 
 
 def _open_list(path: str) -> IO[bytes]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from batch.inputs import urls
 from classifier.errors import DataError
+from classifier.wording import utf8_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARQUET_SUFFIX = ".parquet"
 
 _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
-"""How `printable` writes a byte that is not UTF-8."""
+"""How `utf8_text` writes a byte that is not UTF-8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class Input:
             return replace(self, device=os.stat(self.location).st_dev)  # noqa: PTH116
         except OSError as error:
             raise DataError(
-                f"the input '{printable(self.location)}' can't be read ({error.strerror}) on {platform.node()}; "
+                f"the input '{utf8_text(self.location)}' can't be read ({error.strerror}) on {platform.node()}; "
                 "make it readable there under this path"
             ) from error
 
@@ -95,18 +96,13 @@ class Input:
         except OSError as error:
             fact = str(error.strerror)
         raise DataError(
-            f"the input '{printable(self.given)}' disappeared while its images were read ({fact}); "
+            f"the input '{utf8_text(self.given)}' disappeared while its images were read ({fact}); "
             "bring it back, and the same command resumes the run"
         )
 
 
-def printable(path: str) -> str:
-    r"""Return a path as UTF-8 text: a byte that is not UTF-8 is written as `\xNN`. Control characters stay."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def as_path(text: str) -> str:
-    """Return the path whose `printable` text is `text`; if there are two, the one that exists."""
+    """Return the path whose `utf8_text` text is `text`; if there are two, the one that exists."""
     if Path(text).exists():
         return text
     return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), text.encode()))
@@ -137,13 +133,13 @@ def _refuse_twice(inputs: Sequence[Input]) -> None:
     seen: set[str] = set()
     for path in (input.path for input in inputs):
         if path in seen:
-            raise DataError(f"the input '{printable(path)}' is named twice; name it once")
+            raise DataError(f"the input '{utf8_text(path)}' is named twice; name it once")
         seen.add(path)
     folders = {input.location for input in inputs if input.kind == "folder"}
     for path in seen:
         if within := next((parent for parent in _parents(path) if parent in folders), None):
             raise DataError(
-                f"the input '{printable(path)}' is inside the input '{printable(within)}' and would be classified "
+                f"the input '{utf8_text(path)}' is inside the input '{utf8_text(within)}' and would be classified "
                 "twice; name only one of them"
             )
 
@@ -160,12 +156,12 @@ def _find_path(argument: str, column: str) -> Input:
         status = os.stat(argument)  # noqa: PTH116 # Path would drop a trailing slash, which demands a folder
     except OSError as error:
         raise DataError(
-            f"the input '{printable(argument)}' can't be read ({error.strerror}); name a folder of images, or an image"
+            f"the input '{utf8_text(argument)}' can't be read ({error.strerror}); name a folder of images, or an image"
         ) from error
     if stat.S_ISDIR(status.st_mode):
         return Input(given=given, location=os.path.realpath(argument), device=status.st_dev)
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"the input '{printable(argument)}' is neither a folder nor a file; name one of the two")
+        raise DataError(f"the input '{utf8_text(argument)}' is neither a folder nor a file; name one of the two")
     if kind := _kind_of_file(given):
         return _holder(given, os.path.realpath(argument), kind, column, device=status.st_dev)
     folder, file = os.path.split(given)
@@ -189,7 +185,7 @@ def _find_list(path: str, *, nul: bool) -> Input:
         try:
             Path(path).open("rb").close()
         except OSError as error:
-            raise DataError(f"the list '{printable(path)}' can't be read ({error.strerror}); name a file") from error
+            raise DataError(f"the list '{utf8_text(path)}' can't be read ({error.strerror}); name a file") from error
         path = os.path.realpath(path)
     return Input(given=".", location=str(here), kind="list", file=path, nul=nul, device=here.stat().st_dev)
 

@@ -7,11 +7,13 @@ from contextlib import closing, contextmanager
 from typing import IO, TYPE_CHECKING
 
 from batch.inputs import urls
-from batch.inputs.named import Input, printable
 from classifier.errors import DataError
+from classifier.wording import utf8_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from batch.inputs.named import Input
 
 Found = tuple[str, int | None, int | None]
 """An image in an input: its path below the input and, if needed, its place: first byte and size, or row and 1."""
@@ -24,7 +26,7 @@ def opening(input: Input) -> Iterator[IO[bytes]]:
     Raises:
         DataError: it can't be read, or not to its end.
     """
-    what = f"the {input.kind} file '{printable(input.given)}'"
+    what = f"the {input.kind} file '{utf8_text(input.given)}'"
     try:
         if urls.is_url(input.location):
             with urls.reaching(input.location), closing(urls.open_url(input.location)) as file:

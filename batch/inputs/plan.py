@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch.inputs.listing import SUFFIXES_ALONE, Selection, list_images, read_records
-from batch.inputs.named import Input, Kind, as_path, printable
+from batch.inputs.named import Input, Kind, as_path
 from batch.inputs.urls import is_url
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
+from classifier.wording import utf8_text
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
@@ -58,12 +59,12 @@ class ImageFile:
     @property
     def printable_path(self) -> str:
         """The relative path as rows carry it."""
-        return printable(self.relative)
+        return utf8_text(self.relative)
 
     @property
     def printable_input(self) -> str:
         """The input as rows carry it."""
-        return printable(self.input.given)
+        return utf8_text(self.input.given)
 
     def label(self, labels: Container[str]) -> str | None:
         """Return the label whose folder holds the image; None if none does.
@@ -71,10 +72,10 @@ class ImageFile:
         As in training, the folder nearest to the input counts, however deep the image is. A path from a list has no
         input above it, so there the folder nearest to the image counts.
         """
-        folders = printable(self.relative).split("/")[:-1]
+        folders = utf8_text(self.relative).split("/")[:-1]
         if self.input.kind in {"list", "parquet"}:
             folders.reverse()
-        folders.append(printable(os.path.basename(self.input.location)))  # noqa: PTH119
+        folders.append(utf8_text(os.path.basename(self.input.location)))  # noqa: PTH119
         return next((folder for folder in folders if folder in labels), None)
 
 
@@ -128,7 +129,7 @@ def require_images(inputs: Sequence[Input], selection: Selection = SUFFIXES_ALON
     if next(list_images(inputs, skipped, selection), None) is None:
         names = " ".join(selection.include or sorted(IMAGE_SUFFIXES))
         raise DataError(
-            f"no image in {', '.join(repr(printable(input.given)) for input in inputs)}"
+            f"no image in {', '.join(repr(utf8_text(input.given)) for input in inputs)}"
             f"{f' (skipped: {describe_counts(skipped)})' if skipped else ''}; "
             f"an image's name {'matches' if selection.include else 'ends in'} one of {names}"
         )
@@ -171,9 +172,9 @@ def planned_inputs(inputs: Sequence[Input]) -> tuple[PlannedInput, ...]:
     """Return the inputs as a plan records them."""
     return tuple(
         PlannedInput(
-            given=printable(each.given),
-            location=printable(each.location),
-            path=printable(each.path),
+            given=utf8_text(each.given),
+            location=utf8_text(each.location),
+            path=utf8_text(each.path),
             kind=each.kind,
             column=each.column,
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from batch.inputs.named import Input, printable
 from batch.inputs.opening import Found, opening
 from classifier.errors import DataError
+from classifier.wording import utf8_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+    from batch.inputs.named import Input
 
 _ROWS_AT_ONCE = 16
 """Rows of images that are read at once."""
@@ -58,7 +60,7 @@ def read_table(input: Input) -> Generator[bytes, tuple[int, int]]:
                     data = value.get("bytes") if isinstance(value, dict) else value
                     (row, _) = yield data or b""
                 first += len(batch)
-    raise DataError(f"the Parquet file '{printable(input.given)}' has lost rows since it was planned; restore it")
+    raise DataError(f"the Parquet file '{utf8_text(input.given)}' has lost rows since it was planned; restore it")
 
 
 @contextmanager
@@ -73,7 +75,7 @@ def _opening_table(input: Input) -> Iterator[Any]:
         except pa.ArrowException as error:
             why = str(error).partition("\n")[0]
             raise DataError(
-                f"the Parquet file '{printable(input.given)}' can't be read ({why}); copy or make it again"
+                f"the Parquet file '{utf8_text(input.given)}' can't be read ({why}); copy or make it again"
             ) from error
 
 
@@ -95,7 +97,7 @@ def _type_of(input: Input, table: Any) -> Any:
     if type is None or not any(is_kind(type) for is_kind in kinds):
         fact = "no column" if type is None else f"no images or paths, but {type}, in the column"
         raise DataError(
-            f"the Parquet file '{printable(input.given)}' has {fact} '{input.column}'; name one with --column: it has "
+            f"the Parquet file '{utf8_text(input.given)}' has {fact} '{input.column}'; name one with --column: it has "
             f"{', '.join(schema.names)}"
         )
     return type

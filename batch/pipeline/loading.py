@@ -98,8 +98,8 @@ class Loader:
             worker = worker or _Worker(self._preprocessing)
             found = worker.load(files) if worker.is_ready() else [None] * len(files)
         except (OSError, EOFError):
-            # One of these images may have killed the process. If it never started, there is no room for one: the run
-            # goes on, slower.
+            # One of these images may have killed the process. If it never started, the machine has no room for it:
+            # the run continues in threads, slower.
             self._can_start = worker is not None and worker.has_started
             if worker:
                 worker.close()

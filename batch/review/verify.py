@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from batch.inputs.plan import ImageFile
     from batch.review.results import FolderResults, Results
-    from batch.rows.formats import Outcome
+    from batch.rows.columns import Outcome
     from batch.run.record import Commit
     from classifier.progress import Advance
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray  # noqa: TC002 # msgspec reads the annotations
 
@@ -70,6 +71,28 @@ class Row:
 COLUMNS: tuple[str, ...] = Row.__slots__
 
 
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """A row without its lists of scores, which is quick to read. The fields are columns of the same names."""
+
+    path: str
+    input: str
+    status: Literal["ok", "error"]
+    error: str | None
+    bytes: int | None
+    sha256: str | None
+    label: str | None
+    score: float | None
+    model: str
+    engine: str
+    device: str
+    precision: str
+
+    @property
+    def reason(self) -> str | None:
+        """Why the image failed, in one word; None if it did not fail."""
+        return None if self.error is None else self.error.partition(":")[0]
+
+
 def make_rows(images: Sequence[ScoredImage], model: Model, *, top_k: int) -> list[Row]:
     """Return the rows of the images, each with its `top_k` best labels."""
     scores = [image.scores for image in images if image.scores is not None]
@@ -110,3 +133,14 @@ def _make_row(image: ScoredImage, best: tuple[Score, ...] | None, of_run: dict[s
         embedding=image.embedding,
         **of_run,
     )
+
+
+def to_floats(numbers: NDArray[np.float32]) -> list[float]:
+    """Return float32 numbers as doubles. The shortest text of each reads back as the same float32."""
+    floats: list[float] = numbers.tolist()
+    return floats
+
+
+def to_float32(_: object, numbers: Any) -> NDArray[np.float32]:
+    """Return a list of numbers as float32: msgspec's hook for arrays."""
+    return np.array(numbers, dtype=np.float32)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import numpy as np
 
-from batch.rows.jsonl import to_float32, to_floats
+from batch.rows.columns import to_float32, to_floats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

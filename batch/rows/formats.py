@@ -1,7 +1,8 @@
-"""The formats of part files. A new format is a module beside this one and a line in `_FORMATS`.
+"""The formats of part files.
 
-Each format writes the same bytes for the same rows and the same library version, and reads back the same float32
-scores and embeddings.
+A new format is a module beside this one, its name in `Format`, and its line in `_FORMATS`. Each format
+writes the same bytes for the same rows and the same library version, and reads back the same float32 scores and
+embeddings.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 
-import msgspec
-
 from batch.rows import csv, jsonl, parquet
-from batch.rows.columns import COLUMNS, Row
+from batch.rows.columns import COLUMNS, Outcome, Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,28 +55,6 @@ class Columns:
     top_k: int = 5
     all_scores: bool = False
     embeddings: bool = False
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """A row without its lists of scores, which is quick to read. The fields are columns of the same names."""
-
-    path: str
-    input: str
-    status: Literal["ok", "error"]
-    error: str | None
-    bytes: int | None
-    sha256: str | None
-    label: str | None
-    score: float | None
-    model: str
-    engine: str
-    device: str
-    precision: str
-
-    @property
-    def reason(self) -> str | None:
-        """Why the image failed, in one word; None if it did not fail."""
-        return None if self.error is None else self.error.partition(":")[0]
 
 
 def encode_rows(rows: Sequence[Row], format: Format, *, all_scores: bool, embeddings: bool = False) -> bytes:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-import numpy as np
+
+from batch.rows.columns import to_float32, to_floats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from batch.rows.columns import Row
 
@@ -35,14 +34,3 @@ def decode(data: bytes, type: type[_T]) -> list[_T]:
         return msgspec.json.Decoder(type, dec_hook=to_float32).decode_lines(data)
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
-
-
-def to_floats(numbers: NDArray[np.float32]) -> list[float]:
-    """Return float32 numbers as doubles. The shortest text of each reads back as the same float32."""
-    floats: list[float] = numbers.tolist()
-    return floats
-
-
-def to_float32(_: object, numbers: Any) -> NDArray[np.float32]:
-    """Return a list of numbers as float32: msgspec's hook for arrays."""
-    return np.array(numbers, dtype=np.float32)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import numpy as np
 
-from batch.rows.columns import SCHEMA_VERSION, Row
-from batch.rows.jsonl import to_float32
+from batch.rows.columns import SCHEMA_VERSION, Row, to_float32
 from classifier.errors import OutputError
 
 if TYPE_CHECKING:

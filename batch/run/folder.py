@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from batch.inputs.named import printable
 from batch.inputs.urls import is_url
 from batch.run.fingerprint import Fingerprint
 from batch.run.record import Commit
 from classifier.errors import OutputError
 from classifier.files import replace_file, sync_folder
 from classifier.types import from_json, to_json
+from classifier.wording import utf8_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -253,7 +253,7 @@ def check_output(path: Path, inputs: Sequence[Input] = (), *, shards: Collection
     for input in inputs:
         if input.kind == "folder" and not is_url(input.location) and real.is_relative_to(input.location):
             raise OutputError(
-                f"the output '{path}' is inside the input '{printable(input.given)}'; name an --output outside of it"
+                f"the output '{path}' is inside the input '{utf8_text(input.given)}'; name an --output outside of it"
             )
     try:
         names = {entry.name for entry in path.iterdir()}

@@ -63,8 +63,8 @@ def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[Run
                 f"another process is running a batch into '{path}'; wait until it ends, or name another --output"
             )
         if not _is_at(lock, folder.lock):
-            # A run that did not begin removed its lock file after it was opened here: locking it keeps nobody out.
-            raise OutputError(f"another process has just given up '{path}'; give the same command again")
+            # Another process removed this lock file after we opened it, so locking it excludes no one.
+            raise OutputError(f"another process has just released '{path}'; give the same command again")
         try:
             yield folder
         finally:

@@ -90,7 +90,7 @@ class _EngineActor:
         self._runner = LocalRunner(model, batch_size=batch_size, threads=threads)
         self._inputs: dict[Input, Input] = {}
 
-    def str(self) -> _Described:
+    def describe(self) -> _Described:
         """Return what this actor runs."""
         runner = self._runner
         return _Described(

@@ -31,7 +31,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM raise `Interrupted`: the first after the chunk in hand, the second at once."""
+    """While entered, SIGINT and SIGTERM raise `Interrupted`: the first after the current chunk, the second at once."""
 
     def __init__(self) -> None:
         self._is_held = False
@@ -47,7 +47,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Delay the first signal until the block ends, so that the chunk in hand is finished."""
+        """Delay the first signal until the block ends, so that the current chunk is finished."""
         self._is_held = True
         try:
             yield
@@ -61,7 +61,7 @@ class Interrupts:
             raise Interrupted(signum)
         self._waiting = signum
         # os.write: a signal can come in the middle of a log line, and a stream can't be entered twice.
-        os.write(2, b"\nFinishing the chunk in hand; once more ends it now.\n")
+        os.write(2, b"\nFinishing the current chunk; a second signal stops at once.\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ def load_runtime() -> ModuleType:
     """
     check_wheels()
     # Importing a wheel from Microsoft starts telemetry: a database and a device id under ~/.cache, and DNS look-ups.
-    # A user who wants that sets the variable to 0.
+    # To keep telemetry, set the variable to 0.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime  # noqa: PLC0415  # 40 MB that `tandem --help` does not need

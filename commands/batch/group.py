@@ -14,7 +14,7 @@ import click
 from commands.lazy import Commands, LazyGroup
 
 COMMANDS: Commands = {
-    "status": ("commands.batch.status:status", "Show the state of a run: what is done, what failed, how long yet."),
+    "status": ("commands.batch.status:status", "Show a run's progress, failures and time left."),
     "verify": ("commands.batch.verify:verify", "Prove that each image has exactly one row, and nothing has changed."),
     "report": ("commands.batch.report:report", "Write the results of a run as one HTML page."),
     "merge": ("commands.batch.merge:merge", "Join the shards of a run once all are done."),

@@ -27,8 +27,8 @@ def merge(ctx: click.Context, /, *, output: Path) -> None:
 
     Exit codes: 0 joined, 1 not complete, 2 wrong usage, 3 joined with failed images.
     """
-    from batch.review.merge import merge_shards  # noqa: PLC0415 # imported late, so that --help answers at once
-    from commands.batch.run import summarise  # noqa: PLC0415
+    from batch.review.merge import merge_shards
+    from commands.batch.run import summarise
 
     record = merge_shards(output)
     for line in summarise(record, output):

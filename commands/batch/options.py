@@ -125,7 +125,7 @@ scale_options = all_of(
     click.option(
         "--decode-threads",
         type=click.IntRange(min=1),
-        help="Threads that read and decode, each with a process of its own.  [default: one for each CPU]",
+        help="Threads that read and decode; each drives its own process.  [default: one for each CPU]",
     ),
     click.option(
         "--shard",

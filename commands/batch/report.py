@@ -27,13 +27,14 @@ Example:
 def report(*, output: Path, file: Path | None, images: bool) -> None:
     """Write the results of the run in OUT, or of its shards, as one self-contained HTML page.
 
-    It counts what is committed, so it can be written while a run is under way, and says so. It shows the images that
-    the model is least certain of, read from the run's inputs; images that have changed since are left out.
+    It covers the committed images, so you can write it during a run; the page then says that the run is unfinished. It
+    shows the images that the model is least certain of, read from the run's inputs; images that have changed since are
+    left out.
 
     Exit codes: 0 written, 1 could not be written, 2 wrong usage.
     """
-    from batch.review.report import write_report  # noqa: PLC0415
-    from commands.logs import log_as_json_unless_on_a_terminal  # noqa: PLC0415 # imported late, so that --help answers at once
+    from batch.review.report import write_report
+    from commands.logs import log_as_json_unless_on_a_terminal
 
     log_as_json_unless_on_a_terminal()
     written = write_report(output, file, with_images=images)

@@ -81,12 +81,12 @@ def batch(
     Exit codes: 0 done, 1 could not run, 2 wrong usage, 3 done with failed images, 4 stopped by a limit on failed
     images, 130 and 143 interrupted.
     """
-    from batch.inputs.named import find_inputs  # noqa: PLC0415
-    from batch.run.folder import begun_batch_size  # noqa: PLC0415 # imported late, so that --help answers at once
-    from batch.run.local import LocalRunner  # noqa: PLC0415
-    from batch.run.runner import check_job, run_batch  # noqa: PLC0415
-    from batch.run.stopping import Interrupted, Interrupts  # noqa: PLC0415
-    from registry import LocalRegistry, fetch_model, open_model  # noqa: PLC0415
+    from batch.inputs.named import find_inputs
+    from batch.run.folder import begun_batch_size
+    from batch.run.local import LocalRunner
+    from batch.run.runner import check_job, run_batch
+    from batch.run.stopping import Interrupted, Interrupts
+    from registry import LocalRegistry, fetch_model, open_model
 
     if not inputs and files_from is None:
         raise click.UsageError("Missing argument 'INPUT...', or --files-from.")
@@ -104,7 +104,7 @@ def batch(
                 with LocalRunner(opened, batch_size=batch_size, threads=decode_threads) as local:
                     record = run_batch(job, local, interrupts)
             else:
-                from batch.run.ray_runner import Cluster, RayRunner  # noqa: PLC0415
+                from batch.run.ray_runner import Cluster, RayRunner
 
                 gpus = {"auto": None, "cpu": 0}.get(engine["device"], 1)
                 cluster = Cluster(address=address, engines=engines, cpus=engine_cpus, gpus=gpus)
@@ -141,9 +141,9 @@ def _make_job(
     max_failure_rate: float | None,
     **options: Any,
 ) -> BatchJob:
-    from batch.inputs.listing import Selection  # noqa: PLC0415
-    from batch.run.runner import BatchJob  # noqa: PLC0415
-    from batch.run.stopping import FailureLimits  # noqa: PLC0415
+    from batch.inputs.listing import Selection
+    from batch.run.runner import BatchJob
+    from batch.run.stopping import FailureLimits
 
     if shard is not None and shard.count == 1:
         shard = None
@@ -167,8 +167,8 @@ def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -
         output: its folder.
         attempt: the last attempt, to show its rate; None to leave the rate out.
     """
-    from batch.inputs.named import printable  # noqa: PLC0415
-    from batch.inputs.plan import describe_counts  # noqa: PLC0415
+    from batch.inputs.plan import describe_counts
+    from classifier.wording import utf8_text
 
     errors = f" ({describe_counts(record.errors)})" if record.errors else ""
     counts = f"{counted(record.images, 'image')}: {record.ok:,} ok, {record.failed:,} failed{errors}"
@@ -177,7 +177,7 @@ def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -
         # Earlier attempts of a resumed run classified the other images.
         which = "" if attempt.images == record.images else f"{attempt.images:,} of them "
         rate = f", {which}in {attempt.elapsed_s:.1f} s ({attempt.images_per_s:,.0f} images/s)"
-    lines = [f"{counts}{rate} → {printable(str(output))}", f"{record.run.model} on {record.run.engine}"]
+    lines = [f"{counts}{rate} → {utf8_text(str(output))}", f"{record.run.model} on {record.run.engine}"]
     if record.run.plan.skipped:
         lines.append(f"skipped: {describe_counts(record.run.plan.skipped)}")
     if accuracy := record.accuracy:

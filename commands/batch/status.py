@@ -26,15 +26,15 @@ Example:
 @json_option
 @click.pass_context
 def status(ctx: click.Context, /, *, output: Path, as_json: bool) -> None:
-    """Show the state of the run in OUT, or of its shards: what is done, what failed, how fast, how long yet.
+    """Show progress, failures, rate and time left of the run in OUT, or of its shards.
 
     It reads a few small files and no image, and does not disturb a running run.
 
     Exit codes: 0 done, 1 unknown, 2 wrong usage, 3 done with failed images, 5 running, 6 stopped before the end; the
     command that began the run resumes it.
     """
-    from batch.review.status import status_of  # noqa: PLC0415
-    from classifier.types import to_json  # noqa: PLC0415
+    from batch.review.status import status_of
+    from classifier.types import to_json
 
     found = status_of(output)
     if as_json:
@@ -49,8 +49,8 @@ def status(ctx: click.Context, /, *, output: Path, as_json: bool) -> None:
 
 def describe_status(status: Status) -> list[str]:
     """Return the status as text, a line for each fact, the state first."""
-    from batch.inputs.plan import describe_counts  # noqa: PLC0415
-    from registry.summary import table_lines  # noqa: PLC0415
+    from batch.inputs.plan import describe_counts
+    from registry.summary import table_lines
 
     if status.run is None:
         return [f"planning: {status.holder or 'a process'} is listing the images"]
@@ -70,7 +70,7 @@ def describe_status(status: Status) -> list[str]:
 
 
 def _facts(status: Status) -> list[str]:
-    from batch.review.status import is_elsewhere  # noqa: PLC0415
+    from batch.review.status import is_elsewhere
 
     facts = []
     if status.images_per_s:

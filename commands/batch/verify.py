@@ -30,10 +30,10 @@ def verify(ctx: click.Context, /, *, output: Path, with_inputs: bool) -> None:
 
     Exit codes: 0 sound, 1 could not verify, 2 wrong usage, 7 not sound.
     """
-    from batch.review.results import open_results  # noqa: PLC0415
-    from batch.review.verify import find_changed_inputs, find_problems  # noqa: PLC0415
-    from classifier.progress import show_progress  # noqa: PLC0415
-    from commands.logs import log_as_json_unless_on_a_terminal  # noqa: PLC0415 # imported late, so that --help answers at once
+    from batch.review.results import open_results
+    from batch.review.verify import find_changed_inputs, find_problems
+    from classifier.progress import show_progress
+    from commands.logs import log_as_json_unless_on_a_terminal
 
     log_as_json_unless_on_a_terminal()
     results = open_results(output)
@@ -52,6 +52,6 @@ def verify(ctx: click.Context, /, *, output: Path, with_inputs: bool) -> None:
         click.echo(f"NOT sound: {counted(problems, 'problem')}{more}")
         ctx.exit(NOT_SOUND)
     parts = sum(len(each.commits) for each in results.folders)
-    inputs = ", each image still the one that was classified" if with_inputs else ""
+    inputs = ", and no image has changed" if with_inputs else ""
     images = counted(record.images, "image")
     click.echo(f"sound: {images}, one row each, in {counted(parts, 'part')}, all checksums right{inputs}")

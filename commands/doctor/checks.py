@@ -89,9 +89,7 @@ def check_cpu() -> Finding:
     }
     features = ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in has.items())
     speed = f"{processor.instruction_set} ({features})"
-    fact = (
-        f"{speed}, {cpus} of {counted(os.cpu_count() or 1, 'CPU')}: engines run {counted(cpus, 'thread')} unless told"
-    )
+    fact = f"{speed}, {cpus} of {counted(os.cpu_count() or 1, 'CPU')}: engines use {counted(cpus, 'thread')} by default"
     held = cpu_of_onednn().instruction_set
     if held == processor.instruction_set:
         return Finding(subject="cpu", status="ok", fact=fact)
@@ -149,7 +147,7 @@ def check_device(device: str) -> Finding:
         probe(device)
     except EngineError as error:
         return _failed(f"onnxruntime on {device}", error)
-    return Finding(subject=f"onnxruntime on {device}", status="ok", fact="runs a graph, and all of it there")
+    return Finding(subject=f"onnxruntime on {device}", status="ok", fact="runs a whole graph")
 
 
 def check_openvino() -> Iterator[Finding]:
@@ -182,7 +180,7 @@ def check_registry(registry: LocalRegistry) -> Finding:
         subject=subject,
         status="warn",
         fact=fact,
-        remedy="'tandem train digits --run runs/digits', then 'tandem export runs/digits --name digits' make a first",
+        remedy="'tandem train digits --run runs/digits', then 'tandem export runs/digits --name digits' make one",
     )
 
 

@@ -26,7 +26,7 @@ def doctor(as_json: bool) -> None:
     It checks versions, the CPU, the NVIDIA driver, whether the engines really run on their devices, the registry, what
     'auto' means for each model, and the disk. The exit code is 1 if something installed can't work.
     """
-    from commands.doctor.checks import examine  # noqa: PLC0415  # imported late, so that --help answers at once
+    from commands.doctor.checks import examine
 
     findings = list(examine())
     if as_json:

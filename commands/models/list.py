@@ -45,6 +45,6 @@ def _list_repository(repository: str, registry: LocalRegistry) -> Sequence[Artif
         raise click.UsageError(f"'{repository}' names one model; 'tandem models show {repository}' shows it")
     if parsed.host is None:
         return [model for model in registry.models() if model.name == parsed.name]
-    from registry.remote.models import RemoteModels  # noqa: PLC0415 # HTTP and TLS, which few commands need
+    from registry.remote.models import RemoteModels  # HTTP and TLS, which few commands need
 
     return RemoteModels(parsed).models()

@@ -20,10 +20,10 @@ def pull(reference: str) -> None:
     The copy keeps its full name and answers to it without the network from then on. Files that are already here are
     checked, and fetched again only if they are damaged.
     """
-    from registry.pulling import pull as pull_model  # noqa: PLC0415 # HTTP and TLS, which few commands need
+    from registry.pulling import pull as pull_model  # HTTP and TLS, which few commands need
 
     parsed = Reference.parse(reference)
     if parsed.host is None:
-        raise click.UsageError(f"'{reference}' has no registry's host before it; 'ghcr.io/acme/{reference}' would have")
+        raise click.UsageError(f"'{reference}' names no registry; write its host first, 'ghcr.io/acme/{reference}'")
     artifact = pull_model(parsed, LocalRegistry.default())
     click.echo(f"{parsed} is {artifact.digest}")

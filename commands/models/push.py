@@ -22,7 +22,7 @@ def push(reference: str, target: str) -> None:
     A version in the registry is never overwritten; an alias moves. Files that the registry already has are not sent
     again. Credentials are those of 'docker login', or TANDEM_REGISTRY_USERNAME and TANDEM_REGISTRY_PASSWORD.
     """
-    from registry.pushing import push as push_model  # noqa: PLC0415 # HTTP and TLS, which few commands need
+    from registry.pushing import push as push_model  # HTTP and TLS, which few commands need
 
     pushed = push_model(reference, target, LocalRegistry.default())
     files = f"{counted(len(pushed.sent), 'file')} sent, {decimal(sum(pushed.sent))}"

@@ -28,7 +28,7 @@ def tag(reference: str, aliases: Sequence[str]) -> None:
     if parsed.host is None:
         artifact = LocalRegistry.default().tag(reference, *aliases)
     else:
-        from registry.remote.models import RemoteModels  # noqa: PLC0415 # HTTP and TLS, which few commands need
+        from registry.remote.models import RemoteModels  # HTTP and TLS, which few commands need
 
         artifact = RemoteModels(parsed).tag(parsed, *aliases)
     for alias in aliases:

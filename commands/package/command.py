@@ -35,7 +35,7 @@ def package(reference: str, bulk: bool, device: str | None, target: str | None) 
     commit of the sources. Other images mount a registry or pull their model when they start: docs/containers.md says
     when to choose which.
     """
-    from commands.package import images  # noqa: PLC0415  # imported late, so that --help answers at once
+    from commands.package import images
 
     if device is not None and not bulk and device != "cpu":
         raise click.UsageError("the service's image is for CPUs: --device goes with --batch")

@@ -29,7 +29,7 @@ def check_docker() -> None:
     """
     if shutil.which("docker") is None:
         raise ContainerError(
-            "the command 'docker' is not on PATH, and it builds the images: https://docs.docker.com/engine/install "
+            "the command 'docker', which builds the images, is not on PATH: https://docs.docker.com/engine/install "
             "says how to install Docker"
         )
     done = _run("version", "--format", "{{.Client.Version}}")
@@ -41,7 +41,7 @@ def check_docker() -> None:
     version = tuple(int(number) for number in re.findall(r"\d+", done.stdout)[:2]) or (_BUILDX_SINCE,)
     if version < _FIRST_WITH_BUILDKIT or (version >= (_BUILDX_SINCE,) and _run("buildx", "version").returncode != 0):
         raise ContainerError(
-            f"Docker {done.stdout.strip()} has no BuildKit here, which the images need: install its plugin buildx, "
+            f"Docker {done.stdout.strip()} lacks BuildKit, which the images need: install its plugin buildx, "
             "in the package docker-buildx-plugin or docker-buildx"
         )
 

@@ -72,8 +72,7 @@ def package(
     """
     if missing := [name for name in _SOURCES if not (root / name).is_file()]:
         raise ContainerError(
-            f"{root} has no {missing[0]}, but images are built from Tandem's sources: run the command in the clone of "
-            "Tandem"
+            f"{root} is not a clone of Tandem, because {missing[0]} is missing: run the command in the clone"
         )
     if kind == SERVICE and importlib.util.find_spec("bentoml") is None:
         raise ContainerError(f"the package 'bentoml' is not installed: {install_extra('service')}")

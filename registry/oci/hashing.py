@@ -52,7 +52,7 @@ class BackgroundHash:
 def open_checked(
     path: Path, blob: Descriptor, advance: Advance, damaged: Callable[[str], DamagedArtifact]
 ) -> BufferedReader:
-    """Return the open file of a blob, whose last piece is read only if the whole matches `blob`.
+    """Return the open file of a blob; reading its last piece fails unless the whole file matches `blob`.
 
     So a damaged file never arrives whole: the upload ends before its last piece.
 

@@ -80,7 +80,7 @@ class PartialBlob:
         if self.size != self._blob.size or digest != self._blob.digest:
             self.restart()
             raise DamagedInTransit(
-                f"what came as {self._blob.digest} was {digest}: check any proxy before the registry, or push the "
+                f"blob {self._blob.digest} arrived as {digest}: check any proxy before the registry, or push the "
                 "model again"
             )
 

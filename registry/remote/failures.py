@@ -15,7 +15,7 @@ import urllib3.exceptions
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError, ProxyError, SSLError
 
 from classifier.errors import RegistryUnreachable
-from classifier.wording import printable
+from classifier.wording import one_line
 from registry.remote.hosts import origin
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ def network_failure(error: Exception, host: str) -> RegistryError:
         if isinstance(error, kind):
             return TransientFailure(sentence)
     assert isinstance(error, HTTPError), "the base class of urllib3's errors"
-    return RegistryUnreachable(f"{host} can't be asked ({type(error).__name__}): check how it is spelt")
+    return RegistryUnreachable(f"{host} can't be queried ({type(error).__name__}): check how it is spelt")
 
 
 def overloaded(host: str, status: int, said: str, retry_after: str | None) -> TransientFailure:
     """Return the error for a transient HTTP status; `said` is the registry's own error."""
     fact = f"HTTP {status}" + (f", {said}" if said else "")
-    what = "asks to come back later" if status == 429 else "is in trouble"
+    what = "asks to come back later" if status == 429 else "has a temporary failure"
     return TransientFailure(f"{host} {what} ({fact}): {LATER}", retry_after_s=_seconds_of(retry_after))
 
 
@@ -79,7 +79,7 @@ def problem_of(body: bytes) -> str:
     except msgspec.MsgspecError:
         return ""
     said = "; ".join(f"{problem.code} {problem.message or ''}".strip() for problem in problems[:2])
-    return printable(said)
+    return one_line(said)
 
 
 def origin_of(url: str) -> str:

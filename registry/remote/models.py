@@ -109,7 +109,7 @@ class RemoteModels:
         return sorted(models.values(), key=lambda model: tag_order(model.tags[0]))
 
     def tag(self, reference: Reference, *aliases: str) -> Artifact:
-        """Point `aliases` to the model that `reference` names, and no longer to another of its versions.
+        """Move `aliases` to the model that `reference` names.
 
         Raises:
             InvalidReference: an alias is a number, or reads as a digest.

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def time_limit_s() -> float:
-    """Return how long one request may fail or give nothing, in seconds: `$TANDEM_REGISTRY_TIMEOUT`, else 120.
+    """Return how many seconds one request may keep failing or stay silent: `$TANDEM_REGISTRY_TIMEOUT`, else 120.
 
     Raises:
         RegistryError: the variable is not a number of seconds.
@@ -37,7 +37,7 @@ def time_limit_s() -> float:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
         raise RegistryError(
-            f"TANDEM_REGISTRY_TIMEOUT is '{text}', which is not a number of seconds: set it to 120, or less"
+            f"TANDEM_REGISTRY_TIMEOUT is '{text}', which is not a number of seconds: set it to a number such as 120"
         )
     return seconds
 

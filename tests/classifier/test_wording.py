@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from classifier.wording import counted, printable
+from classifier.wording import counted, one_line
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ def test_one_is_singular(number: int, said: str) -> None:
 
 def test_printable_text_is_one_line() -> None:
     """Line breaks and escape sequences of a terminal become spaces; letters of all scripts stay."""
-    assert printable("a\nb\x1b[2Jé日") == "a b [2Jé日"
+    assert one_line("a\nb\x1b[2Jé日") == "a b [2Jé日"

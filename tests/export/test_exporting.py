@@ -262,7 +262,7 @@ def test_an_unknown_precision_is_a_usage_error_that_lists_the_known_ones(
 ) -> None:
     result = export(digits_run, "--name", "digits", "--precisions", precisions)
     assert result.exit_code == 2
-    assert "there is no precision" in result.stderr
+    assert "unknown precision" in result.stderr
     assert "some of fp32, bf16, fp16, int8, separated by commas" in " ".join(result.stderr.split())
 
 

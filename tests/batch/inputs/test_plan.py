@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.inputs.listing import Selection, list_images
-from batch.inputs.named import Input, find_inputs, printable
+from batch.inputs.named import Input, find_inputs
 from batch.inputs.plan import ImageFile, digest_of, planned_images, require_images, write_plan
 from classifier.errors import DataError
+from classifier.wording import utf8_text
 
 # Names that sort differently as strings, as bytes and as whole paths: "a.b/x" comes before "a/x", and "é" after both.
 NAMES = st.sampled_from(["a", "a.b", "a b", "a0", "B", "é", "\udcff", "0", "new\nline", "𐍈"])
@@ -146,7 +147,7 @@ def test_a_plan_on_disk_gives_back_each_path(tmp_path: Path) -> None:
 
 def test_paths_are_printable() -> None:
     """A path becomes UTF-8 whatever its bytes, and a sound one stays as it is."""
-    assert printable(os.fsdecode(b"a\xff\xc3\xa9.png")) == "a\\xffé.png"
+    assert utf8_text(os.fsdecode(b"a\xff\xc3\xa9.png")) == "a\\xffé.png"
 
 
 @pytest.mark.parametrize(

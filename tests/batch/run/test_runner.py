@@ -182,7 +182,7 @@ class SignalInChunk(Interrupts):
 def test_an_interrupted_run_resumes(
     tmp_path: Path, run: Run, few: Path, model: Model, signals: tuple[int, ...], committed: int, code: int
 ) -> None:
-    """The first signal lets the chunk in hand be committed, the second drops it; either way the run resumes."""
+    """The first signal lets the current chunk be committed, the second drops it; either way the run resumes."""
     run(tmp_path / "undisturbed")
     job = BatchJob(inputs=find_inputs([str(few)]), output=tmp_path / "out", chunk_size=9)
     with SignalInChunk(2, *signals) as interrupts, pytest.raises(Interrupted) as interrupted:

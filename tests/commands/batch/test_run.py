@@ -247,7 +247,7 @@ def running(*args: str | Path, home: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_signal_ends_a_run_cleanly(
     tandem: Tandem, many: Path, digits_home: Path, tmp_path: Path, signum: int, code: int
 ) -> None:
-    """A signal lets the chunk in hand be committed, says how to go on, and the run resumes to the same parts."""
+    """A signal lets the current chunk be committed, says how to go on, and the run resumes to the same parts."""
     home = {"TANDEM_HOME": str(digits_home)}
     out = tmp_path / "out"
     with running(many, "-o", out, home=digits_home) as process:

@@ -149,7 +149,7 @@ def test_rm_asks_on_a_terminal(stocked: LocalRegistry, answer: bytes, left: int)
         (["show", "Digits"], 1, "lower-case"),
         (["show", "digits@sha256:0123"], 1, "all its 64"),
         (["rm", "ghcr.io/acme/digits:3"], 1, "'tandem models pull ghcr.io/acme/digits:3' fetches it"),
-        (["pull", "digits:1"], 2, "has no registry's host before it"),
+        (["pull", "digits:1"], 2, "names no registry; write its host first"),
         (["push", "digits:1", "acme/digits"], 1, "is not a place to push to"),
         (["show", "digits", "--card", "--json"], 2, "exclude each other"),
         (["tag", "digits:1", "7"], 1, "can't be an alias"),

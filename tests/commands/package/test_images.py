@@ -104,8 +104,8 @@ DOWN = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is t
             f"echo 20.10.24; echo '{DOWN}' >&2; exit 1",
             r"daemon can't be used \(Cannot connect .* running\?\): start it",
         ),
-        ("test $1 = version && echo 27.3.1 && exit; exit 1", "Docker 27.3.1 has no BuildKit here"),
-        ("echo 18.06.1-ce", "Docker 18.06.1-ce has no BuildKit here"),
+        ("test $1 = version && echo 27.3.1 && exit; exit 1", "Docker 27.3.1 lacks BuildKit"),
+        ("echo 18.06.1-ce", "Docker 18.06.1-ce lacks BuildKit"),
     ],
     ids=["daemon down", "no buildx", "old"],
 )

@@ -109,14 +109,14 @@ def test_a_push_survives_a_fault_at_each_request(
 @pytest.mark.parametrize(
     ("fault", "error", "sentence"),
     [
-        ("500", RegistryUnreachable, "is in trouble (HTTP 500)"),
+        ("500", RegistryUnreachable, "has a temporary failure (HTTP 500)"),
         ("429", RegistryUnreachable, "asks to come back later"),
         ("401", RegistryDenied, "without saying how to log in"),
         ("drop", RegistryUnreachable, "broke"),
         ("hang", RegistryUnreachable, "no answer in time"),
         ("truncated", RegistryUnreachable, "broke"),
         ("shortened", RegistryUnreachable, "bytes of sha256:"),
-        ("flipped", DamagedArtifact, "what came as sha256:"),
+        ("flipped", DamagedArtifact, "arrived as sha256:"),
         ("404", DamagedArtifact, "has no blob"),
     ],
 )
