@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from batch.inputs.named import find_inputs
-from batch.pipeline.reading import decode_threads
+from batch.pipeline.loading import decode_threads
 from batch.run.local import LocalRunner
 from batch.run.runner import BatchJob, run_batch
 from batch.run.stopping import Interrupts

@@ -26,9 +26,9 @@ from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.engines.runtime import check_cuda, load_runtime
 from classifier.engines.sessions import open_on_cpu, open_on_cuda
 from classifier.errors import TandemError
+from classifier.wording import table_lines
 from export.evaluating import open_images
 from export.measuring.precisions import TOLERANCE_FLOORS
-from registry.summary import table_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,9 +28,10 @@ from benchmarks.figures import Bar, at_least, at_most, finish
 from benchmarks.models import make_model, make_resnet50, open_work
 from classifier.engines.selection import choose, describe_way, open_engine
 from classifier.hardware import cpu_of_onednn
+from classifier.wording import table_lines
 from export.evaluating import open_images
 from export.measuring.precisions import run_engine
-from registry.summary import describe_model, table_lines
+from registry.summary import describe_model
 
 if TYPE_CHECKING:
     from classifier.engines import Engine

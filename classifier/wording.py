@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -29,3 +33,16 @@ def one_line(text: str) -> str:
 def utf8_text(path: str | os.PathLike[str]) -> str:
     r"""Return a path as UTF-8 text: a byte that is not UTF-8 is written as `\xff`. Control characters stay."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table whose columns are as wide as their cells.
+
+    Cells hold text of models and registries, so control characters are removed.
+    """
+    rows = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (columns, *rows)
+    ]

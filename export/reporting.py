@@ -8,8 +8,9 @@ from rich.filesize import decimal
 
 from classifier.artifact import EVALUATION
 from classifier.types import from_json
+from classifier.wording import table_lines
 from export.measuring.evaluation import Evaluation
-from registry.summary import PRECISION_COLUMNS, describe_model, table_lines
+from registry.summary import PRECISION_COLUMNS, describe_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,8 @@ import numpy as np
 from batch.inputs.plan import listed_images
 from batch.pipeline.ahead import map_ahead
 from batch.pipeline.inference import batch_size_of, batched, score_batches
-from batch.pipeline.reading import decode_threads, load_image, load_images, read_file, with_data
+from batch.pipeline.loading import decode_threads, load_image, load_images
+from batch.pipeline.reading import read_file, with_data
 from classifier.answers import Error
 from classifier.errors import DataError, ImageError, ServiceError
 from classifier.types import EngineInfo  # noqa: TC001 # msgspec reads the annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from batch.inputs.named import Input
     from batch.inputs.plan import ImageFile
     from batch.pipeline.inference import ScoredImage
-    from batch.pipeline.reading import LoadedImage
+    from batch.pipeline.loading import LoadedImage
     from classifier.answers import Classification, ModelDescription
     from classifier.model import Model
     from parity.client import ServiceClient

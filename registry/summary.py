@@ -14,11 +14,8 @@ from rich.filesize import decimal
 from classifier.artifact import EVALUATION
 from classifier.errors import DamagedArtifact
 from classifier.types import CpuFeature, DeviceKind, ModelConfig, Precision, from_json
-from classifier.wording import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from registry.oci.artifact import Artifact
 
 
@@ -190,19 +187,6 @@ class Description:
             facts.append(("acc1 of torch", f"{evaluation.torch.acc1:.2%}"))
             facts.append(("may lose", f"{100 * evaluation.max_accuracy_drop:g} points of acc1 at a lower precision"))
         return facts
-
-
-def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table whose columns are as wide as their cells.
-
-    Cells hold text of models and registries, so control characters are removed.
-    """
-    rows = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (columns, *rows)
-    ]
 
 
 def summarise(artifact: Artifact) -> Summary:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from batch.pipeline.reading import LoadedImage
+    from batch.pipeline.loading import LoadedImage
     from classifier.model import Model
 
 

@@ -74,7 +74,7 @@ class Process:
         if array.size and self._replies.readinto(array.data.cast("B")) < array.nbytes:
             raise EOFError
 
-    def has_said_something(self) -> bool:
+    def has_message(self) -> bool:
         """Return whether `receive` would return, or raise, at once."""
         replies = select.poll()  # `select` takes no descriptor above 1,023
         replies.register(self._replies, select.POLLIN)

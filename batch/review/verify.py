@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from batch.inputs.plan import inputs_of
 from batch.pipeline.ahead import map_ahead
-from batch.pipeline.reading import decode_threads, read_file, with_data
+from batch.pipeline.loading import decode_threads
+from batch.pipeline.reading import read_file, with_data
 from batch.rows.formats import read_outcomes
 from batch.run.record import RunRecord
 from classifier.errors import ImageError, OutputError

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 from batch.pipeline.ahead import in_background
 from batch.pipeline.contained import IMAGE_TIMEOUT_S, Decoder
 from batch.pipeline.inference import batch_size_of, batched, score_batches
-from batch.pipeline.loading import Loader
-from batch.pipeline.reading import GROUP, decode_threads, load_images
+from batch.pipeline.loading import GROUP, decode_threads, load_images
+from batch.pipeline.workers import Loader
 from batch.rows.columns import Row, make_rows
 from batch.rows.part import part_of
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from batch.inputs.plan import ImageFile
-    from batch.pipeline.reading import LoadedImage
+    from batch.pipeline.loading import LoadedImage
     from batch.rows.formats import Columns
     from batch.rows.part import Part
     from classifier.model import Model

@@ -50,7 +50,7 @@ def status(ctx: click.Context, /, *, output: Path, as_json: bool) -> None:
 def describe_status(status: Status) -> list[str]:
     """Return the status as text, a line for each fact, the state first."""
     from batch.inputs.plan import describe_counts
-    from registry.summary import table_lines
+    from classifier.wording import table_lines
 
     if status.run is None:
         return [f"planning: {status.holder or 'a process'} is listing the images"]

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from classifier.types import to_json
+from classifier.wording import table_lines
 from commands.options import json_option
 from registry.local import LocalRegistry
 from registry.oci.references import Reference
 from registry.resolving import no_model_yet
-from registry.summary import MODEL_COLUMNS, summarise, table_lines
+from registry.summary import MODEL_COLUMNS, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

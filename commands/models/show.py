@@ -6,11 +6,12 @@ import click
 
 from classifier.artifact import CARD
 from classifier.types import to_json
+from classifier.wording import table_lines
 from commands.options import json_option, reference_argument
 from registry.attaching import referrers_of
 from registry.local import LocalRegistry
 from registry.opening import find_model
-from registry.summary import PRECISION_COLUMNS, describe_model, table_lines
+from registry.summary import PRECISION_COLUMNS, describe_model
 
 
 @click.command(

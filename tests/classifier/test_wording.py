@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from classifier.wording import counted, one_line
+from classifier.wording import counted, one_line, table_lines
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,12 @@ def test_one_is_singular(number: int, said: str) -> None:
 def test_printable_text_is_one_line() -> None:
     """Line breaks and escape sequences of a terminal become spaces; letters of all scripts stay."""
     assert one_line("a\nb\x1b[2Jé日") == "a b [2Jé日"
+
+
+def test_a_table_is_as_wide_as_its_cells() -> None:
+    """Without trailing blanks, and without control characters."""
+    assert table_lines(("A", "LONG"), [("wide cell", "x"), ("\x1b[2J", "")]) == [
+        "A          LONG",
+        "wide cell  x",
+        " [2J",
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from classifier.artifact import EVALUATION, FILES, MODEL
-from registry.summary import describe_model, summarise, table_lines
+from registry.summary import describe_model, summarise
 from tests.registry.artifacts import blob_path, make_files
 
 if TYPE_CHECKING:
@@ -52,12 +52,3 @@ def test_a_damaged_model_keeps_its_line(registry: LocalRegistry) -> None:
     assert (summary.reference, summary.size_bytes) == ("digits:1", None)
     assert summary.cells()[3] == "damaged"
     assert "'digits:1' is damaged" in str(summary.damaged)
-
-
-def test_a_table_is_as_wide_as_its_cells() -> None:
-    """Without trailing blanks, and without control characters."""
-    assert table_lines(("A", "LONG"), [("wide cell", "x"), ("\x1b[2J", "")]) == [
-        "A          LONG",
-        "wide cell  x",
-        " [2J",
-    ]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from classifier.artifact import CARD, EVALUATION, FILES, MODEL
+from classifier.wording import table_lines
 from registry import LocalRegistry
-from registry.summary import table_lines
 from tests.conftest import TANDEM, Tandem
 from tests.registry.artifacts import make_files
 
