@@ -46,7 +46,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite, except tests that need Docker, a GPU or many minutes."""
-    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3]", *group("tests"))
+    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3,ray]", *group("tests"))
     # Two processes on any machine: many tests start servers or train, which use several threads.
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 pytestmark = [
-    pytest.mark.slow,
     # Ray leaves sockets and processes to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning",
                                "ignore::pytest.PytestUnraisableExceptionWarning"),
