@@ -138,7 +138,7 @@ def torture(session: nox.Session) -> None:
         f"tests/batch/{name}.py"
         for name in ("run/test_torture", "run/test_folder", "run/test_ray_runner", "inputs/test_urls")
     ]
-    session.run("pytest", "-m", "", "-s", *(session.posargs or files), env=environment)
+    session.run("pytest", "-s", *(session.posargs or files), env=environment)
 
 
 @nox.session(default=False)

@@ -52,3 +52,10 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return `path`, or the nearest folder above it that exists."""
+    absolute = path.absolute()
+    # os.path.isdir is false where Path.is_dir raises: below a folder that may not be searched.
+    return next(folder for folder in (absolute, *absolute.parents) if os.path.isdir(folder))  # noqa: PTH112

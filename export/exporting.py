@@ -12,7 +12,7 @@ from msgspec import UNSET
 from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
 from classifier.engines.runtime import load_runtime
-from classifier.errors import DataError, InvalidReference
+from classifier.errors import DataError
 from classifier.progress import show_progress
 from classifier.types import ModelConfig, to_json
 from export.card import write_card
@@ -26,7 +26,7 @@ from export.measuring.precisions import MAX_ACCURACY_DROP, PRECISIONS, WAYS, Yar
 from export.measuring.scoring import score_images
 from export.measuring.variants import make_fp16, make_int8, measure_fp32_graph
 from registry import Added, LocalRegistry, Reference
-from registry.oci.references import check_alias
+from registry.oci.references import check_alias, check_name
 from training.metrics import best_epoch
 
 if TYPE_CHECKING:
@@ -91,19 +91,6 @@ def export_run(
     if not aliases:
         return added
     return replace(added, artifact=registry.tag(added.artifact.identity, *aliases))
-
-
-def check_name(name: str) -> None:
-    """Check that `name` is a plain model name, without registry host, tag or digest.
-
-    Raises:
-        InvalidReference: it is not.
-    """
-    parsed = Reference.parse(name)
-    if name != parsed.name:
-        raise InvalidReference(
-            f"'{name}' is not a plain model name: give '{parsed.name}', and the registry numbers the version"
-        )
 
 
 def build_artifact(

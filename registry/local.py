@@ -13,7 +13,7 @@ from registry.oci.garbage import reachable
 from registry.oci.index import artifacts, next_version, with_tag, without_tags
 from registry.oci.layout import Layout
 from registry.oci.manifest import pack
-from registry.oci.references import Reference, check_alias, version_of
+from registry.oci.references import Reference, check_alias, check_name, version_of
 from registry.oci.referrers import list_referrers, read_referrers, store_referrers
 from registry.resolving import SEE_LIST, find_artifact, may_be_model, only_name
 
@@ -52,10 +52,14 @@ class Removed:
 
 
 class LocalRegistry:
-    """The models in the OCI layout at `root`. Several processes may use it at once: writers lock, readers don't."""
+    """The models in the OCI layout at `root`. Several processes may use it at once: writers lock, readers don't.
+
+    Attributes:
+        layout: the OCI image layout on disk.
+    """
 
     def __init__(self, root: Path) -> None:
-        self._layout = Layout(root)
+        self.layout = Layout(root)
 
     @classmethod
     def default(cls) -> Self:
@@ -69,11 +73,6 @@ class LocalRegistry:
         except RuntimeError as error:
             raise RegistryError("this user has no home folder for a registry: set TANDEM_HOME") from error
 
-    @property
-    def layout(self) -> Layout:
-        """The OCI image layout on disk."""
-        return self._layout
-
     @classmethod
     def holding(cls, artifact: Artifact) -> Self:
         """Return the local registry that holds `artifact`."""
@@ -83,7 +82,7 @@ class LocalRegistry:
     @property
     def root(self) -> Path:
         """The layout's folder."""
-        return self._layout.root
+        return self.layout.root
 
     def models(self) -> list[Artifact]:
         """Return every model, by name and version; artifacts of other tools are left out."""
@@ -126,22 +125,18 @@ class LocalRegistry:
             DamagedArtifact: `config.json` is missing or malformed.
             RegistryUnwritable: the disk is full, the folder is read-only, or another writer doesn't finish.
         """
-        parsed = Reference.parse(name)
-        if name != parsed.name:
-            raise InvalidReference(
-                f"'{name}' can't name a new model: write '{parsed.name}', and the registry numbers it"
-            )
+        check_name(name)
         descriptor, blobs = pack(files)
-        with self._layout.writing():
-            index = self._layout.read_index()
+        with self.layout.writing():
+            index = self.layout.read_index()
             # Before comparing versions, so that adding a damaged artifact again repairs it.
-            self._layout.write_blobs(blobs)
-            same = artifacts(index, self._layout).get((name, descriptor.digest))
+            self.layout.write_blobs(blobs)
+            same = artifacts(index, self.layout).get((name, descriptor.digest))
             if same is not None and same.version is not None:
                 return Added(artifact=same, created=False)
             index = with_tag(index, name, str(next_version(index, name)), descriptor)
-            self._layout.write_index(index)
-        return Added(artifact=artifacts(index, self._layout)[name, descriptor.digest], created=True)
+            self.layout.write_index(index)
+        return Added(artifact=artifacts(index, self.layout)[name, descriptor.digest], created=True)
 
     def copy(self, artifact: Artifact, target: LocalRegistry) -> Artifact:
         """Store `artifact` in `target` under the same name, version and digest.
@@ -153,7 +148,7 @@ class LocalRegistry:
         """
         manifest = artifact.manifest
         tag = None if artifact.version is None else str(artifact.version)
-        layout = target._layout
+        layout = target.layout
         with layout.writing():
             index = layout.read_index()
             for other in artifacts(index, layout).values():
@@ -166,7 +161,7 @@ class LocalRegistry:
                 layout.write_blobs({blob.digest: artifact.layout.read_blob(blob)})
             index = with_tag(index, artifact.name, tag, artifact.descriptor)
             layout.write_index(index)
-        store_referrers(read_referrers(artifact.digest, self._layout), layout)
+        store_referrers(read_referrers(artifact.digest, self.layout), layout)
         return artifacts(index, layout)[artifact.name, artifact.digest]
 
     def adopt(self, artifact: Artifact) -> Artifact | None:
@@ -176,14 +171,14 @@ class LocalRegistry:
             RegistryUnwritable: the registry can't be written.
         """
         manifest = artifact.layout.read_blob(artifact.descriptor)
-        with self._layout.writing():
+        with self.layout.writing():
             # Until a blob is named, another process may collect it as garbage.
-            if not all(map(self._layout.has_blob, artifact.manifest.blobs)):
+            if not all(map(self.layout.has_blob, artifact.manifest.blobs)):
                 return None
-            self._layout.write_blobs({artifact.digest: manifest})
-            index = with_tag(self._layout.read_index(), artifact.name, artifact.tags[0], artifact.descriptor)
-            self._layout.write_index(index)
-        return artifacts(index, self._layout)[artifact.name, artifact.digest]
+            self.layout.write_blobs({artifact.digest: manifest})
+            index = with_tag(self.layout.read_index(), artifact.name, artifact.tags[0], artifact.descriptor)
+            self.layout.write_index(index)
+        return artifacts(index, self.layout)[artifact.name, artifact.digest]
 
     def tag(self, reference: str, *aliases: str) -> Artifact:
         """Move `aliases` to the model that `reference` names.
@@ -196,13 +191,13 @@ class LocalRegistry:
         for alias in aliases:
             check_alias(alias)
         self.resolve(reference)  # Before the lock, so that an unknown model creates no folder.
-        with self._layout.writing():
+        with self.layout.writing():
             artifact = self.resolve(reference)
-            index = self._layout.read_index()
+            index = self.layout.read_index()
             for alias in aliases:
                 index = with_tag(index, artifact.name, alias, artifact.descriptor)
-            self._layout.write_index(index)
-        return artifacts(index, self._layout)[artifact.name, artifact.digest]
+            self.layout.write_index(index)
+        return artifacts(index, self.layout)[artifact.name, artifact.digest]
 
     def remove(self, reference: str, *, force: bool = False) -> Removed:
         """Remove an alias, or a version with its files; keep files that other versions use.
@@ -214,17 +209,17 @@ class LocalRegistry:
             RegistryUnwritable: the registry can't be written.
         """
         self.find(reference)  # Before the lock, so that an unknown model creates no folder.
-        with self._layout.writing():
+        with self.layout.writing():
             artifact = self.find(reference)
             gone = _tags_to_remove(Reference.parse(reference), artifact, force=force)
-            index = without_tags(self._layout.read_index(), artifact, gone)
+            index = without_tags(self.layout.read_index(), artifact, gone)
             unnamed = all(entry.digest != artifact.digest for entry in index.manifests)
             # Referrers go with the model's last name; their entries would keep their files.
-            referrers = list_referrers(artifact.digest, self._layout) if unnamed else []
+            referrers = list_referrers(artifact.digest, self.layout) if unnamed else []
             gone_too = {referrer.descriptor.digest for referrer in referrers}
             index = replace(index, manifests=tuple(e for e in index.manifests if e.digest not in gone_too))
             # The index first: a kill in between leaves too many blobs, never too few.
-            self._layout.write_index(index)
+            self.layout.write_index(index)
             freed_bytes = self._remove_unused_blobs(artifact, referrers, index) if unnamed else 0
         return Removed(
             references=tuple(f"{artifact.name}:{tag}" if tag else artifact.name for tag in gone),
@@ -232,7 +227,7 @@ class LocalRegistry:
         )
 
     def _artifacts(self) -> list[Artifact]:
-        return list(artifacts(self._layout.read_index(), self._layout).values())
+        return list(artifacts(self.layout.read_index(), self.layout).values())
 
     def _remove_unused_blobs(self, artifact: Artifact, referrers: Sequence[Referrer], index: Index) -> int:
         """Delete the blobs that only `artifact` and its `referrers` used; return their size in bytes."""
@@ -245,13 +240,13 @@ class LocalRegistry:
             blobs |= {blob.digest: blob.size for blob in referrer.manifest.blobs}
             blobs[referrer.descriptor.digest] = 0
         try:
-            used = reachable(self._layout, index)
+            used = reachable(self.layout, index)
         except DamagedArtifact:
             # A damaged neighbour may use any of these files: keep them.
             used = set(blobs) - {artifact.digest}
         unused = {digest: size for digest, size in blobs.items() if digest not in used}
         for digest in unused:
-            self._layout.remove_blob(digest)
+            self.layout.remove_blob(digest)
         return sum(unused.values())
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from classifier.errors import OutputError
-from classifier.files import open_replacement
+from classifier.files import nearest_folder, open_replacement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,6 +120,6 @@ def check_is_free(path: Path) -> None:
 
 def _check_can_be_created(path: Path) -> None:
     # Only an early warning, before a large data set is read; creating the folder gives the final answer.
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    parent = nearest_folder(path)
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path} can't be created, because {parent} is not writable: choose another --run")

@@ -16,6 +16,7 @@ from classifier.engines.selection import choose, describe_refused, describe_way
 from classifier.engines.sessions import probe
 from classifier.errors import EngineError, EngineUnavailable, TandemError
 from classifier.extras import install_extra, installed_version
+from classifier.files import nearest_folder
 from classifier.hardware import cpu, cpu_limit, cpu_of_onednn
 from classifier.wording import counted
 from registry.local import LocalRegistry
@@ -224,11 +225,6 @@ def check_environment() -> Finding:
     """Return the environment variables that set options, because they are easily forgotten."""
     variables = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("TANDEM_")]
     return Finding(subject="environment", status="ok", fact=", ".join(variables) or "no TANDEM_… variable is set")
-
-
-def nearest_folder(path: Path) -> Path:
-    """Return `path`, or the nearest folder above it that exists."""
-    return next(folder for folder in (path, *path.parents) if os.path.isdir(folder))  # noqa: PTH112  # Path.is_dir raises where it may not look
 
 
 def _failed(subject: str, error: TandemError) -> Finding:

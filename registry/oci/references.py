@@ -159,3 +159,16 @@ def is_tag(text: str) -> bool:
 def is_digest(text: str) -> bool:
     """Return whether `text` is a whole SHA-256 digest, the only algorithm that Tandem uses."""
     return _DIGEST.fullmatch(text) is not None
+
+
+def check_name(name: str) -> None:
+    """Check that `name` is a plain model name, without registry host, tag or digest.
+
+    Raises:
+        InvalidReference: it is not.
+    """
+    parsed = Reference.parse(name)
+    if name != parsed.name:
+        raise InvalidReference(
+            f"'{name}' is not a plain model name: give '{parsed.name}', and the registry numbers the version"
+        )
