@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import tempfile
 from collections import Counter
 from dataclasses import replace
@@ -109,5 +111,7 @@ def test_an_input_on_another_machine(tmp_path: Path) -> None:
         planned.require()
     planned.on_this_machine().require()
     (tmp_path / "in").rmdir()
-    with pytest.raises(DataError, match=r"can't be read on the node .*No such file or directory.*on every node"):
+    with pytest.raises(
+        DataError, match=rf"can't be read \(No such file or directory\) on {re.escape(platform.node())}; make it"
+    ):
         planned.on_this_machine()

@@ -18,7 +18,7 @@ import pytest
 
 from batch.inputs.named import find_inputs
 from batch.inputs.plan import listed_images
-from batch.pipeline import loading
+from batch.pipeline import workers
 from batch.pipeline.contained import Decoder
 from batch.pipeline.workers import Loader
 from classifier.errors import ImageError
@@ -71,7 +71,7 @@ def decode() -> Iterator[Decoder]:
 @pytest.fixture
 def loader(files: list[ImageFile], decode: Decoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loader]:
     """Yield a loader whose one process has started."""
-    monkeypatch.setattr(loading, "IMAGES_BEFORE_PROCESSES", 0)
+    monkeypatch.setattr(workers, "IMAGES_BEFORE_PROCESSES", 0)
     with closing(Loader(PREPROCESSING, processes=1)) as made:
         wait_for_process(made, files, decode)
         yield made
@@ -132,7 +132,7 @@ def test_without_room_for_processes_the_threads_load(
 ) -> None:
     """Where no process can be started, none lasts to its first image, or one prints, threads load, from then on."""
     expected = seen(Loader(PREPROCESSING, processes=0)(files, decode))
-    monkeypatch.setattr(loading, "IMAGES_BEFORE_PROCESSES", 0)
+    monkeypatch.setattr(workers, "IMAGES_BEFORE_PROCESSES", 0)
     talkative = tmp_path / "python"
     talkative.write_text(f'#!/bin/sh\necho good morning to you all\nexec {sys.executable} "$@"\n')
     talkative.chmod(0o755)
@@ -169,17 +169,17 @@ def test_processes_change_no_byte(
     inputs = (few, tmp_path / "plain.tar", tmp_path / "packed.tar.gz")
     run(tmp_path / "threads", *inputs, format=format, all_scores=True, processes=0)
     by_process = []
-    real = loading._Worker.load
-    monkeypatch.setattr(loading, "IMAGES_BEFORE_PROCESSES", 0)
-    monkeypatch.setattr(loading._Worker, "is_ready", _wait_until_ready)
-    monkeypatch.setattr(loading._Worker, "load", lambda *args: by_process.extend(args[1]) or real(*args))
+    real = workers._Worker.load
+    monkeypatch.setattr(workers, "IMAGES_BEFORE_PROCESSES", 0)
+    monkeypatch.setattr(workers._Worker, "is_ready", _wait_until_ready)
+    monkeypatch.setattr(workers._Worker, "load", lambda *args: by_process.extend(args[1]) or real(*args))
     run(tmp_path / "processes", *inputs, format=format, all_scores=True, processes=3)
     assert len(by_process) == 120
     assert read_parts(tmp_path / "threads") == read_parts(tmp_path / "processes")
     assert not [child for child in psutil.Process().children() if "batch.pipeline.workers" in child.cmdline()]
 
 
-def _wait_until_ready(worker: loading._Worker) -> bool:
+def _wait_until_ready(worker: workers._Worker) -> bool:
     if not worker.has_started:
         worker.receive()
         worker.has_started = True
