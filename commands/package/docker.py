@@ -29,7 +29,7 @@ def check_docker() -> None:
     """
     if shutil.which("docker") is None:
         raise ContainerError(
-            "the command 'docker', which builds the images, is not on PATH: https://docs.docker.com/engine/install "
+            "the command 'docker' is not on PATH, but it builds the images: https://docs.docker.com/engine/install "
             "says how to install Docker"
         )
     done = _run("version", "--format", "{{.Client.Version}}")
