@@ -57,7 +57,8 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 def test_outside_the_clone(tandem: Tandem, home: dict[str, str], tmp_path: Path) -> None:
     """Images are built from sources."""
     done = tandem("package", "digits", env=home, cwd=tmp_path, check=False)
-    assert_refused(done, f"{tmp_path} is not a clone of Tandem, because bentofile.yaml is missing", "run the command in the clone")
+    fact = f"{tmp_path} is not a clone of Tandem, because bentofile.yaml is missing"
+    assert_refused(done, fact, "run the command in the clone")
 
 
 def test_without_docker(home: dict[str, str]) -> None:
