@@ -46,7 +46,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite, except tests that need Docker, a GPU or many minutes."""
-    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3,ray]", *group("tests"))
+    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3]", *group("tests"))
     # Two processes on any machine: many tests start servers or train, which use several threads.
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
@@ -130,6 +130,14 @@ def gpu(session: nox.Session) -> None:
 
 
 @nox.session(requires=["digits"])
+def ray(session: nox.Session) -> None:
+    """Run the tests that start a Ray cluster on this machine. Takes a minute."""
+    install(session, "-e", ".[cpu,batch,s3,ray]", *group("tests"))
+    environment = {"TANDEM_TEST_HOME": str(digits_home(session))}
+    session.run("pytest", "-m", "ray", "tests/batch/run/test_ray_runner.py", *session.posargs, env=environment)
+
+
+@nox.session(requires=["digits"])
 def torture(session: nox.Session) -> None:
     """Kill, starve and poison full-size bulk runs, and kill a node of a real Ray cluster. Takes about an hour."""
     install(session, "-e", ".[cpu,batch,s3,ray]", *group("tests"))
@@ -138,7 +146,7 @@ def torture(session: nox.Session) -> None:
         f"tests/batch/{name}.py"
         for name in ("run/test_torture", "run/test_folder", "run/test_ray_runner", "inputs/test_urls")
     ]
-    session.run("pytest", "-s", *(session.posargs or files), env=environment)
+    session.run("pytest", "-m", "", "-s", *(session.posargs or files), env=environment)
 
 
 @nox.session(default=False)

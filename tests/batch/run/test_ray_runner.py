@@ -7,13 +7,16 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from batch.inputs.named import find_inputs
+from batch.inputs.plan import listed_images
 from batch.rows.formats import Columns
-from batch.run.ray_runner import Cluster, RayRunner
+from batch.run.local import Work
+from batch.run.ray_runner import Cluster, RayRunner, _EngineActor, _Files
 from batch.run.runner import BatchJob, run_batch
 from batch.run.stopping import Interrupts
 from classifier.errors import EngineError
@@ -27,17 +30,25 @@ if TYPE_CHECKING:
     from classifier.model import Model
     from tests.batch.conftest import Run
 
-pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-pytestmark = [
+_MARKS = [
+    pytest.mark.ray,
     # Ray leaves sockets and processes to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning",
                                "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]  # fmt: skip
 
 
+def on_cluster(test: Any) -> Any:
+    """Mark a test that needs Ray and a cluster of its own: `nox -s ray` runs it."""
+    for mark in _MARKS:
+        test = mark(test)
+    return test
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Yield a cluster with a head that runs nothing, and two nodes with room for an engine each."""
+    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
     from ray.cluster_utils import Cluster as LocalCluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -60,6 +71,23 @@ def many(few: Path, tmp_path: Path) -> Path:
     return tmp_path / "many"
 
 
+def test_an_actor_makes_the_parts_of_the_local_runner(
+    tmp_path: Path, run: Run, few: Path, model: Model, digits_home: Path
+) -> None:
+    """In this process, without Ray: what Ray calls by name is there, and describes itself as the engine it runs."""
+    run(tmp_path / "out", few)
+    artifact = LocalRegistry(digits_home / "registry").resolve("digits")
+    contents = {file: artifact.read(file) for file in artifact.files}
+    files = _Files(name=artifact.name, digest=artifact.digest, files=contents)
+    actor = _EngineActor(files, {"device": "cpu"}, None, 1)
+    assert (actor.describe().labels, actor.describe().engine) == (model.config.labels, model.engine.info)
+    images = list(islice(listed_images(find_inputs([str(few)])), 9))
+    work = Work(chunk=0, files=images, kept=[None] * 9)
+    part = actor.make(work, Columns(), timeout_s=60, suspects=0)
+    assert part.data == min(read_parts(tmp_path / "out").items())[1]
+
+
+@on_cluster
 def test_a_node_that_dies_changes_no_byte(
     tmp_path: Path, run: Run, many: Path, cluster: Any, embedder: Model, embedder_home: Path
 ) -> None:
@@ -106,6 +134,7 @@ def _node_without_driver(cluster: Any) -> Any:
     return next(node for node in cluster.worker_nodes if node.raylet_socket_name != driver)
 
 
+@on_cluster
 def test_a_node_on_which_no_engine_can_be_opened_ends_the_run(
     tmp_path: Path, few: Path, cluster: Any, digits_home: Path
 ) -> None:
