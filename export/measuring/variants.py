@@ -121,7 +121,7 @@ def _quantise_within(limit: float, quantiser: Quantiser, yardstick: Yardstick) -
             continue
         logger.info(
             "int8 with %d-bit weights%s: acc1 %.2f %%, %+.2f points",
-            8 if needs else 7, note and f", {note}", 100 * measurement.metrics.acc1, -100 * measurement.acc1_drop,
+            8 if needs else 7, note and f", {note}", 100 * measurement.metrics.acc1, 0.0 - 100 * measurement.acc1_drop,
         )  # fmt: skip
         if best is None or measurement.acc1_drop < best.measurement.acc1_drop:
             best = _Quantised(graph=graph, needs=needs, note=note, measurement=measurement)
