@@ -15,6 +15,9 @@ CARD = "README.md"
 FILES = (MODEL, CONFIG, EVALUATION, GOLDEN, CARD)
 """The files that every artifact has, in manifest order; graphs of other precisions follow them."""
 
+MAX_BYTES = {CONFIG: 2**24, EVALUATION: 2**26, GOLDEN: 2**28, CARD: 2**24}
+"""The largest size of the files other than graphs, checked before one is read: room for 100,000 labels."""
+
 
 class ArtifactFiles(Protocol):
     """Read access to one artifact, implemented by `registry.Artifact`."""

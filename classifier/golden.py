@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
     from classifier.types import Precision
 
+MAX_IMAGES = 1_000
+"""Each start decodes and runs all images of the set twice. `tandem export` takes 16."""
+
+_END_BYTES = 22
+_MAX_MEMBERS = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GoldenSet:
@@ -75,6 +81,7 @@ class GoldenSet:
         try:
             _check_sizes(data)
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                _check_count(arrays["offsets"])
                 images, offsets = arrays["images"].tobytes(), arrays["offsets"].tolist()
                 if offsets != sorted(offsets) or [offsets[0], offsets[-1]] != [0, len(images)]:
                     raise ValueError(f"offsets {offsets} don't divide {len(images)} bytes")
@@ -94,8 +101,24 @@ class GoldenSet:
             ) from error
 
 
+def _check_count(offsets: NDArray[np.int64]) -> None:
+    """Raise ValueError unless the offsets are those of at most `MAX_IMAGES` images."""
+    if offsets.ndim != 1 or not 1 < len(offsets) <= MAX_IMAGES + 1:
+        raise ValueError(f"it has offsets {list(offsets.shape)}, but 1 to {MAX_IMAGES:,} images are allowed")
+
+
 def _check_sizes(data: bytes) -> None:
-    """Raise ValueError if the archive unpacks to more than its own size: `to_bytes` compresses nothing."""
+    """Raise ValueError if the archive has many members, or unpacks to more than its own size.
+
+    `to_bytes` compresses nothing, and ends the archive with a record of 22 bytes: its members' number is at 10, the
+    size of their list at 12. A record for large archives would stand 20 bytes before it.
+    """
+    end = data[-_END_BYTES:]
+    count, listed = int.from_bytes(end[10:12], "little"), int.from_bytes(end[12:16], "little")
+    if not end.startswith(b"PK\5\6") or data[-_END_BYTES - 20 :].startswith(b"PK\6\7"):
+        raise ValueError("it is not an archive of arrays")
+    if count > _MAX_MEMBERS or listed > _MAX_MEMBERS * 256:
+        raise ValueError("it has more arrays than a golden set")
     with ZipFile(io.BytesIO(data)) as archive:
         if sum(member.file_size for member in archive.infolist()) > len(data):
             raise ValueError("it is compressed")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from classifier.artifact import GOLDEN, MAX_BYTES
 from classifier.golden import GoldenSet
 from classifier.images import read_image
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from export.images import LabelledImages
 
 MAX_IMAGES = 16
+MAX_TOTAL_BYTES = MAX_BYTES[GOLDEN] // 2
 
 
 def make_golden_set(
@@ -35,8 +38,8 @@ def make_golden_set(
 def choose(sizes_bytes: Sequence[int], truth: NDArray[np.int64], reference: NDArray[np.float32]) -> list[int]:
     """Return the indices of up to `MAX_IMAGES` images: the least certain one, and small ones of many labels.
 
-    The least certain image comes from the smaller half, because an artifact is copied often. The same images give the
-    same choice.
+    Together they have at most `MAX_TOTAL_BYTES`. The least certain image comes from the smaller half, because an
+    artifact is copied often. The same images give the same choice.
     """
     by_size = sorted(range(len(sizes_bytes)), key=lambda index: (sizes_bytes[index], index))
     smaller_half = by_size[: (len(by_size) + 1) // 2]
@@ -49,4 +52,7 @@ def choose(sizes_bytes: Sequence[int], truth: NDArray[np.int64], reference: NDAr
         turn_of[index] = turns[label]
         turns[label] += 1
     in_turn = sorted(by_size, key=turn_of.__getitem__)  # stable: by size within a turn
-    return sorted(list(dict.fromkeys([least_certain, *in_turn]))[:MAX_IMAGES])
+    chosen = list(dict.fromkeys([least_certain, *in_turn]))[:MAX_IMAGES]
+    total_bytes = itertools.accumulate(sizes_bytes[index] for index in chosen)
+    within = [index for index, total in zip(chosen, total_bytes, strict=True) if total <= MAX_TOTAL_BYTES]
+    return sorted(within or chosen[:1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from classifier.artifact import CONFIG
+from classifier.artifact import CONFIG, MAX_BYTES
 from classifier.errors import DamagedArtifact
 from classifier.types import from_json
 from registry.oci.manifest import FILEPATH, MANIFEST_TYPE, Descriptor, Manifest, parse_config
@@ -100,11 +100,14 @@ class Artifact:
         """Return the contents of `file`, checked against its digest.
 
         Raises:
-            DamagedArtifact: the file is missing or damaged.
+            DamagedArtifact: the file is missing or damaged, or larger than such a file may be.
         """
         files = self.files
         if file not in files:
             raise self.damaged(f"it has no {file}, only {', '.join(files)}")
+        size, limit = files[file].size, MAX_BYTES.get(file)
+        if limit is not None and size > limit:
+            raise self.damaged(f"{file} has {size:,} bytes, over the limit of {limit:,}")
         try:
             return self.layout.read_blob(files[file])
         except DamagedArtifact as error:

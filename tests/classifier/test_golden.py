@@ -93,6 +93,26 @@ def compressed(size: int) -> bytes:
     return file.getvalue()
 
 
+def many_images(count: int) -> bytes:
+    """Return a golden set of empty images."""
+    return npz(
+        **GOOD
+        | {"offsets": np.zeros(count + 1, np.int64), "scores": np.zeros((count, 1), np.float32), "images": np.zeros(0)}
+    )
+
+
+def many_members(count: int) -> bytes:
+    """Return a golden set among `count` empty members."""
+    listed = b"PK\1\2" + bytes(42) + b"x"
+    good = npz(**GOOD)
+    start = good.rindex(b"PK\5\6")
+    size = len(listed) * count
+    end = (
+        b"PK\5\6" + bytes(4) + b"\xff\xff\xff\xff" + size.to_bytes(4, "little") + start.to_bytes(4, "little") + bytes(2)
+    )
+    return good[:start] + listed * count + end
+
+
 GOOD = {
     "images": np.frombuffer(b"ab", np.uint8),
     "offsets": np.array([0, 1, 2]),
@@ -129,11 +149,15 @@ def test_the_good_one_is_good() -> None:
         with_claim(f"({10**30},)"),
         with_claim("(" * 150 + "1" + ")" * 150),
         compressed(10**8),
+        many_images(200_000),
+        many_images(2**22),
+        many_members(200_000),
     ],
     ids=[
         "empty", "text", "an .npy", "fields missing", "pickled", "float64", "too many scores", "offset missing",
         "offsets fall", "offsets past the end", "no offsets", "offsets no list", "tolerances of nothing",
         "tolerance NaN", "tolerance below 0", "petabytes", "more than a size can be", "nested", "a bomb",
+        "200,000 images", "millions of images", "many members",
     ],
 )  # fmt: skip
 def test_malformed_golden_set(data: bytes) -> None:

@@ -51,6 +51,13 @@ def test_small_files_are_chosen_and_huge_ones_are_not() -> None:
     assert max(sizes[index] for index in chosen) < 1100
 
 
+def test_all_of_them_fit_into_an_artifact() -> None:
+    """Photographs of 20 MB each make a smaller set, which the registry takes."""
+    chosen = choose([20_000_000] * 30, np.arange(30) % 3, even_scores(30, 3))
+    assert len(chosen) == 6
+    assert choose([2**29], np.array([0]), even_scores(1, 2)) == [0]
+
+
 def test_fewer_images_than_the_limit_are_all_chosen() -> None:
     assert choose([10, 20, 30], np.array([0, 1, 0]), even_scores(3, 2)) == [0, 1, 2]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
-from classifier.artifact import CONFIG, FILES, MODEL
+from classifier.artifact import CARD, CONFIG, EVALUATION, FILES, GOLDEN, MODEL
 from classifier.errors import DamagedArtifact
 from registry.oci.manifest import Manifest, describe
 from tests.registry.artifacts import blob_path, make_files, put
@@ -28,6 +30,28 @@ def test_no_file_is_read_damaged(registry: LocalRegistry, file: str) -> None:
     assert all(artifact.read(other) for other in FILES if other != file)
     [problem] = artifact.verify()
     assert file in problem
+
+
+@pytest.mark.parametrize("file", [CONFIG, EVALUATION, GOLDEN, CARD])
+def test_a_file_of_a_gigabyte_is_not_read(registry: LocalRegistry, file: str) -> None:
+    """The manifest says how large it is; the sentence comes before a byte is read."""
+    artifact = registry.add("digits", make_files()).artifact
+    was = artifact.files[file]
+    huge = replace(was, size=2**30, digest="sha256:" + "0" * 64)
+    with blob_path(registry, huge.digest).open("wb") as blob:
+        blob.truncate(huge.size)  # takes no space on the disk
+    manifest = replace(
+        artifact.manifest, layers=tuple(huge if layer == was else layer for layer in artifact.manifest.layers)
+    )
+    put(registry, "digits:2", manifest, artifact.descriptor.media_type)
+    large = registry.resolve("digits:2")
+    tracemalloc.start()
+    with pytest.raises(
+        DamagedArtifact, match=rf"'digits:2' is damaged: {file} has 1,073,741,824 bytes, over the limit"
+    ):
+        large.read(file)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 def test_a_flipped_bit_in_the_manifest_is_found(registry: LocalRegistry) -> None:
