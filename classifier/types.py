@@ -88,6 +88,8 @@ class AllowedPrecision:
         device: the kind of device it was measured on.
         graph: the artifact's file that runs, such as `model.onnx`; bf16 runs the graph of fp32.
         needs: CPU features without which the scores would be wrong (int8), or slower to get than in fp32 (bf16).
+        batch_size: 1 if each image is run alone on the CPU, because its scores would depend on those beside it; UNSET,
+            and not in `config.json`, if they don't.
     """
 
     precision: Precision
@@ -95,6 +97,16 @@ class AllowedPrecision:
     device: DeviceKind
     graph: str
     needs: tuple[CpuFeature, ...] = ()
+    batch_size: int | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.batch_size not in (1, msgspec.UNSET):
+            raise ValueError(f"a way of running has a batch_size of 1 or none, got {self.batch_size}")
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether each image is run alone."""
+        return self.batch_size == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from export.card import replace_precisions
 from export.entry import check_writable, self_test_files
 from export.images import LabelledImages
 from export.measuring.evaluation import Evaluation
-from export.measuring.precisions import WAYS, Yardstick, judge, open_way, run_engine, tolerances
+from export.measuring.precisions import Yardstick, judge, open_way, run_engine, tolerances
 from registry.oci.references import Reference
 from training.data.folders import name_some, scan_classes
 
@@ -60,7 +60,7 @@ def evaluate_model(
     limit = before.max_accuracy_drop if max_accuracy_drop is None else max_accuracy_drop
     measured: dict[AllowedPrecision, Measurement] = {}
     if engines := _open_unmeasured(artifact, before):
-        measured = _measure(artifact, config, engines, images, dataset=folder.resolve().name)
+        measured = _measure(artifact, before, engines, images, dataset=folder.resolve().name)
     precisions = tuple(_judge_again(each, measured, artifact, limit=limit) for each in before.precisions)
     after = replace(before, max_accuracy_drop=limit, precisions=precisions)
     golden = GoldenSet.from_bytes(artifact.read(GOLDEN))
@@ -129,15 +129,17 @@ def _open_unmeasured(artifact: Artifact, evaluation: Evaluation) -> dict[Allowed
 
 def _measure(
     artifact: Artifact,
-    config: ModelConfig,
+    evaluation: Evaluation,
     engines: Mapping[AllowedPrecision, Engine],
     images: LabelledImages,
     *,
     dataset: str,
 ) -> dict[AllowedPrecision, Measurement]:
     logger.info("Measuring %s on %d images", ", ".join(map(describe_way, engines)), len(images))
-    fp32 = run_engine(open_way(WAYS[0], config, artifact.read(WAYS[0].graph)), images, title=describe_way(WAYS[0]))
-    yardstick = Yardstick(dataset=dataset, images=images, config=config, fp32=fp32)
+    baseline = evaluation.precisions[0].way()
+    engine = open_way(baseline, artifact.config, artifact.read(baseline.graph))
+    fp32 = run_engine(engine, images, title=describe_way(baseline))
+    yardstick = Yardstick(dataset=dataset, images=images, config=artifact.config, fp32=fp32)
     measured = {}
     for way, engine in engines.items():
         try:

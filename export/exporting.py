@@ -24,7 +24,7 @@ from export.images import LabelledImages
 from export.measuring.evaluation import Evaluation, measure
 from export.measuring.precisions import MAX_ACCURACY_DROP, PRECISIONS, WAYS, Yardstick, tolerances
 from export.measuring.scoring import score_images
-from export.measuring.variants import make_fp16, make_int8, measure_fp32_graph
+from export.measuring.variants import make_fp16, make_int8, measure_baseline, measure_fp32_graph
 from registry import Added, LocalRegistry, Reference
 from registry.oci.references import check_alias, check_name
 from training.metrics import best_epoch
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from classifier.types import Precision
-    from export.measuring.evaluation import Measurement
+    from export.measuring.evaluation import PrecisionEvaluation
     from export.measuring.variants import Variant
     from training.run import Run
 
@@ -116,10 +116,10 @@ def build_artifact(
         opset=OPSET,
         embedding_size=UNSET if head is None else embedding_size_of(network, head),
     )
-    yardstick, fp32 = _compare_with_torch(run, network, graph, images, model_config, head=head)
+    yardstick, baseline = _compare_with_torch(run, network, graph, images, model_config, head=head)
     torch_metrics = measure(yardstick.fp32, images.truth, config.labels)
     _check_same_acc1(run, now=torch_metrics.acc1, in_training=acc1_in_training)
-    variants = list(_make_variants(run, graph, yardstick, fp32, precisions=precisions, limit=max_accuracy_drop))
+    variants = list(_make_variants(run, graph, yardstick, baseline, precisions=precisions, limit=max_accuracy_drop))
     evaluation = Evaluation(
         dataset=yardstick.dataset,
         split="val",
@@ -134,18 +134,18 @@ def build_artifact(
 
 def _compare_with_torch(
     run: Run, network: nn.Module, graph: bytes, images: LabelledImages, config: ModelConfig, *, head: str | None
-) -> tuple[Yardstick, Measurement]:
-    """Return the images with torch's probabilities, and the measurement of the graph in fp32 on the CPU.
+) -> tuple[Yardstick, PrecisionEvaluation]:
+    """Return the images with torch's probabilities, and the evaluation of the graph in fp32 on the CPU.
 
     Raises:
-        ExportRefused: the graph computes other scores than torch.
+        ExportRefused: the graph computes other scores than torch, or others for each number of threads.
     """
     logger.info("Comparing it with torch on %d validation images", len(images))
     engine = OnnxRuntimeEngine(graph, device="cpu")
     with show_progress(len(images), title="fp32") as advance:
         scored = score_images(network, engine, images, config.preprocessing, head=head, advance=advance)
     yardstick = Yardstick(dataset=Path(run.config.data).name, images=images, config=config, fp32=scored.reference)
-    return yardstick, yardstick.compare(scored.scores, engine)
+    return yardstick, measure_baseline(graph, yardstick, scored.scores, engine)
 
 
 def _describe(run: Run, config: ModelConfig, yardstick: Yardstick, evaluation: Evaluation) -> dict[str, bytes]:
@@ -164,13 +164,13 @@ def _make_variants(
     run: Run,
     graph: bytes,
     yardstick: Yardstick,
-    fp32: Measurement,
+    baseline: PrecisionEvaluation,
     *,
     precisions: Collection[Precision],
     limit: float,
 ) -> Iterator[Variant]:
     logger.info("Measuring %s on the same images", ", ".join(precisions))
-    yield measure_fp32_graph(graph, yardstick, fp32, precisions=precisions, limit=limit)
+    yield measure_fp32_graph(graph, yardstick, baseline, precisions=precisions, limit=limit)
     if "fp16" in precisions:
         yield make_fp16(graph, yardstick, limit=limit)
     if "int8" in precisions:

@@ -58,6 +58,7 @@ class OnnxRuntimeEngine:
         batch_size: int | None = None,
         tuning: Tuning = "latency",
         file: str = MODEL,
+        alone: bool = False,
     ) -> None:
         """Open `graph` on `device`.
 
@@ -71,6 +72,8 @@ class OnnxRuntimeEngine:
             tuning: how to choose the `batch_size` on CUDA if none is given: `latency` takes a small one, `throughput`
                 measures which one is fastest.
             file: the graph's name in its artifact, for messages.
+            alone: run each image alone on the CPU, as a batch of 1, which `info` says; for a graph whose scores depend
+                on the place in a batch.
 
         Raises:
             EngineUnavailable: the device is not available.
@@ -91,8 +94,9 @@ class OnnxRuntimeEngine:
         self._map: Callable[..., Iterable[list[NDArray[np.float32]]]]
         self._execute: Callable[[NDArray[np.uint8], Outputs], list[NDArray[np.float32]]]
         if kind == "cpu":
-            instruction_set, fixed_size = cpu().instruction_set, None
-            self._execution_size = self.busy_size = batch_size or EXECUTION_SIZE
+            instruction_set, fixed_size = cpu().instruction_set, 1 if alone else None
+            self.busy_size = batch_size or EXECUTION_SIZE
+            self._execution_size = fixed_size or self.busy_size
             self._map = map
             self._execute = partial(_run_on_cpu, session, signature.input)
         else:

@@ -239,6 +239,7 @@ def _open(
             batch_size=batch_size,
             tuning=tuning,
             file=way.graph,
+            alone=way.runs_alone,
         )
 
     name = way.device if device == AUTO else device

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from classifier.types import AllowedPrecision, CpuFeature, DeviceKind, Precision
@@ -62,7 +63,8 @@ class Measurement:
         fp32_acc1: acc1 of the same images in fp32: by torch, or in `tandem evaluate` by ONNX Runtime on the CPU.
         agreement: fraction of the images with the same top label as in fp32.
         max_difference: the largest difference between a probability and that in fp32, rounded up to two digits.
-        run_alone: number of images that were also run one at a time; on a CPU, on one thread.
+        run_alone: number of images that were also run one at a time; on a CPU, on one thread. 0 for ONNX Runtime in
+            fp32 on the CPU, of which an export keeps only what passes.
         unlike_alone: number of these whose scores then differed in any bit.
         engine_version: the engine's.
         instruction_set: of the CPU or GPU, as in `EngineInfo`.
@@ -90,7 +92,7 @@ class PrecisionEvaluation:
     """One way of running an artifact: its measurement, and whether it is allowed.
 
     Attributes:
-        precision: this, `engine`, `device`, `graph` and `needs` are as in `AllowedPrecision`.
+        precision: this, `engine`, `device`, `graph`, `needs` and `batch_size` are as in `AllowedPrecision`.
         allowed: whether the artifact may be run this way.
         reason: why not, in a few words; empty if allowed.
         note: a remark, such as which layers stay in fp32.
@@ -102,6 +104,7 @@ class PrecisionEvaluation:
     device: DeviceKind
     graph: str
     needs: tuple[CpuFeature, ...] = ()
+    batch_size: int | msgspec.UnsetType = msgspec.UNSET
     allowed: bool
     reason: str = ""
     note: str = ""
@@ -110,7 +113,12 @@ class PrecisionEvaluation:
     def way(self) -> AllowedPrecision:
         """Return the way of running, without its results."""
         return AllowedPrecision(
-            precision=self.precision, engine=self.engine, device=self.device, graph=self.graph, needs=self.needs
+            precision=self.precision,
+            engine=self.engine,
+            device=self.device,
+            graph=self.graph,
+            needs=self.needs,
+            batch_size=self.batch_size,
         )
 
 

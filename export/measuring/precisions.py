@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import UNSET
 
 from classifier.artifact import MODEL, MODEL_FP16, MODEL_INT8
 from classifier.engines.selection import describe_way, open_engine
@@ -17,7 +18,7 @@ from classifier.wording import counted
 from export.measuring.evaluation import PrecisionEvaluation, compare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -79,27 +80,46 @@ class Yardstick:
             raise EngineError(f"{describe_way(way)} gives scores that are no finite numbers; choose another precision")
         # The number of threads doesn't apply to a GPU.
         single = engine if way.device == "cuda" else open_way(way, self.config, graph, threads=1)
-        # Evenly from all images, because they are sorted by label.
-        count = min(len(scores), RUN_ALONE)
-        chosen = [index * len(scores) // count for index in range(count)]
-        unlike = self._unlike_alone(single, scores, chosen, title=f"{describe_way(way)}, one at a time")
+        count, unlike = self.unlike_alone(single, scores, title=f"{describe_way(way)}, one at a time")
         return replace(self.compare(scores, engine), run_alone=count, unlike_alone=unlike)
 
-    def _unlike_alone(self, engine: Engine, scores: NDArray[np.float32], chosen: Sequence[int], *, title: str) -> int:
-        """Return how many of the chosen images, each run alone, get scores that differ in any bit from `scores`."""
+    def unlike_alone(self, engine: Engine, scores: NDArray[np.float32], *, title: str) -> tuple[int, int]:
+        """Return how many images were run alone, and how many of them got scores that differ in any bit from `scores`.
+
+        Args:
+            engine: runs one image at a time.
+            scores: of all images, run in batches.
+            title: shown with the progress.
+        """
+        chosen = choose_to_run_alone(len(scores))
         unlike = 0
         with show_progress(len(chosen), title=title) as advance:
             for index in chosen:
                 alone = engine.run(self.images.pixels(index)[np.newaxis])
                 unlike += alone.tobytes() != scores[index].tobytes()
                 advance(1)
-        return unlike
+        return len(chosen), unlike
 
     def compare(self, scores: NDArray[np.float32], engine: Engine) -> Measurement:
         """Return the measurement of `scores`, which `engine` gave the images."""
         return compare(
             scores, self.fp32, self.images.truth, self.config.labels, engine=engine.info, dataset=self.dataset
         )
+
+
+def choose_to_run_alone(images: int) -> list[int]:
+    """Return the indices of up to `RUN_ALONE` images: some of each label, and at each place in a batch.
+
+    Images are sorted by label, and the bits may depend on the place.
+    """
+    count = min(images, RUN_ALONE)
+    step = max(images // RUN_ALONE, 1)
+    return [index * images // count + index % step for index in range(count)]
+
+
+def is_baseline(way: AllowedPrecision) -> bool:
+    """Return whether `way` is ONNX Runtime in fp32 on the CPU, in batches or alone."""
+    return replace(way, batch_size=UNSET) == WAYS[0]
 
 
 def ways_of(graph: str) -> list[AllowedPrecision]:
@@ -114,7 +134,7 @@ def open_way(way: AllowedPrecision, config: ModelConfig, graph: bytes, *, thread
         EngineError: this machine can't run it this way.
     """
     # Production opens only what the config allows.
-    allowing = replace(config, allowed=tuple(dict.fromkeys((WAYS[0], way))))
+    allowing = replace(config, allowed=(way,) if is_baseline(way) else (WAYS[0], way))
     return open_engine(
         allowing, lambda _: graph, engine=way.engine, device=way.device, precision=way.precision, threads=threads
     )
@@ -160,12 +180,12 @@ def judge(
     if measurement is None:
         if way.precision != "fp32" or way.engine != WAYS[0].engine:
             reason = f"not measured yet: 'tandem evaluate' does it on a machine with {_requirements(way)}"
-    elif measurement.unlike_alone and way != WAYS[0]:
+    elif measurement.unlike_alone and not is_baseline(way):
         reason = (
             f"{measurement.unlike_alone} of {counted(measurement.run_alone, 'image')} got other scores alone "
             "than beside others"
         )
-    elif measurement.acc1_drop > limit and way != WAYS[0]:
+    elif measurement.acc1_drop > limit and not is_baseline(way):
         reason = f"acc1 is {100 * measurement.acc1_drop:.2f} points lower, {100 * limit:g} are allowed"
     return PrecisionEvaluation(
         precision=way.precision,
@@ -173,6 +193,7 @@ def judge(
         device=way.device,
         graph=way.graph,
         needs=way.needs,
+        batch_size=way.batch_size,
         allowed=not reason,
         reason=reason,
         note=note,

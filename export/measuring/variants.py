@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from classifier.artifact import MODEL, MODEL_FP16, MODEL_INT8
+from classifier.engines.selection import describe_way
 from classifier.errors import EngineError, EngineUnavailable, ExportRefused
+from classifier.wording import counted
 from export.graphs.fp16 import to_fp16
 from export.graphs.int8 import Quantiser
 from export.measuring.precisions import judge, not_made, open_way, try_way, ways_of
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from classifier.engines import Engine
     from classifier.types import CpuFeature, Precision
     from export.measuring.evaluation import Measurement, PrecisionEvaluation
     from export.measuring.precisions import Yardstick
@@ -42,15 +45,47 @@ class Variant:
     evaluations: tuple[PrecisionEvaluation, ...]
 
 
+def measure_baseline(
+    graph: bytes, yardstick: Yardstick, scores: NDArray[np.float32], engine: Engine
+) -> PrecisionEvaluation:
+    """Return the evaluation of the fp32 graph with ONNX Runtime on the CPU, which gave the images `scores`, in batches.
+
+    If an image gets other bits alone, each image is always run alone.
+
+    Raises:
+        ExportRefused: even then its bits depend on the number of threads.
+    """
+    way, title = ways_of(MODEL)[0], "fp32, one at a time"
+    single = open_way(way, yardstick.config, graph, threads=1)
+    count, unlike = yardstick.unlike_alone(single, scores, title=title)
+    if unlike == 0:
+        return judge(way, yardstick.compare(scores, engine), limit=0)
+    note = f"one image at a time, because {unlike} of {counted(count, 'image')} got other scores beside others"
+    logger.info("%s runs %s", describe_way(way), note)
+    alone = replace(way, batch_size=1)
+    measured = yardstick.measure(alone, open_way(alone, yardstick.config, graph), graph)
+    if measured.unlike_alone:
+        raise ExportRefused(
+            f"{measured.unlike_alone} of {counted(count, 'image')} got other scores on one thread than on several, so "
+            "no two machines need agree: train another --arch"
+        )
+    return judge(alone, measured, limit=0, note=note)
+
+
 def measure_fp32_graph(
-    graph: bytes, yardstick: Yardstick, measured: Measurement, *, precisions: Collection[Precision], limit: float
+    graph: bytes,
+    yardstick: Yardstick,
+    baseline: PrecisionEvaluation,
+    *,
+    precisions: Collection[Precision],
+    limit: float,
 ) -> Variant:
     """Return the fp32 graph, evaluated in fp32, and in bf16 if `precisions` has that.
 
-    `measured` is the measurement of ONNX Runtime on the CPU.
+    `baseline` is from `measure_baseline`.
     """
-    first, *others = (way for way in ways_of(MODEL) if way.precision in {"fp32", *precisions})
-    evaluations = [judge(first, measured, limit=limit)]
+    _, *others = (way for way in ways_of(MODEL) if way.precision in {"fp32", *precisions})
+    evaluations = [baseline]
     evaluations += [try_way(way, graph, yardstick, limit=limit) for way in others]
     return Variant(file=MODEL, graph=graph, evaluations=tuple(evaluations))
 
