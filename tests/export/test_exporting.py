@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -286,3 +287,27 @@ def test_help_ends_with_an_example() -> None:
         "    tandem export runs/digits --name digits --precisions fp32,int8 --max-accuracy-drop 0.01\n"
         "    tandem export runs/digits --name digits-search --embeddings\n"
     )
+
+
+@pytest.mark.parametrize("precisions", ["fp32", "fp32,fp16,int8"])
+def test_an_export_writes_no_telemetry(
+    tandem: Callable[..., object],
+    digits_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precisions: str,
+) -> None:
+    """ONNX Runtime writes a database and a device id, if anything imports it before Tandem's switch."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {"HOME": str(home), "XDG_CACHE_HOME": "", "TANDEM_HOME": str(tmp_path / "tandem")}
+    tandem("export", digits_run, "--name", "digits", "--precisions", precisions, env=env)
+    assert not list(home.rglob("*"))
+
+
+def test_nothing_of_an_export_imports_onnx_runtime_before_it_is_used() -> None:
+    """The switch is set when an engine is loaded, so no module may import ONNX Runtime for itself."""
+    code = "import export.exporting, export.evaluating, sys; print([m for m in sys.modules if 'onnxruntime' in m])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "['classifier.engines.onnxruntime']\n"
