@@ -7,20 +7,20 @@ import random
 import subprocess
 import sys
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from classifier.images.memory import MemoryBudget
+from tests.cgroups import limited_memory
 from tests.classifier.images.samples import encode, exif_block
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 def test_never_more_than_there_is() -> None:
@@ -114,16 +114,8 @@ print(memory("VmHWM") - before)
 @pytest.fixture
 def small_container() -> Iterator[Path]:
     """Yield the file to enter a control group with 512 MiB of memory."""
-    cgroups = Path("/sys/fs/cgroup")
-    v1 = (cgroups / "memory").is_dir()
-    group = (cgroups / "memory" if v1 else cgroups) / f"tandem-test-{uuid.uuid4().hex}"
-    try:
-        group.mkdir()
-        (group / ("memory.limit_in_bytes" if v1 else "memory.max")).write_text(str(512 * 2**20))
-    except OSError as error:
-        pytest.skip(f"can't make a control group: {error}")
-    yield group / "cgroup.procs"
-    group.rmdir()
+    with limited_memory(512 * 2**20) as processes:
+        yield processes
 
 
 @pytest.mark.parametrize(

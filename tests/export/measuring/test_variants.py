@@ -15,7 +15,7 @@ from export.graphs.graph import export_graph
 from export.graphs.int8 import Quantiser
 from export.images import LabelledImages
 from export.measuring.precisions import WAYS, Yardstick, open_way, ways_of
-from export.measuring.variants import make_fp16, make_int8, measure_fp32_graph
+from export.measuring.variants import make_fp16, make_int8, measure_baseline, measure_fp32_graph
 from tests.export.colours import CONFIG, PREPROCESSING
 
 if TYPE_CHECKING:
@@ -134,9 +134,9 @@ def test_fp16_is_made_but_not_allowed_until_measured(measured: Measure, colour_n
 
 def test_bf16_is_a_way_of_running_the_fp32_graph(measured: Measure, colour_network: nn.Module) -> None:
     graph, yardstick = measured(colour_network)
-    fp32 = yardstick.compare(yardstick.fp32, open_way(WAYS[0], CONFIG, graph))
+    baseline = measure_baseline(graph, yardstick, yardstick.fp32, open_way(WAYS[0], CONFIG, graph))
     for precisions in ((), ("bf16", "int8")):
-        variant = measure_fp32_graph(graph, yardstick, fp32, precisions=precisions, limit=LIMIT)
+        variant = measure_fp32_graph(graph, yardstick, baseline, precisions=precisions, limit=LIMIT)
         assert variant.graph == graph
         assert [each.precision for each in variant.evaluations] == ["fp32"] * 3 + ["bf16"] * ("bf16" in precisions)
-        assert variant.evaluations[0].measurement == fp32
+        assert variant.evaluations[0] == baseline
