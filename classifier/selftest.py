@@ -77,7 +77,7 @@ def self_test(model: Model) -> SelfTestReport:
     if not are_independent(model.engine, images_nhwc, scores):
         raise SelfTestFailed(
             f"{model.identity} failed its self-test on {info}: an image's scores depend on the other images in "
-            "its batch; choose another engine or device"
+            "its batch; choose another engine or device, or export it again"
         )
     return SelfTestReport(
         images=len(golden.images),

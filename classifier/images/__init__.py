@@ -6,6 +6,7 @@
 - `limits`: what one image may cost; checked before any pixel is decoded.
 - `memory`: how much all threads together may use to decode.
 - `colours`: every pixel type → 8-bit RGB.
+- `endings`: JPEGs that lack their end mark.
 - `orientation`: the EXIF orientation, read and applied.
 - `resizing`: sizes and crop, rounded as torchvision rounds them.
 

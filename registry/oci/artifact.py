@@ -6,13 +6,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from classifier.artifact import CONFIG, MAX_BYTES
-from classifier.errors import DamagedArtifact
+from classifier.errors import DamagedArtifact, OutOfDeviceMemory
+from classifier.hardware import memory_limit
 from classifier.types import from_json
 from registry.oci.manifest import FILEPATH, MANIFEST_TYPE, Descriptor, Manifest, parse_config
 from registry.oci.references import Reference, version_of
 
 if TYPE_CHECKING:
     from classifier.types import ModelConfig
+
+_COPIES = 2
+"""An engine that opens a graph holds the file and its own copy of the weights, at least."""
 
 
 class BlobStore(Protocol):
@@ -101,6 +105,7 @@ class Artifact:
 
         Raises:
             DamagedArtifact: the file is missing or damaged, or larger than such a file may be.
+            OutOfDeviceMemory: no engine could open it in the memory of this container.
         """
         files = self.files
         if file not in files:
@@ -108,6 +113,11 @@ class Artifact:
         size, limit = files[file].size, MAX_BYTES.get(file)
         if limit is not None and size > limit:
             raise self.damaged(f"{file} has {size:,} bytes, over the limit of {limit:,}")
+        if (memory := memory_limit()) is not None and _COPIES * size > memory:
+            raise OutOfDeviceMemory(
+                f"model '{self.reference}' does not fit into this container: {file} has {size:,} bytes, and an engine "
+                f"needs {_COPIES} times that, but the limit on memory is {memory:,} bytes; give the container more"
+            )
         try:
             return self.layout.read_blob(files[file])
         except DamagedArtifact as error:

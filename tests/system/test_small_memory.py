@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
+from classifier.artifact import MODEL
+from registry import LocalRegistry
 from tests import serving as server
 from tests.cgroups import limited_memory
+from tests.registry.artifacts import blob_path, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +64,28 @@ def test_a_service_refuses_it_and_goes_on(
         with ThreadPoolExecutor(4) as pool:
             assert [each.status_code for each in pool.map(post, [large, huge, large, large])] == [200, 413, 200, 200]
         served.wait_until_ready()
+
+
+def test_a_model_that_never_fits_is_one_sentence(
+    entering: Path, tandem_home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its graph of 300 MB is not even read: the kernel would end the process."""
+    registry = LocalRegistry(tandem_home / "registry")
+    artifact = registry.resolve("digits:1")
+    was = artifact.files[MODEL]
+    huge = replace(was, size=300_000_000, digest="sha256:" + "0" * 64)
+    with blob_path(registry, huge.digest).open("wb") as blob:
+        blob.truncate(huge.size)
+    layers = tuple(huge if layer == was else layer for layer in artifact.manifest.layers)
+    put(registry, "digits:2", replace(artifact.manifest, layers=layers), artifact.descriptor.media_type)
+    tandem = Path(sys.executable).with_name("tandem")
+    options = ["digits:2", "--engine", "onnxruntime", "--precision", "fp32"]
+    assert os.spawnv(os.P_WAIT, str(entering), [str(entering), str(tandem), "selftest", *options]) == 1
+    (error,) = [line for line in capfd.readouterr().err.splitlines() if "Error" in line]
+    assert error == (
+        "Error: model 'digits:2' does not fit into this container: model.onnx has 300,000,000 bytes, and an "
+        "engine needs 2 times that, but the limit on memory is 536,870,912 bytes; give the container more"
+    )
 
 
 def test_a_bulk_run_makes_a_row_of_it(images: Path, entering: Path, digits_home: Path, tmp_path: Path) -> None:
