@@ -88,6 +88,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)
+        if tag < 8:
+            raise ValueError("there is no field 0")
         value: int | memoryview
         match tag & 7:
             case 0:

@@ -98,7 +98,7 @@ def test_options_reach_the_engine(digits: Files, monkeypatch: pytest.MonkeyPatch
     )
     assert model.engine.info.name == engine
     expected = {"precision": "int8", "threads": 1, "batch_size": 2, "tuning": "throughput", "file": MODEL_INT8}
-    of_its_own = {"device": "cpu"} if engine == "onnxruntime" else {"digest": digits.digest}
+    of_its_own = {"device": "cpu", "alone": False} if engine == "onnxruntime" else {"digest": digits.digest}
     assert asked == expected | {"graph": digits.files[MODEL_INT8]} | of_its_own
 
 

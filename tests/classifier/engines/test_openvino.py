@@ -62,13 +62,20 @@ def test_openvino_is_not_installed(digits_files: Mapping[str, bytes], monkeypatc
         OpenVinoEngine(digits_files[MODEL])
 
 
-@pytest.mark.parametrize("damaged", [b"", b"hello", b"\0" * 100, b"<html></html>", b"/etc/passwd"])
+@pytest.mark.parametrize("damaged", [b"hello", b"\0" * 100, b"<html></html>", b"/etc/passwd"])
 def test_bytes_that_are_no_graph(damaged: bytes, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Bytes that are not ONNX give an error of one line; OpenVINO prints nothing and opens no path."""
-    with pytest.raises(EngineUnavailable, match=r"'openvino' can't open model\.onnx") as caught:
+    with pytest.raises(
+        DamagedArtifact, match=r"^model\.onnx can't be opened, because it is not an ONNX file"
+    ) as caught:
         OpenVinoEngine(damaged)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_bytes(home: Path) -> None:
+    with pytest.raises(EngineUnavailable, match=r"'openvino' can't open model\.onnx"):
+        OpenVinoEngine(b"")
 
 
 def test_a_graph_that_is_cut(digits_files: Mapping[str, bytes], home: Path) -> None:
