@@ -21,6 +21,7 @@ from classifier.types import from_json
 from export.measuring.evaluation import Evaluation
 from export.measuring.precisions import choose_to_run_alone
 from registry import Artifact, LocalRegistry
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +108,16 @@ def test_bulk_runs_of_any_batch_size_agree_and_resume(home: Path, folder: Path, 
     (tmp_path / "b" / "_SUCCESS").unlink()
     tandem(*inputs, "--output", tmp_path / "b", env=env)
     assert (tmp_path / "b" / "_SUCCESS").exists()
+
+
+def test_a_service_and_the_bulk_run_are_bit_equal(home: Path, folder: Path, tandem: Tandem, tmp_path: Path) -> None:
+    """The service batches what waits together, the bulk run 16 at a time: no bit differs."""
+    way = {"TANDEM_MODEL": "squeezed", "TANDEM_ENGINE": "onnxruntime", "TANDEM_PRECISION": "fp32"}
+    with serving(tmp_path / "service", home=home, **way) as server:
+        assert server.model["engine"]["batch_size"] == 1  # type: ignore[index]
+        options = ("--engine", "onnxruntime", "--precision", "fp32", "--service", server.url, "--concurrency", "8")
+        done = tandem("parity", "squeezed", folder / "val", *options, env={"TANDEM_HOME": str(home)})
+    assert "24 bit-equal" in done.stdout, done.stdout
 
 
 def test_other_networks_run_in_batches(digits_home: Path) -> None:
