@@ -6,15 +6,21 @@ process and gets the same row in every run. CPU time does not depend on how busy
 
 An image that crashes its codec may be why a run was killed. So the next attempt decodes its first chunk contained, and
 the image becomes a row.
+
+The limits allow what `LIMITS` allows every road. A process that ended for no cause of the image's, as when the kernel
+kills it for want of memory, says nothing about the image: it is decoded again, with no other beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import resource
 import signal
+import threading
+import time
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, NoReturn, Self
@@ -30,14 +36,22 @@ from classifier.types import Preprocessing  # noqa: TC001 # msgspec reads the an
 if TYPE_CHECKING:
     from types import TracebackType
 
-MAX_MEMORY_BYTES = 960 * 2**20
-"""Memory allowed above the process's baseline. An upright JPEG of 100 million pixels takes half of it."""
+log = logging.getLogger(__name__)
+
+MAX_MEMORY_BYTES = LIMITS.max_memory + 256 * 2**20
+"""Address space allowed above the process's baseline: what an image within the limits can need, and what allocators
+reserve beside it."""
 
 IMAGE_TIMEOUT_S = 10.0
 """More than twice the 4 s of the slowest image of 100 million pixels, a PNG with transparency."""
 
 AT_ONCE = 2
 """Contained images decoded at a time, since their memory adds up."""
+
+TRIES = 3
+"""How often an image is decoded whose process ends for no cause of the image's. From the second time on, alone."""
+
+RETRY_AFTER_S = 0.5
 
 # Limits for threads of the run: 4 bytes a pixel, twice that if converted or turned, so up to 128 MiB.
 _INLINE = Limits(max_pixels=16_000_000, max_resized_pixels=16_000_000)
@@ -48,6 +62,12 @@ _ERRORS: dict[str, type[ImageError]] = {
     error.__name__: error for error in (ImageError, NotAnImage, ImageTooLarge, UnreadableImage)
 }
 _TOO_MUCH_MEMORY = "decoding the image needs more memory than allowed: shrink it"
+_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
+"""Signals that code sends to itself. Any other comes from outside."""
+
+
+class _NoAnswer(Exception):  # noqa: N818 # it never leaves this module
+    """The process can't be started, or ended for no cause of the image's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +79,7 @@ class _Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reply:
-    """A decoded image; or an error, if `error` names its class."""
+    """A decoded image; or an error, if `error` names its class; or how the process ended, if that says nothing."""
 
     pixels: bytes = b""
     size: int = 0
@@ -69,6 +89,7 @@ class _Reply:
     error: str = ""
     reason: str = ""
     message: str = ""
+    ended: str = ""
 
 
 class Decoder:
@@ -85,6 +106,7 @@ class Decoder:
         self._timeout_s = timeout_s
         self.suspects = suspects
         self._is_stopped = False
+        self._taking = threading.Lock()
         self._workers: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(AT_ONCE):
             self._workers.put(None)
@@ -135,23 +157,51 @@ class Decoder:
         if len(data) > LIMITS.max_bytes:
             return decode_image(data, self._preprocessing)  # raises the error
         request = _Request(data=data, preprocessing=self._preprocessing, timeout_s=self._timeout_s)
-        worker = self._workers.get()
-        try:
-            self.check_goes_on()  # the wait for a worker may have been long
-            worker = worker or _Worker()
-            reply = worker.ask(request)
-        except (OSError, EOFError) as error:
-            # The process itself died, not its fork: the kernel does that when memory runs out.
-            if worker:
-                worker.close()
-            worker = None
-            raise ImageTooLarge(_TOO_MUCH_MEMORY) from error
-        finally:
-            self._workers.put(worker)
+        reply = self._ask_again(request)
         if reply.error:
             raise _ERRORS[reply.error](reply.message, reason=reply.reason)
         pixels = np.frombuffer(reply.pixels, dtype=np.uint8).reshape(reply.size, reply.size, 3).copy()
         return DecodedImage(pixels=pixels, width=reply.width, height=reply.height, format=reply.format)
+
+    def _ask_again(self, request: _Request) -> _Reply:
+        """Return the reply, of the first of a few processes that gives one."""
+        try:
+            return self._ask(request, alone=False)
+        except _NoAnswer as error:
+            log.info("decoding an image again: its process %s", error)
+        for attempt in range(2, TRIES + 1):
+            time.sleep(RETRY_AFTER_S)
+            try:
+                return self._ask(request, alone=True)
+            except _NoAnswer as error:
+                if attempt == TRIES:
+                    raise UnreadableImage(
+                        f"the process that decodes the image {error}, at {TRIES} tries: give the run more memory, or "
+                        "fewer --decode-threads, and add --retry-failed",
+                        reason="not_decoded",
+                    ) from error
+        raise AssertionError("the last try returns or raises")
+
+    def _ask(self, request: _Request, *, alone: bool) -> _Reply:
+        """Return a process's reply; if `alone`, while no other process decodes."""
+        with self._taking:  # else two threads could each hold a process that the other one waits for
+            workers = [self._workers.get() for _ in range(AT_ONCE if alone else 1)]
+        try:
+            self.check_goes_on()  # the wait for a worker may have been long
+            workers[0] = workers[0] or _Worker()
+            reply = workers[0].ask(request)
+        except (OSError, EOFError) as error:
+            how = "was killed" if workers[0] else f"can't be started ({error.strerror})"
+            if workers[0]:
+                workers[0].close()
+            workers[0] = None
+            raise _NoAnswer(how) from error
+        finally:
+            for worker in reversed(workers):
+                self._workers.put(worker)
+        if reply.ended:
+            raise _NoAnswer(reply.ended)
+        return reply
 
 
 def inline_limits(data: bytes) -> Limits:
@@ -186,25 +236,42 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             message = receive(requests)
-            reading, writing = os.pipe()
+            try:
+                reply = _decode_in_a_fork(message)
+            except OSError as error:
+                reply = msgspec.msgpack.encode(_Reply(ended=f"can't be started ({error.strerror})"))
+            send(replies, reply)
+
+
+def _decode_in_a_fork(message: bytes) -> bytes:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as pipe:  # noqa: PTH123 # a descriptor
+        try:
             child = os.fork()
             if child == 0:
-                os.close(reading)
-                _answer(message, writing)
+                pipe.close()
+                try:
+                    _answer(message, writing)
+                finally:
+                    os._exit(1)  # the loop of `serve` belongs to the parent
+        finally:
             os.close(writing)
-            with open(reading, "rb") as pipe:  # noqa: PTH123 # a descriptor
-                reply = pipe.read()
-            _, status = os.waitpid(child, 0)
-            code = os.waitstatus_to_exitcode(status)
-            send(replies, reply if code == 0 else msgspec.msgpack.encode(_explain_death(message, code)))
+        reply = pipe.read()
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return reply if code == 0 else msgspec.msgpack.encode(_explain_death(message, code))
 
 
 def _answer(message: bytes, writing: int) -> NoReturn:
     """Write the reply into a pipe and end the process, unless the limits end it first."""
     request = msgspec.msgpack.decode(message, type=_Request)
-    memory = (_address_space_bytes() or resource.RLIM_INFINITY - MAX_MEMORY_BYTES) + MAX_MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    if now := _address_space_bytes():
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        memory = now + MAX_MEMORY_BYTES if most == resource.RLIM_INFINITY else min(now + MAX_MEMORY_BYTES, most)
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+        file.write("1000")  # if memory runs out, the kernel kills this process, not the run
     signal.setitimer(signal.ITIMER_PROF, request.timeout_s)  # SIGPROF ends the process by default
     try:
         image = decode_image(request.data, request.preprocessing)
@@ -217,6 +284,8 @@ def _answer(message: bytes, writing: int) -> NoReturn:
         )
     except ImageError as error:
         reply = _Reply(error=type(error).__name__, reason=error.reason, message=str(error))
+    except MemoryError:
+        reply = _Reply(error="ImageTooLarge", reason=ImageTooLarge.reason, message=_TOO_MUCH_MEMORY)
     with open(writing, "wb") as pipe:  # a descriptor
         pipe.write(msgspec.msgpack.encode(reply))
     os._exit(0)  # at once: open files and buffers belong to the parent
@@ -236,10 +305,10 @@ def _explain_death(message: bytes, code: int) -> _Reply:
     if code == -signal.SIGPROF:
         what = f"decoding the image takes over {timeout_s:g} s of CPU time: re-encode it, or raise --image-timeout"
         return _Reply(error="UnreadableImage", reason="timeout", message=what)
-    if code == -signal.SIGKILL or code > 0:
-        return _Reply(error="ImageTooLarge", reason=ImageTooLarge.reason, message=_TOO_MUCH_MEMORY)
-    what = f"decoding the image crashes the codec ({signal.Signals(-code).name}): re-encode it"
-    return _Reply(error="UnreadableImage", reason="codec_crash", message=what)
+    if -code in _CRASHES:
+        what = f"decoding the image crashes the codec ({signal.Signals(-code).name}): re-encode it"
+        return _Reply(error="UnreadableImage", reason="codec_crash", message=what)
+    return _Reply(ended=f"was killed (signal {-code})" if code < 0 else f"ended with exit code {code}")
 
 
 if __name__ == "__main__":

@@ -97,9 +97,9 @@ def batch(
             found = find_inputs(inputs, files_from=files_from, nul=null, column=column)
             job = _make_job(found, output, shard or shard_of_job(), **options)
             check_job(job)  # before opening the model, which takes time
+            # A resumed run keeps its batch size: another could give other bits.
+            size = batch_size or begun_batch_size(job.output, job.shard)
             if runner == "local":
-                # A resumed run keeps its batch size: another could give other bits.
-                size = batch_size or begun_batch_size(output)
                 opened = open_model(model, **engine, batch_size=size, tuning="throughput")
                 with LocalRunner(opened, batch_size=batch_size, threads=decode_threads) as local:
                     record = run_batch(job, local, interrupts)
@@ -110,7 +110,7 @@ def batch(
                 cluster = Cluster(address=address, engines=engines, cpus=engine_cpus, gpus=gpus)
                 artifact = fetch_model(model, LocalRegistry.default())
                 with RayRunner(
-                    artifact, cluster, engine=engine, batch_size=batch_size, threads=decode_threads
+                    artifact, cluster, engine=engine, batch_size=size, threads=decode_threads
                 ) as engines_of_cluster:
                     record = run_batch(job, engines_of_cluster, interrupts)
     except Interrupted as interrupted:

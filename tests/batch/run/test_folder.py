@@ -259,15 +259,18 @@ def test_every_failing_write_is_resumable(tmp_path: Path, run: Run, monkeypatch:
 class _File:
     """A file whose writes go through Python, where they can be made to fail."""
 
-    real_open = Path.open
-
     def __init__(self, file: Any) -> None:
         self.file = file
 
     @staticmethod
-    def open(path: Path, *args: Any, **kwargs: Any) -> Any:
-        file = _File.real_open(path, *args, **kwargs)
-        return _File(file) if args[:1] in {("wb",), ("ab",)} else file
+    def of(real: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `real`, which opens files, so that those to be written are such files."""
+
+        def open_file(*args: Any, **kwargs: Any) -> Any:
+            file = real(*args, **kwargs)
+            return _File(file) if args[1:2] in {("wb",), ("ab",)} else file
+
+        return open_file
 
     def write(self, data: bytes) -> None:
         self.file.write(data)
@@ -291,19 +294,27 @@ def _fails_with(out: Path, run: Run, sentence: str) -> bool:
 
 
 def fail_at(patch: pytest.MonkeyPatch, call: str, nth: int) -> list[tuple[Any, ...]]:
-    """Let the n-th call fail, and return the list of calls."""
-    where: Any = {"fsync": os, "link": os, "write": _File}.get(call, Path)
-    real, calls = getattr(where, call), []
+    """Let the n-th call fail, and return the list of calls. `open` is an open of a file that is to be written."""
+    calls: list[tuple[Any, ...]] = []
+    places: list[tuple[Any, str]] = {
+        "write": [(_File, "write")],
+        "open": [(Path, "open"), (os, "open")],
+    }.get(call, [(os, call)])
     if call == "write":
-        patch.setattr(Path, "open", _File.open)
+        for where, name in ((Path, "open"), (os, "fdopen")):
+            patch.setattr(where, name, _File.of(getattr(where, name)))
 
-    def fail_at_nth(*args: Any, **kwargs: Any) -> Any:
-        # Of all that is opened, only what is to be written.
-        if call != "open" or (*args, *kwargs.values())[1] in {"wb", "ab", "w"}:
-            calls.append(args)
-        if len(calls) == nth:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(*args, **kwargs)
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def fail_at_nth(*args: Any, **kwargs: Any) -> Any:
+            how = (*args, *kwargs.values(), None)[1]
+            if call != "open" or how in {"wb", "ab", "w"} or (isinstance(how, int) and how & os.O_WRONLY):
+                calls.append(args)
+                if len(calls) == nth:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*args, **kwargs)
 
-    patch.setattr(where, call, fail_at_nth)
+        return fail_at_nth
+
+    for where, name in places:
+        patch.setattr(where, name, failing(getattr(where, name)))
     return calls
