@@ -66,7 +66,7 @@ _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal
 """Signals that code sends to itself. Any other comes from outside."""
 
 
-class _NoAnswer(Exception):  # noqa: N818 # it never leaves this module
+class _NoAnswer(Exception):
     """The process can't be started, or ended for no cause of the image's."""
 
 
@@ -185,20 +185,19 @@ class Decoder:
     def _ask(self, request: _Request, *, alone: bool) -> _Reply:
         """Return a process's reply; if `alone`, while no other process decodes."""
         with self._taking:  # else two threads could each hold a process that the other one waits for
-            workers = [self._workers.get() for _ in range(AT_ONCE if alone else 1)]
+            worker, *others = [self._workers.get() for _ in range(AT_ONCE if alone else 1)]
         try:
             self.check_goes_on()  # the wait for a worker may have been long
-            workers[0] = workers[0] or _Worker()
-            reply = workers[0].ask(request)
+            worker = worker or _start_worker()
+            reply = worker.ask(request)
         except (OSError, EOFError) as error:
-            how = "was killed" if workers[0] else f"can't be started ({error.strerror})"
-            if workers[0]:
-                workers[0].close()
-            workers[0] = None
-            raise _NoAnswer(how) from error
+            if worker:
+                worker.close()
+            worker = None
+            raise _NoAnswer("was killed") from error
         finally:
-            for worker in reversed(workers):
-                self._workers.put(worker)
+            for each in (*others, worker):
+                self._workers.put(each)
         if reply.ended:
             raise _NoAnswer(reply.ended)
         return reply
@@ -229,6 +228,13 @@ class _Worker(Process):
         """
         self.send(msgspec.msgpack.encode(request))
         return msgspec.msgpack.decode(self.receive(), type=_Reply)
+
+
+def _start_worker() -> _Worker:
+    try:
+        return _Worker()
+    except OSError as error:
+        raise _NoAnswer(f"can't be started ({error.strerror})") from error
 
 
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:

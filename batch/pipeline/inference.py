@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ class ScoredImage:
     """An image with its scores.
 
     Attributes:
-        scores: float32 `[classes]`; None if the image could not be loaded, and `loaded.image` is the error.
+        scores: float32 `[classes]`, finite; None if there are none, and `loaded.image` is the error.
         embedding: float32 `[embedding_size]`, if asked for.
     """
 
@@ -55,11 +55,19 @@ def _score(
     batch: Sequence[LoadedImage], images_nhwc: NDArray[np.uint8] | None, model: Model, *, embeddings: bool
 ) -> list[ScoredImage]:
     rows = iter(() if images_nhwc is None else _run(model, images_nhwc, embeddings=embeddings))
-    return [
-        ScoredImage(loaded=item, scores=scores, embedding=embedding)
-        for item in batch
-        for scores, embedding in [(None, None) if isinstance(item.image, ImageError) else next(rows)]
-    ]
+    scored = []
+    for item in batch:
+        scores, embedding = (None, None) if isinstance(item.image, ImageError) else next(rows)
+        if not all(each is None or np.isfinite(each).all() for each in (scores, embedding)):
+            # As fp16 gives where a layer overflows. NaN would win every comparison or none, and JSON has none.
+            error = ImageError(
+                f"{model.identity} in {model.engine.info.precision} gives scores for the image that are not numbers: "
+                "try another --precision",
+                reason="not_finite",
+            )
+            item, scores, embedding = replace(item, image=error), None, None
+        scored.append(ScoredImage(loaded=item, scores=scores, embedding=embedding))
+    return scored
 
 
 def _run(

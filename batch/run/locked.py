@@ -78,7 +78,7 @@ class LockedFolder(RunFolder):
         with writing(self.path):
             self.require()
             with suppress(FileExistsError):
-                os.mkdir(self.parts.name, dir_fd=self._folders[self.path])  # noqa: PTH102 # Path has no dir_fd
+                os.mkdir(self.parts.name, dir_fd=self._folders[self.path])  # Path has no dir_fd
             with self._open(self.commits, _NEW):
                 pass
             os.fsync(self._folders[self.path])
@@ -144,7 +144,7 @@ class LockedFolder(RunFolder):
         with writing(self._success):
             self.require()
             with suppress(FileNotFoundError):
-                os.unlink(self._success.name, dir_fd=self._folders[self.path])  # noqa: PTH108
+                os.unlink(self._success.name, dir_fd=self._folders[self.path])
 
     def succeed(self) -> None:
         """Mark the run as done."""
@@ -156,7 +156,7 @@ class LockedFolder(RunFolder):
             return
         for name in BEFORE_A_RUN:
             with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self._folders[self.state])  # noqa: PTH108
+                os.unlink(name, dir_fd=self._folders[self.state])
         for folder in (self.state, self.parts, *((self.path,) if folder_too else ())):
             with suppress(OSError):  # it was never made, or holds other files
                 folder.rmdir()
@@ -179,15 +179,15 @@ class LockedFolder(RunFolder):
             target = self._folder(path.parent)
             # Removed, not overwritten: a merge that was killed can leave a link of a shard's part.
             with suppress(FileNotFoundError):
-                os.unlink(_ASIDE, dir_fd=state)  # noqa: PTH108
+                os.unlink(_ASIDE, dir_fd=state)
             try:
                 make_aside()
                 self.require()  # again, because a disk can take long to sync
-                os.replace(_ASIDE, path.name, src_dir_fd=state, dst_dir_fd=target)  # noqa: PTH105
+                os.replace(_ASIDE, path.name, src_dir_fd=state, dst_dir_fd=target)
             finally:
                 # After a failure it is half-written. If both are links of one file, renaming leaves it as well.
                 with suppress(OSError):
-                    os.unlink(_ASIDE, dir_fd=state)  # noqa: PTH108
+                    os.unlink(_ASIDE, dir_fd=state)
             os.fsync(target)
 
     def _folder(self, path: Path) -> int:

@@ -260,6 +260,6 @@ class _Attempt:
             of_chunk = tuple(islice(files, plan.rows(chunk)))
             kept: list[Row | None] = [None] * len(of_chunk)
             if commit := self.commits.get(chunk):
-                rows = read_rows(self.folder.read_part(commit), self.job.columns.format)
+                rows = read_rows(self.folder.read_part(commit), self.job.columns)
                 kept = [None if row.status == "error" else row for row in rows]
             yield Work(chunk=chunk, files=of_chunk, kept=kept)

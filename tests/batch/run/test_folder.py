@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from batch.inputs.named import find_inputs
+from batch.inputs.shards import Shard
 from batch.run.folder import begun_batch_size, check_output
 from batch.run.lock import open_run_folder
 from classifier.errors import OutputError
@@ -72,6 +73,19 @@ def test_a_run_is_resumed_with_the_size_that_it_began_with(tmp_path: Path, run: 
     fingerprint.write_bytes(b"{")
     with pytest.raises(OutputError, match="is not a fingerprint that this Tandem can read"):
         begun_batch_size(out)
+
+
+def test_a_shard_takes_the_size_of_its_run(tmp_path: Path, run: Run) -> None:
+    """A shard keeps the size that it began with; one that did not begin takes that of another shard, for `merge`."""
+    first, second, other = (Shard(number=number, count=count) for number, count in ((1, 2), (2, 2), (1, 3)))
+    out = tmp_path / "out"
+    run(out / first.folder, shard=first)
+    fingerprint = out / first.folder / ".batch" / "fingerprint.json"
+    fingerprint.write_bytes(fingerprint.read_bytes().replace(b'"batch_size": null', b'"batch_size": 64'))
+    assert begun_batch_size(out / first.folder, first) == 64
+    assert begun_batch_size(out / second.folder, second) == 64
+    assert begun_batch_size(out / other.folder, other) is None
+    assert begun_batch_size(out) is None
 
 
 def test_a_half_written_commit_is_cut_off(tmp_path: Path, run: Run, expected: dict[str, bytes]) -> None:
