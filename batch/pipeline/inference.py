@@ -55,19 +55,26 @@ def _score(
     batch: Sequence[LoadedImage], images_nhwc: NDArray[np.uint8] | None, model: Model, *, embeddings: bool
 ) -> list[ScoredImage]:
     rows = iter(() if images_nhwc is None else _run(model, images_nhwc, embeddings=embeddings))
-    scored = []
-    for item in batch:
-        scores, embedding = (None, None) if isinstance(item.image, ImageError) else next(rows)
-        if not all(each is None or np.isfinite(each).all() for each in (scores, embedding)):
-            # As fp16 gives where a layer overflows. NaN would win every comparison or none, and JSON has none.
-            error = ImageError(
-                f"{model.identity} in {model.engine.info.precision} gives scores for the image that are not numbers: "
-                "try another --precision",
-                reason="not_finite",
-            )
-            item, scores, embedding = replace(item, image=error), None, None
-        scored.append(ScoredImage(loaded=item, scores=scores, embedding=embedding))
-    return scored
+    return [
+        _scored(item, *((None, None) if isinstance(item.image, ImageError) else next(rows)), model) for item in batch
+    ]
+
+
+def _scored(
+    loaded: LoadedImage, scores: NDArray[np.float32] | None, embedding: NDArray[np.float32] | None, model: Model
+) -> ScoredImage:
+    """Return an image with its scores; with an error if they are not numbers, as if a layer overflows in fp16.
+
+    NaN has no place in a ranking, nor in JSON.
+    """
+    if all(each is None or np.isfinite(each).all() for each in (scores, embedding)):
+        return ScoredImage(loaded=loaded, scores=scores, embedding=embedding)
+    error = ImageError(
+        f"{model.identity} gives scores that are not numbers for the image in {model.engine.info.precision}: try "
+        "another --precision",
+        reason="not_finite",
+    )
+    return ScoredImage(loaded=replace(loaded, image=error), scores=None, embedding=None)
 
 
 def _run(

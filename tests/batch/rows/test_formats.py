@@ -97,7 +97,7 @@ def test_every_format_gives_back_every_value(rows: list[Row]) -> None:
     assert lines[-1] == ""
 
 
-FORMULA = "=+-@\t\r"
+FORMULA = "=+-@\t\r\n＝＋－＠"
 
 
 @given(rows=st.lists(rows(), min_size=1, max_size=4), first=st.sampled_from([*FORMULA, "'", "''="]))

@@ -207,7 +207,7 @@ def test_a_tar_file_that_is_rewritten(tmp_path: Path, few: Path, batches: Batche
 
 @pytest.mark.parametrize("when", ["between kill and resume", "under the run"])
 def test_a_disk_that_is_lost(tmp_path: Path, few: Path, batches: Batches, when: str) -> None:
-    """A disk below the input that goes away stops the run; no image is missing. Once it is back, the run ends as ever."""
+    """A disk below the input that goes away stops the run; no image is missing. Once it is back, all ends as ever."""
     images = sorted(few.rglob("*.png"))
     many = link_many(images, tmp_path / "many", 500)
     place = many / "5-disk"
