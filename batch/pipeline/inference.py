@@ -55,18 +55,17 @@ def _score(
     batch: Sequence[LoadedImage], images_nhwc: NDArray[np.uint8] | None, model: Model, *, embeddings: bool
 ) -> list[ScoredImage]:
     rows = iter(() if images_nhwc is None else _run(model, images_nhwc, embeddings=embeddings))
-    return [
-        _scored(item, *((None, None) if isinstance(item.image, ImageError) else next(rows)), model) for item in batch
-    ]
+    return [_scored(item, None if isinstance(item.image, ImageError) else next(rows), model) for item in batch]
 
 
 def _scored(
-    loaded: LoadedImage, scores: NDArray[np.float32] | None, embedding: NDArray[np.float32] | None, model: Model
+    loaded: LoadedImage, found: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None, model: Model
 ) -> ScoredImage:
-    """Return an image with its scores; with an error if they are not numbers, as if a layer overflows in fp16.
+    """Return an image with its scores and embedding; with an error if they are not numbers.
 
-    NaN has no place in a ranking, nor in JSON.
+    They are not if a layer overflows in fp16. NaN has no place in a ranking, nor in JSON.
     """
+    scores, embedding = found or (None, None)
     if all(each is None or np.isfinite(each).all() for each in (scores, embedding)):
         return ScoredImage(loaded=loaded, scores=scores, embedding=embedding)
     error = ImageError(
