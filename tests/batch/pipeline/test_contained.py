@@ -67,8 +67,8 @@ def test_contained_pixels_are_the_same() -> None:
 def test_what_looks_dangerous_is_contained(data: bytes, is_contained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What may take much memory or time by its header is decoded in a process of its own, and comes back right."""
     asked = []
-    real = contained._Worker.ask
-    monkeypatch.setattr(contained._Worker, "ask", lambda *args: asked.append(args) or real(*args))
+    real = contained.ForkingProcess.ask
+    monkeypatch.setattr(contained.ForkingProcess, "ask", lambda *args: asked.append(args) or real(*args))
     with Decoder(PREPROCESSING) as decode:
         image = decode(data)
     assert bool(asked) == is_contained
@@ -198,8 +198,8 @@ def test_a_killed_run_suspects_its_images(tmp_path: Path, run: Run, monkeypatch:
     record = out / "run.json"
     record.write_bytes(_without_end(record.read_bytes()))
     asked = []
-    real = contained._Worker.ask
-    monkeypatch.setattr(contained._Worker, "ask", lambda *args: asked.append(args) or real(*args))
+    real = contained.ForkingProcess.ask
+    monkeypatch.setattr(contained.ForkingProcess, "ask", lambda *args: asked.append(args) or real(*args))
     run(out)
     assert len(asked) == 9
     assert read_parts(out) == before

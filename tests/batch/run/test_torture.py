@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from batch.inputs.listing import Selection
-from batch.pipeline.contained import MAX_MEMORY_BYTES
+from batch.pipeline.forks import MAX_MEMORY_BYTES
 from batch.run.stopping import FailureLimits
 from classifier.errors import OutputError, TooManyFailures
 from tests.batch.conftest import mounted, read_parts
