@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from batch.run.folder import RunFolder
     from batch.run.locked import LockedFolder
     from batch.run.record import Attempt, Commit
+
+_PLANNED = ("plan", "sources.json")
+"""The list of images, and what it was made of."""
 
 _OTHER_FILES = 256
 """Files that may be open beside the locks."""
@@ -123,9 +126,12 @@ def _join(
     """Bring parts, plan and commits together, and return all commits."""
     begun = folder.fingerprint()
     if begun is None:
+        folder.require()
         with writing(folder.path):
-            shutil.copyfile(shards[0].plan, folder.plan)
-            folder.begin(run)
+            for name in _PLANNED:
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(shards[0].state / name, folder.state / name)
+        folder.begin(run)
     elif differences := begun.differences(run):
         raise OutputError(
             f"the run in '{folder.path}' is not the run of its shards ({'; '.join(differences)}); move one of them away"

@@ -127,6 +127,16 @@ def test_more_shards_than_files_that_may_be_open(tmp_path: Path, run: Run) -> No
     assert done.stdout.startswith("40 images: 40 ok"), done.stderr
 
 
+def test_a_merged_run_has_all_that_its_plan_was_made_of(tmp_path: Path, run: Run) -> None:
+    """The files of a shard that tell what is classified are in the merged output, too, which can be resumed."""
+    run_shards(run, tmp_path / "out")
+    merge_shards(tmp_path / "out")
+    of_shard, merged = (files_of(tmp_path / "out" / each / ".batch") for each in ("shard-1-of-3", "."))
+    for name in ("lock", "fingerprint.json", "commits.jsonl"):
+        del of_shard[name], merged[name]
+    assert merged == of_shard
+
+
 @given(chunk_size=st.integers(1, 50), count=st.integers(1, 9))
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_shards_of_any_chunks_merge_into_the_run_of_one_process(
