@@ -6,6 +6,7 @@ the output's. So if somebody removes the output and begins another run there, no
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # One fixed name: the next write removes what a killed run left, and parts/ holds nothing but parts.
 _ASIDE = "aside"
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}  # the last if another machine removed it from a share
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
@@ -58,8 +60,10 @@ class LockedFolder(RunFolder):
         held = ((self._lock.fileno(), self.lock), (self._folders[self.path], self.path))
         try:
             return all(os.path.samestat(os.fstat(each), path.stat()) for each, path in held)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            raise
 
     def require(self) -> None:
         """Check that the output is still the one that this process locked.
@@ -67,7 +71,9 @@ class LockedFolder(RunFolder):
         Raises:
             OutputError: it was removed, moved, or replaced by another.
         """
-        if not self.is_in_place:
+        with writing(self.path):
+            is_in_place = self.is_in_place
+        if not is_in_place:
             raise OutputError(
                 f"the output '{self.path}' was removed or replaced while this process wrote into it; nothing more is "
                 "written there; give the same command again, or name another --output"
@@ -152,11 +158,12 @@ class LockedFolder(RunFolder):
 
     def remove(self, *, folder_too: bool) -> None:
         """Remove the files of a run that did not begin, by their names, and the folders that this leaves empty."""
-        if not self.is_in_place:
-            return
-        for name in BEFORE_A_RUN:
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self._folders[self.state])
+        with writing(self.path):
+            if not self.is_in_place:
+                return
+            for name in BEFORE_A_RUN:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._folders[self.state])
         for folder in (self.state, self.parts, *((self.path,) if folder_too else ())):
             with suppress(OSError):  # it was never made, or holds other files
                 folder.rmdir()
