@@ -144,7 +144,14 @@ def torture(session: nox.Session) -> None:
     environment = {"TANDEM_TEST_HOME": str(digits_home(session)), "TANDEM_TEST_TORTURE": "1"}
     files = [
         f"tests/batch/{name}.py"
-        for name in ("run/test_torture", "run/test_folder", "run/test_ray_runner", "inputs/test_urls")
+        for name in (
+            "run/test_torture",
+            "run/test_folder",
+            "run/test_replaced",
+            "run/test_ray_runner",
+            "inputs/test_urls",
+            "pipeline/test_contained",
+        )
     ]
     session.run("pytest", "-m", "", "-s", *(session.posargs or files), env=environment)
 

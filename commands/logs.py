@@ -7,6 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from classifier.wording import one_line
+
 _NOISY = ("PIL", "matplotlib", "onnxscript", "onnx_ir", "httpx", "httpcore", "torch", "urllib3")
 
 
@@ -28,14 +30,20 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class TextLines(logging.Formatter):
+    """Formats a record for people. A name in its message can't move the terminal's cursor, or begin a line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # logging's name
+        """Return the line."""
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
 def log_to_stderr(*, verbose: bool) -> None:
     """Log to standard error as text, from INFO on; from DEBUG on if `verbose`."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TextLines("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if verbose else logging.INFO)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
 

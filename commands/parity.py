@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from classifier.wording import counted
+from classifier.wording import counted, one_line
 from commands.exit_codes import NOT_IN_PARITY
 from commands.options import engine_options
 
@@ -79,7 +79,7 @@ def parity(
         opened = open_model(model, **engine, batch_size=batch_size, tuning="throughput")  # as a bulk run opens it
         result = compare_roads(opened, client, found, limit=limit, concurrency=concurrency)
     for line in summarise(result):
-        click.echo(line)
+        click.echo(one_line(line))
     if report is not None:
         try:
             report.write_bytes(to_json(result))

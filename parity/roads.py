@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice, tee
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ import numpy as np
 
 from batch.inputs.plan import listed_images
 from batch.pipeline.ahead import map_ahead
+from batch.pipeline.contained import Decoder
 from batch.pipeline.inference import batch_size_of, batched, score_batches
-from batch.pipeline.loading import decode_threads, load_image, load_images
+from batch.pipeline.loading import decode_threads, load_images
 from batch.pipeline.reading import read_file, with_data
+from batch.pipeline.workers import Loader
 from classifier.answers import Error
 from classifier.errors import DataError, ImageError, ServiceError
 from classifier.types import EngineInfo  # noqa: TC001 # msgspec reads the annotations
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from batch.inputs.named import Input
     from batch.inputs.plan import ImageFile
     from batch.pipeline.inference import ScoredImage
-    from batch.pipeline.loading import LoadedImage
     from classifier.answers import Classification, ModelDescription
     from classifier.model import Model
     from parity.client import ServiceClient
@@ -159,14 +161,15 @@ def _both_roads(
         answer = client.classify(data, top_k=len(model.config.labels))
         return answer if isinstance(answer, Error) else _scores(answer, model, client, served)
 
-    def load(files: Sequence[ImageFile]) -> list[LoadedImage]:
-        return [load_image(file, model.decode) for file in files]
-
+    preprocessing = model.config.preprocessing
     to_send, to_load = tee(islice(with_data(listed_images(inputs)), limit))
     batch_size, threads = batch_size_of(model, None), decode_threads(None)
     with (
+        # The bulk run's own: large images are decoded in processes of their own, within its limits.
+        Decoder(preprocessing) as decode,
+        closing(Loader(preprocessing, processes=threads)) as load,
         closing(map_ahead(ask, to_send, threads=concurrency, ahead=2 * batch_size + concurrency)) as answers,
-        closing(load_images(to_load, load, threads=threads, ahead=2 * batch_size)) as loaded,
+        closing(load_images(to_load, partial(load, decode=decode), threads=threads, ahead=2 * batch_size)) as loaded,
         closing(score_batches(batched(loaded, batch_size), model)) as scored,
     ):
         yield from zip(chain.from_iterable(scored), answers, strict=True)

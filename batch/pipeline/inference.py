@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ class ScoredImage:
     """An image with its scores.
 
     Attributes:
-        scores: float32 `[classes]`; None if the image could not be loaded, and `loaded.image` is the error.
+        scores: float32 `[classes]`, finite; None if there are none, and `loaded.image` is the error.
         embedding: float32 `[embedding_size]`, if asked for.
     """
 
@@ -55,11 +55,25 @@ def _score(
     batch: Sequence[LoadedImage], images_nhwc: NDArray[np.uint8] | None, model: Model, *, embeddings: bool
 ) -> list[ScoredImage]:
     rows = iter(() if images_nhwc is None else _run(model, images_nhwc, embeddings=embeddings))
-    return [
-        ScoredImage(loaded=item, scores=scores, embedding=embedding)
-        for item in batch
-        for scores, embedding in [(None, None) if isinstance(item.image, ImageError) else next(rows)]
-    ]
+    return [_scored(item, None if isinstance(item.image, ImageError) else next(rows), model) for item in batch]
+
+
+def _scored(
+    loaded: LoadedImage, found: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None, model: Model
+) -> ScoredImage:
+    """Return an image with its scores and embedding; with an error if they are not numbers.
+
+    They are not if a layer overflows in fp16. NaN has no place in a ranking, nor in JSON.
+    """
+    scores, embedding = found or (None, None)
+    if all(each is None or np.isfinite(each).all() for each in (scores, embedding)):
+        return ScoredImage(loaded=loaded, scores=scores, embedding=embedding)
+    error = ImageError(
+        f"{model.identity} gives scores that are not numbers for the image in {model.engine.info.precision}: try "
+        "another --precision",
+        reason="not_finite",
+    )
+    return ScoredImage(loaded=replace(loaded, image=error), scores=None, embedding=None)
 
 
 def _run(

@@ -80,6 +80,12 @@ class Process:
         replies.register(self._replies, select.POLLIN)
         return bool(replies.poll(0))
 
+    def exit_code(self) -> int | None:
+        """Return the code of a process that has ended, negative for a signal; None if it runs on."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout=1)  # its pipe closes an instant before it ends
+        return None
+
     def close(self) -> None:
         """End the process."""
         self._process.kill()

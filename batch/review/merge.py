@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import os
+import resource
 import shutil
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,20 +12,25 @@ from batch.inputs.plan import digest_of
 from batch.inputs.shards import Shard
 from batch.review.results import find_shards, require_one_count
 from batch.run.folder import reading, writing
-from batch.run.lock import open_run_folder
+from batch.run.lock import open_run_folder, unchanging
 from batch.run.record import RunRecord, read_attempts
 from classifier.errors import OutputError
-from classifier.files import sync_folder
 from classifier.types import to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from pathlib import Path
 
     from batch.run.fingerprint import Fingerprint
     from batch.run.folder import RunFolder
+    from batch.run.locked import LockedFolder
     from batch.run.record import Attempt, Commit
 
-log = logging.getLogger(__name__)
+_PLANNED = ("plan", "sources.json")
+"""The list of images, and what it was made of."""
+
+_OTHER_FILES = 256
+"""Files that may be open beside the locks."""
 
 
 def merge_shards(output: Path) -> RunRecord:
@@ -33,20 +38,33 @@ def merge_shards(output: Path) -> RunRecord:
 
     Before anything is written, the shards are proved complete: every shard is there and done, all have the same plan,
     byte for byte, and every chunk has its part with the committed checksum. Parts become hard links if the file system
-    has them. The shards stay.
+    has them. The shards stay as they are, and no run can begin in them meanwhile.
 
     Raises:
         OutputError: a shard is missing, is not done, or is of another run; or the output can't be written.
     """
     shards = _find_shards(output)
-    run, commits, attempts = _prove(shards)
-    with open_run_folder(output, shards=[shard.path.name for shard in shards]) as folder:
+    _allow_open_files(len(shards))
+    with ExitStack() as locks:
+        for shard in shards:
+            if shard.began:
+                locks.enter_context(unchanging(shard))
+        run, commits, attempts = _prove(shards)
+        folder = locks.enter_context(open_run_folder(output, shards=[shard.path.name for shard in shards]))
         folder.reopen()
         joined = _join(folder, shards, run, commits)
         record = RunRecord.of(run, joined.values(), attempts)
         folder.write_record(to_json(record))
         folder.succeed()
     return record
+
+
+def _allow_open_files(number: int) -> None:
+    """Let this process open `number` files more than usual, as far as the system permits: each lock is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(number + _OTHER_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _find_shards(output: Path) -> list[RunFolder]:
@@ -103,40 +121,39 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
 
 
 def _join(
-    folder: RunFolder, shards: list[RunFolder], run: Fingerprint, commits: dict[int, Commit]
+    folder: LockedFolder, shards: list[RunFolder], run: Fingerprint, commits: dict[int, Commit]
 ) -> dict[int, Commit]:
     """Bring parts, plan and commits together, and return all commits."""
     begun = folder.fingerprint()
     if begun is None:
+        folder.require()
         with writing(folder.path):
-            shutil.copyfile(shards[0].plan, folder.plan)
-            folder.begin(run)
+            for name in _PLANNED:
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(shards[0].state / name, folder.state / name)
+        folder.begin(run)
     elif differences := begun.differences(run):
         raise OutputError(
             f"the run in '{folder.path}' is not the run of its shards ({'; '.join(differences)}); move one of them away"
         )
     have = folder.committed({run.part(chunk) for chunk in run.chunks})
+    seen = {(commit.chunk, commit.sha256) for commit in folder.history()}
     for shard in shards:
         fingerprint = shard.fingerprint()
         assert fingerprint is not None
         for chunk in fingerprint.chunks:
             commit = commits[chunk]
-            if chunk not in have or have[chunk].failed > commit.failed:
-                with writing(folder.parts / commit.part):
-                    _link(shard.parts / commit.part, folder.parts / commit.part)
-                    folder.enter(commit)
+            if _is_newer(commit, have.get(chunk), seen):
+                folder.adopt(shard.parts / commit.part, commit)
                 have[chunk] = commit
-    with writing(folder.parts):
-        sync_folder(folder.parts)
     return have
 
 
-def _link(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        # This file system has no hard links, or not between these folders.
-        shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
+def _is_newer(commit: Commit, have: Commit | None, seen: Container[tuple[int, str]]) -> bool:
+    """Return whether a shard's part takes the place of the output's own.
+
+    The output has seen a part that it once had: if it has another one now, that is of a later `--retry-failed`.
+    """
+    if have is None:
+        return True
+    return (commit.chunk, commit.sha256) not in seen and commit.failed <= have.failed

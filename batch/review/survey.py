@@ -141,7 +141,7 @@ def survey(results: Results, advance: Advance) -> Survey:
 
 def _outcomes(results: FolderResults, commit: Commit) -> list[Outcome]:
     try:
-        outcomes = read_outcomes(results.folder.read_part(commit), results.run.format)
+        outcomes = read_outcomes(results.folder.read_part(commit), results.run.columns)
         if len(outcomes) != results.run.plan.rows(commit.chunk):
             raise ValueError(f"it has {counted(len(outcomes), 'row')}")
     except ValueError as error:
@@ -161,6 +161,6 @@ def top_scores(results: Results, images: Iterable[SeenImage]) -> dict[int, tuple
     found: dict[int, tuple[Score, ...]] = {}
     for chunk, rows in wanted.items():
         each, commit = placed[chunk]
-        of_chunk = read_rows(each.folder.read_part(commit), results.run.format)
+        of_chunk = read_rows(each.folder.read_part(commit), results.run.columns)
         found |= {chunk * size + row: of_chunk[row].top_k or () for row in rows}
     return found

@@ -91,7 +91,7 @@ def _check_part(results: FolderResults, commit: Commit, files: Sequence[ImageFil
     run, path = results.run, results.folder.parts / commit.part
     again = "remove it, and the same command makes it again"
     try:
-        outcomes = read_outcomes(results.folder.read_part(commit), run.format)
+        outcomes = read_outcomes(results.folder.read_part(commit), run.columns)
     except OutputError as error:
         yield str(error)
         return
@@ -181,7 +181,7 @@ def _images(results: Results) -> Iterator[tuple[ImageFile, Outcome]]:
     inputs = tuple(each.on_this_machine() for each in inputs_of(plan))
     files = results.images(results.folders[0].folder.plan, inputs)
     for each, commit in results.parts():
-        outcomes = read_outcomes(each.folder.read_part(commit), results.run.format)
+        outcomes = read_outcomes(each.folder.read_part(commit), results.run.columns)
         yield from zip(islice(files, plan.rows(commit.chunk)), outcomes, strict=True)
 
 

@@ -49,37 +49,51 @@ class Columns:
         top_k: how many labels `top_k` lists.
         all_scores: whether there is a column `scores`.
         embeddings: whether there is a column `embedding`.
+        escape_formulas: whether CSV fields that a spreadsheet would run are escaped.
     """
 
     format: Format = "parquet"
     top_k: int = 5
     all_scores: bool = False
     embeddings: bool = False
+    escape_formulas: bool = False
+
+    def __post_init__(self) -> None:
+        if self.escape_formulas and self.format != "csv":
+            raise ValueError(f"escape_formulas is of the format csv, got {self.format}")
 
 
-def encode_rows(rows: Sequence[Row], format: Format, *, all_scores: bool, embeddings: bool = False) -> bytes:
-    """Return the rows as a file of that format, the same bytes for the same rows."""
-    optional = {"scores": all_scores, "embedding": embeddings}
-    columns = tuple(name for name in COLUMNS if optional.get(name, True))
-    return _FORMATS[format].encode(rows, columns)
+def encode_rows(rows: Sequence[Row], columns: Columns) -> bytes:
+    """Return the rows as a file with these columns, the same bytes for the same rows."""
+    optional = {"scores": columns.all_scores, "embedding": columns.embeddings}
+    names = tuple(name for name in COLUMNS if optional.get(name, True))
+    if columns.escape_formulas:
+        return csv.encode(rows, names, escape_formulas=True)
+    return _FORMATS[columns.format].encode(rows, names)
 
 
-def read_rows(data: bytes, format: Format) -> list[Row]:
+def read_rows(data: bytes, columns: Columns) -> list[Row]:
     """Return the rows of a part. `encode_rows` makes the same bytes of them.
 
     Raises:
         ValueError: the data is not a part in that format.
     """
-    return _FORMATS[format].decode(data, Row)
+    return _decode(data, columns, Row)
 
 
-def read_outcomes(data: bytes, format: Format) -> list[Outcome]:
+def read_outcomes(data: bytes, columns: Columns) -> list[Outcome]:
     """Return the rows of a part without their lists of scores.
 
     Raises:
         ValueError: the data is not a part in that format.
     """
-    return _FORMATS[format].decode(data, Outcome)
+    return _decode(data, columns, Outcome)
+
+
+def _decode(data: bytes, columns: Columns, type: type[_T]) -> list[_T]:
+    if columns.escape_formulas:
+        return csv.decode(data, type, escape_formulas=True)
+    return _FORMATS[columns.format].decode(data, type)
 
 
 def library_of(format: Format) -> str:

@@ -40,7 +40,7 @@ def part_of(rows: Sequence[Row], files: Sequence[ImageFile], columns: Columns, *
     folders = [file.label(classes) for file in files]
     errors = Counter(row.error.partition(":")[0] for row in rows if row.error is not None)
     return Part(
-        data=encode_rows(rows, columns.format, all_scores=columns.all_scores, embeddings=columns.embeddings),
+        data=encode_rows(rows, columns),
         rows=len(rows),
         errors=dict(sorted(errors.items())),
         in_class_folders=sum(folder is not None for folder in folders),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from PIL import features
 
 from batch.inputs.plan import Plan  # noqa: TC001 # msgspec reads the annotations, here and below
@@ -28,6 +29,8 @@ class Fingerprint:
         model: `digits@sha256:…`.
         labels: the model's, in the order of `scores`.
         versions: versions of the libraries that shape pixels or bytes.
+        escape_formulas: whether CSV fields that a spreadsheet would run are escaped. Unset, not False, if not, so that
+            the JSON of runs without the option stays as it was.
     """
 
     schema_version: int
@@ -42,6 +45,7 @@ class Fingerprint:
     engine: EngineInfo
     versions: dict[str, str]
     embeddings: bool = False
+    escape_formulas: bool | UnsetType = UNSET
 
     @classmethod
     def of(
@@ -69,6 +73,18 @@ class Fingerprint:
             engine=engine,
             versions=versions(columns.format),
             embeddings=columns.embeddings,
+            escape_formulas=columns.escape_formulas or UNSET,
+        )
+
+    @property
+    def columns(self) -> Columns:
+        """How the run's rows are written."""
+        return Columns(
+            format=self.format,
+            top_k=self.top_k,
+            all_scores=self.all_scores,
+            embeddings=self.embeddings,
+            escape_formulas=self.escape_formulas is True,
         )
 
     @property

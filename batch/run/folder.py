@@ -18,37 +18,36 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from batch.inputs.shards import Shard
 from batch.inputs.urls import is_url
 from batch.run.fingerprint import Fingerprint
 from batch.run.record import Commit
 from classifier.errors import OutputError
-from classifier.files import replace_file, sync_folder
-from classifier.types import from_json, to_json
+from classifier.types import from_json
 from classifier.wording import utf8_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from batch.inputs.named import Input
-    from batch.rows.part import Part
 
 
 STATE = ".batch"
 REPORT = "report.html"
 """The page that `tandem batch report` writes beside a run, or beside its shards."""
 
-_BEFORE_A_RUN = frozenset({"lock", "plan", "aside", "commits.jsonl"})
+BEFORE_A_RUN = frozenset({"lock", "plan", "aside", "commits.jsonl"})
 """Files of STATE that a process killed before its run began can leave. Nothing else is ever removed."""
 
 
 class RunFolder:
-    """The output folder of one run. `lock.open_run_folder` opens it for writing."""
+    """The output folder of one run, to be read. `lock.open_run_folder` opens it for writing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,14 +86,6 @@ class RunFolder:
                 "name another --output, or resume with the Tandem that began the run"
             ) from error
 
-    def begin(self, fingerprint: Fingerprint) -> None:
-        """Begin a run whose plan is written. From here on it can be resumed."""
-        with writing(self.path):
-            self.parts.mkdir(exist_ok=True)
-            self.commits.write_bytes(b"")
-            sync_folder(self.path)
-            self._replace(self._fingerprint, to_json(fingerprint))
-
     def committed(self, parts: Collection[str]) -> dict[int, Commit]:
         """Return the commits whose parts are intact, by chunk. The other chunks have to be made again.
 
@@ -104,39 +95,37 @@ class RunFolder:
         Raises:
             OutputError: the parts can't be read, or a file among them is not of this run.
         """
-        with reading(self.commits):
-            lines = self.commits.read_bytes()
-        whole = lines.rfind(b"\n") + 1
-        if whole < len(lines):
-            with writing(self.commits):
-                os.truncate(self.commits, whole)
+        last = self.entered()
         with reading(self.parts):
             foreign = [part.name for part in self.parts.iterdir() if part.name not in parts]
         if foreign:
             raise OutputError(
                 f"'{self.parts / min(foreign)}' is not a part of this run; move it away, or name another --output"
             )
-        last = self._last_commits(lines[:whole])
         return {chunk: commit for chunk, commit in last.items() if self._is_intact(commit)}
 
     def entered(self) -> dict[int, Commit]:
-        """Return all commits by chunk, without looking at the parts. Nothing is written.
+        """Return the last commit of each chunk, without looking at the parts.
+
+        Raises:
+            OutputError: the commits can't be read.
+        """
+        return {commit.chunk: commit for commit in self.history()}
+
+    def history(self) -> list[Commit]:
+        """Return all commits, oldest first. A half-written line at the end is left out.
 
         Raises:
             OutputError: the commits can't be read.
         """
         with reading(self.commits):
             lines = self.commits.read_bytes()
-        return self._last_commits(lines[: lines.rfind(b"\n") + 1])
-
-    def _last_commits(self, lines: bytes) -> dict[int, Commit]:
         try:
-            commits = msgspec.json.Decoder(Commit).decode_lines(lines)
+            return msgspec.json.Decoder(Commit).decode_lines(lines[: lines.rfind(b"\n") + 1])
         except msgspec.MsgspecError as error:
             raise OutputError(
                 f"'{self.commits}' is damaged ({error}); name another --output to run from the start"
             ) from error
-        return {commit.chunk: commit for commit in commits}
 
     def _is_intact(self, commit: Commit) -> bool:
         path = self.parts / commit.part
@@ -146,23 +135,6 @@ class RunFolder:
                     return hashlib.file_digest(part, "sha256").hexdigest() == commit.sha256
             except FileNotFoundError:
                 return False
-
-    def commit(self, chunk: int, name: str, part: Part) -> Commit:
-        """Write the part of a chunk, whole or not at all, and return its commit."""
-        commit = Commit(
-            chunk=chunk,
-            part=name,
-            rows=part.rows,
-            bytes=len(part.data),
-            sha256=hashlib.sha256(part.data).hexdigest(),
-            errors=part.errors,
-            in_class_folders=part.in_class_folders,
-            correct=part.correct,
-        )
-        with writing(self.parts / name):
-            self._replace(self.parts / name, part.data)
-            self.enter(commit)
-        return commit
 
     def read_part(self, commit: Commit) -> bytes:
         """Return the bytes of a committed part.
@@ -180,40 +152,6 @@ class RunFolder:
         if hashlib.sha256(data).hexdigest() != commit.sha256:
             raise OutputError(f"the part '{path}' is not what the run wrote; remove it, and {again}")
         return data
-
-    def enter(self, commit: Commit) -> None:
-        """Append the commit of a part that is in its place."""
-        with self.commits.open("ab") as file:
-            file.write(msgspec.json.encode(commit) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def write_record(self, record: bytes) -> None:
-        """Write `run.json`."""
-        with writing(self.record):
-            self._replace(self.record, record)
-
-    def reopen(self) -> None:
-        """Remove the mark of success: there is work to do again."""
-        with writing(self._success):
-            self._success.unlink(missing_ok=True)
-
-    def succeed(self) -> None:
-        """Mark the run as done."""
-        with writing(self._success):
-            self._replace(self._success, b"")
-
-    def remove(self, *, folder_too: bool) -> None:
-        """Remove the files of a run that did not begin, by their names, and the folders that this leaves empty."""
-        for name in _BEFORE_A_RUN:
-            (self.state / name).unlink(missing_ok=True)
-        for folder in (self.state, self.parts, *((self.path,) if folder_too else ())):
-            with suppress(OSError):  # it was never made, or holds other files
-                folder.rmdir()
-
-    def _replace(self, path: Path, data: bytes) -> None:
-        # One fixed name: the next write overwrites what a killed run left, and parts/ holds nothing but parts.
-        replace_file(path, data, aside=self.state / "aside")
 
 
 @contextmanager
@@ -265,21 +203,27 @@ def check_output(path: Path, inputs: Sequence[Input] = (), *, shards: Collection
     if "fingerprint.json" in state:
         return
     # A process killed before its run began left nothing of use. A new volume holds lost+found.
-    leftovers = {STATE} if state <= _BEFORE_A_RUN else set()
+    leftovers = {STATE} if state <= BEFORE_A_RUN else set()
     if foreign := names - leftovers - {"lost+found", REPORT, *shards} - (set() if parts else {"parts"}):
         raise OutputError(
             f"the output '{path}' holds '{min(foreign)}' and no run to resume; name a new or an empty folder"
         )
 
 
-def begun_batch_size(path: Path) -> int | None:
+def begun_batch_size(path: Path, shard: Shard | None = None) -> int | None:
     """Return the fixed batch size of the run in the folder `path`; None if any size serves, or no run began.
 
+    A shard that did not begin takes the size of one that did: `merge` refuses shards of different sizes.
+
     Raises:
-        OutputError: its fingerprint can't be read.
+        OutputError: a fingerprint can't be read.
     """
-    begun = RunFolder(path).fingerprint()
-    return None if begun is None else begun.engine.batch_size
+    count = 0 if shard is None else shard.count
+    shards = (path.with_name(Shard(number=number, count=count).folder) for number in range(1, count + 1))
+    for folder in (path, *shards):
+        if begun := RunFolder(folder).fingerprint():
+            return begun.engine.batch_size
+    return None
 
 
 def _names(folder: Path) -> set[str]:

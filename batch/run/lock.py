@@ -8,9 +8,10 @@ import platform
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from batch.run.folder import RunFolder, check_output, writing
+from batch.run.folder import RunFolder, check_output, reading, writing
+from batch.run.locked import LockedFolder
 from classifier.errors import OutputError
 from classifier.files import sync_folder
 from classifier.types import from_json, to_json
@@ -39,7 +40,7 @@ class Holder:
 
 
 @contextmanager
-def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[RunFolder]:
+def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[LockedFolder]:
     """Yield the output folder, made if missing, and locked. If no run begins in it, it is left as it was.
 
     Args:
@@ -62,14 +63,35 @@ def open_run_folder(path: Path, *, shards: Collection[str] = ()) -> Iterator[Run
             raise OutputError(
                 f"another process is running a batch into '{path}'; wait until it ends, or name another --output"
             )
-        if not _is_at(lock, folder.lock):
-            # Another process removed this lock file after we opened it, so locking it excludes no one.
-            raise OutputError(f"another process has just released '{path}'; give the same command again")
+        with LockedFolder(path, lock) as locked:
+            if not locked.is_in_place:
+                # Another process removed this lock file after we opened it, so locking it excludes no one.
+                raise OutputError(f"another process has just released '{path}'; give the same command again")
+            try:
+                yield locked
+            finally:
+                if not locked.began:
+                    locked.remove(folder_too=is_new)
+
+
+@contextmanager
+def unchanging(folder: RunFolder) -> Iterator[None]:
+    """Keep every run out of a folder for the block, without writing into it.
+
+    Raises:
+        OutputError: a process runs into it, or its lock can't be opened.
+    """
+    with reading(folder.lock):
+        lock = os.fdopen(os.open(folder.lock, os.O_RDONLY | os.O_CREAT, 0o666), "rb")
+    with lock:
         try:
-            yield folder
-        finally:
-            if not folder.began:
-                folder.remove(folder_too=is_new)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another process is running a batch into '{folder.path}'; wait until it ends, and give the same "
+                "command again"
+            ) from None
+        yield
 
 
 def _take(lock: IO[bytes]) -> bool:
@@ -85,14 +107,6 @@ def _take(lock: IO[bytes]) -> bool:
                 os.write(lock.fileno(), to_json(Holder(pid=os.getpid(), host=platform.node())))
             return True
     return False
-
-
-def _is_at(file: IO[Any], path: Path) -> bool:
-    """Return whether `path` names the open file."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def is_held(path: Path) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
-from batch.run.folder import writing
 from classifier.errors import OutputError
 
 if TYPE_CHECKING:
@@ -15,16 +15,22 @@ if TYPE_CHECKING:
     from batch.run.fingerprint import Fingerprint
     from batch.run.record import Commit, RunRecord
 
+log = logging.getLogger(__name__)
+
 EVERY_S = 10
 
 
 class MetricsFile:
-    """A metrics file that is replaced, whole, every few seconds. Without a path it does nothing."""
+    """A metrics file that is replaced, whole, every few seconds. Without a path it does nothing.
+
+    If it can't be written, that is logged once and ends no run.
+    """
 
     def __init__(self, path: Path | None, run: Fingerprint) -> None:
         self._path = path
         self._run = run
         self._written: float | None = None
+        self._has_failed = False
 
     def update(self, commits: Iterable[Commit], classified: int) -> None:
         """Write the metrics of a running attempt, at most every `EVERY_S` seconds."""
@@ -75,8 +81,17 @@ class MetricsFile:
         gauge("tandem_batch_attempt_images", "Images that this attempt classified.", {"": classified})
         gauge("tandem_batch_state", "1 for the state of the run.", states, "state")
         gauge("tandem_batch_updated_timestamp_seconds", "When this was written.", {"": time.time()})
-        with writing(self._path):
+        try:
             write_to_textfile(str(self._path), registry)  # written aside, then renamed
+        except OSError as error:
+            # Somebody's dashboard is not worth a run: it goes on, and says so once.
+            if not self._has_failed:
+                log.warning(
+                    "the metrics file '%s' can't be written (%s); the run goes on without it",
+                    self._path,
+                    error.strerror,
+                )
+            self._has_failed = True
 
 
 def check_metrics_file(path: Path | None) -> None:

@@ -16,7 +16,7 @@ from batch.inputs.urls import is_url
 from batch.pipeline.contained import IMAGE_TIMEOUT_S
 from batch.rows.formats import Columns, read_rows
 from batch.run.fingerprint import Fingerprint
-from batch.run.folder import RunFolder, check_output, reading, writing
+from batch.run.folder import check_output, reading, writing
 from batch.run.local import Work
 from batch.run.lock import open_run_folder
 from batch.run.metrics import MetricsFile, check_metrics_file
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from batch.rows.columns import Row
     from batch.rows.part import Part
     from batch.run.local import Runner
+    from batch.run.locked import LockedFolder
     from classifier.progress import Advance
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
         return _Attempt(job, runner, folder, run, commits).classify(attempts, interrupts)
 
 
-def _begin(job: BatchJob, runner: Runner, folder: RunFolder) -> Fingerprint:
+def _begin(job: BatchJob, runner: Runner, folder: LockedFolder) -> Fingerprint:
     """Make the plan, and return the fingerprint of the run that begins here."""
     with writing(folder.plan):
         plan = write_plan(folder.plan, job.inputs, chunk_size=job.chunk_size, selection=job.selection)
@@ -127,7 +128,7 @@ def _begin(job: BatchJob, runner: Runner, folder: RunFolder) -> Fingerprint:
     return run
 
 
-def _resume(job: BatchJob, runner: Runner, folder: RunFolder, begun: Fingerprint) -> Fingerprint:
+def _resume(job: BatchJob, runner: Runner, folder: LockedFolder, begun: Fingerprint) -> Fingerprint:
     """Return the fingerprint of the run that began here, after checking that `job` asks for the same run.
 
     The plan stays as it was made: files that were added later are not part of the run.
@@ -165,7 +166,7 @@ class _Attempt:
     """One process's work on a run."""
 
     def __init__(
-        self, job: BatchJob, runner: Runner, folder: RunFolder, run: Fingerprint, commits: dict[int, Commit]
+        self, job: BatchJob, runner: Runner, folder: LockedFolder, run: Fingerprint, commits: dict[int, Commit]
     ) -> None:
         self.job = job
         self.runner = runner
@@ -259,6 +260,6 @@ class _Attempt:
             of_chunk = tuple(islice(files, plan.rows(chunk)))
             kept: list[Row | None] = [None] * len(of_chunk)
             if commit := self.commits.get(chunk):
-                rows = read_rows(self.folder.read_part(commit), self.job.columns.format)
+                rows = read_rows(self.folder.read_part(commit), self.job.columns)
                 kept = [None if row.status == "error" else row for row in rows]
             yield Work(chunk=chunk, files=of_chunk, kept=kept)

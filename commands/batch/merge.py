@@ -28,9 +28,10 @@ def merge(ctx: click.Context, /, *, output: Path) -> None:
     Exit codes: 0 joined, 1 not complete, 2 wrong usage, 3 joined with failed images.
     """
     from batch.review.merge import merge_shards
+    from classifier.wording import one_line
     from commands.batch.run import summarise
 
     record = merge_shards(output)
     for line in summarise(record, output):
-        click.echo(line)
+        click.echo(one_line(line))
     ctx.exit(FAILED_IMAGES if record.failed else 0)

@@ -87,6 +87,11 @@ output_options = all_of(
         help="Add a column with each image's embedding; the model must have been exported with --embeddings.",
     ),
     click.option(
+        "--escape-formulas",
+        is_flag=True,
+        help="Put an apostrophe before CSV fields that a spreadsheet would run, such as names that begin with '='.",
+    ),
+    click.option(
         "--chunk-size",
         type=click.IntRange(min=1),
         default=1000,

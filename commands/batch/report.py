@@ -34,8 +34,9 @@ def report(*, output: Path, file: Path | None, images: bool) -> None:
     Exit codes: 0 written, 1 could not be written, 2 wrong usage.
     """
     from batch.review.report import write_report
+    from classifier.wording import one_line, utf8_text
     from commands.logs import log_as_json_unless_on_a_terminal
 
     log_as_json_unless_on_a_terminal()
     written = write_report(output, file, with_images=images)
-    click.echo(f"written to {written}")
+    click.echo(one_line(f"written to {utf8_text(written)}"))

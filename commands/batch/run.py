@@ -10,7 +10,7 @@ import click
 from batch.inputs.shards import Shard, shard_of_job
 from batch.rows.formats import Columns, Format
 from classifier.errors import TooManyFailures
-from classifier.wording import counted
+from classifier.wording import counted, one_line, utf8_text
 from commands.batch.group import COMMANDS, BatchGroup
 from commands.batch.options import cluster_options, failure_options, input_options, output_options, scale_options
 from commands.exit_codes import FAILED_IMAGES, TOO_MANY_FAILURES
@@ -97,9 +97,9 @@ def batch(
             found = find_inputs(inputs, files_from=files_from, nul=null, column=column)
             job = _make_job(found, output, shard or shard_of_job(), **options)
             check_job(job)  # before opening the model, which takes time
+            # A resumed run keeps its batch size: another could give other bits.
+            size = batch_size or begun_batch_size(job.output, job.shard)
             if runner == "local":
-                # A resumed run keeps its batch size: another could give other bits.
-                size = batch_size or begun_batch_size(output)
                 opened = open_model(model, **engine, batch_size=size, tuning="throughput")
                 with LocalRunner(opened, batch_size=batch_size, threads=decode_threads) as local:
                     record = run_batch(job, local, interrupts)
@@ -110,17 +110,17 @@ def batch(
                 cluster = Cluster(address=address, engines=engines, cpus=engine_cpus, gpus=gpus)
                 artifact = fetch_model(model, LocalRegistry.default())
                 with RayRunner(
-                    artifact, cluster, engine=engine, batch_size=batch_size, threads=decode_threads
+                    artifact, cluster, engine=engine, batch_size=size, threads=decode_threads
                 ) as engines_of_cluster:
                     record = run_batch(job, engines_of_cluster, interrupts)
     except Interrupted as interrupted:
-        click.echo(f"Interrupted; the same command resumes the run in '{output}'.", err=True)
+        click.echo(one_line(f"Interrupted; the same command resumes the run in '{utf8_text(output)}'."), err=True)
         ctx.exit(interrupted.exit_code)
     except TooManyFailures as error:
         click.echo(f"Error: {error}", err=True)
         ctx.exit(TOO_MANY_FAILURES)
     for line in summarise(record, job.output, record.attempts[-1]):
-        click.echo(line)
+        click.echo(one_line(line))
     ctx.exit(FAILED_IMAGES if record.failed else 0)
 
 
@@ -136,6 +136,7 @@ def _make_job(
     top_k: int,
     scores: str,
     embeddings: bool,
+    escape_formulas: bool,
     image_timeout: float,
     max_failures: int | None,
     max_failure_rate: float | None,
@@ -145,6 +146,8 @@ def _make_job(
     from batch.run.runner import BatchJob
     from batch.run.stopping import FailureLimits
 
+    if escape_formulas and format != "csv":
+        raise click.UsageError("--escape-formulas is for spreadsheets, which read CSV: add --format csv.")
     if shard is not None and shard.count == 1:
         shard = None
     return BatchJob(
@@ -152,7 +155,13 @@ def _make_job(
         output=output / shard.folder if shard else output,
         selection=Selection(include=include, exclude=exclude, follow_symlinks=follow_symlinks),
         shard=shard,
-        columns=Columns(format=format, top_k=top_k, all_scores=scores == "all", embeddings=embeddings),
+        columns=Columns(
+            format=format,
+            top_k=top_k,
+            all_scores=scores == "all",
+            embeddings=embeddings,
+            escape_formulas=escape_formulas,
+        ),
         image_timeout_s=image_timeout,
         limits=FailureLimits(failures=max_failures, rate=max_failure_rate),
         **options,
@@ -168,7 +177,6 @@ def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -
         attempt: the last attempt, to show its rate; None to leave the rate out.
     """
     from batch.inputs.plan import describe_counts
-    from classifier.wording import utf8_text
 
     errors = f" ({describe_counts(record.errors)})" if record.errors else ""
     counts = f"{counted(record.images, 'image')}: {record.ok:,} ok, {record.failed:,} failed{errors}"
@@ -177,7 +185,7 @@ def summarise(record: RunRecord, output: Path, attempt: Attempt | None = None) -
         # Earlier attempts of a resumed run classified the other images.
         which = "" if attempt.images == record.images else f"{attempt.images:,} of them "
         rate = f", {which}in {attempt.elapsed_s:.1f} s ({attempt.images_per_s:,.0f} images/s)"
-    lines = [f"{counts}{rate} → {utf8_text(str(output))}", f"{record.run.model} on {record.run.engine}"]
+    lines = [f"{counts}{rate} → {utf8_text(output)}", f"{record.run.model} on {record.run.engine}"]
     if record.run.plan.skipped:
         lines.append(f"skipped: {describe_counts(record.run.plan.skipped)}")
     if accuracy := record.accuracy:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from classifier.wording import counted, duration
+from classifier.wording import counted, duration, one_line
 from commands.exit_codes import FAILED_IMAGES, RUNNING, STOPPED
 from commands.options import json_option
 
@@ -38,13 +39,18 @@ def status(ctx: click.Context, /, *, output: Path, as_json: bool) -> None:
 
     found = status_of(output)
     if as_json:
-        click.echo(to_json(found), nl=False)
+        click.echo(_escaped(to_json(found).decode()), nl=False)
     else:
         for line in describe_status(found):
-            click.echo(line)
+            click.echo(one_line(line))
     if found.state == "done":
         ctx.exit(FAILED_IMAGES if found.failed else 0)
     ctx.exit(RUNNING if found.state in {"running", "planning"} else STOPPED)
+
+
+def _escaped(text: str) -> str:
+    """Return JSON whose strings have their control and direction characters escaped. It means the same."""
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def describe_status(status: Status) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from classifier.wording import counted
+from classifier.wording import counted, one_line
 from commands.exit_codes import NOT_SOUND
 
 MAX_LISTED = 1000
@@ -46,7 +46,7 @@ def verify(ctx: click.Context, /, *, output: Path, with_inputs: bool) -> None:
             for problem in find(results, advance):
                 problems += 1
                 if problems <= MAX_LISTED:
-                    click.echo(problem)
+                    click.echo(one_line(problem))
     if problems:
         more = f"; the first {MAX_LISTED:,} are listed" if problems > MAX_LISTED else ""
         click.echo(f"NOT sound: {counted(problems, 'problem')}{more}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from classifier.errors import DataError, ServiceError
 from classifier.hardware import cpu
@@ -173,6 +177,33 @@ def test_bad_images_are_refused_by_both(
         large.truncate(2**30)
     report = compare(model, service_url, tmp_path)
     assert (report.images, report.refused, report.unread, report.in_parity) == (1, 3, 1, True)
+
+
+def test_the_largest_images_are_answered_on_both_roads(model: Model, service_url: str, tmp_path: Path) -> None:
+    """What the service may decode, a bulk run may, too: a WebP of 75 megapixels, a turned PNG of 100."""
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGBA", (8660, 8640)).save(tmp_path / "a.webp", lossless=True, method=0, exif=exif)
+    Image.new("RGBA", (10_000, 10_000)).save(tmp_path / "b.png", compress_level=1, exif=exif)
+    report = compare(model, service_url, tmp_path)
+    assert (report.images, report.bit_equal, report.in_parity) == (2, 2, True), report.listed
+
+
+def test_the_bulk_road_is_that_of_a_bulk_run(
+    model: Model, image: bytes, service_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large images are decoded in the bulk run's own processes: where none can be started, parity says so."""
+    (tmp_path / "a.png").write_bytes(image)
+    Image.new("RGB", (5000, 4000)).save(tmp_path / "large.png")
+
+    def no_room(*args: Any, **kwargs: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", no_room)
+    report = compare(model, service_url, tmp_path)
+    assert [(each.path, each.what) for each in report.listed] == [
+        ("large.png", "bulk says not_decoded, the service ok")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
-from typing import TYPE_CHECKING
+import subprocess
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,16 +17,15 @@ from PIL import Image
 
 from batch.pipeline import contained
 from batch.pipeline.contained import Decoder
-from classifier.errors import ImageError
+from classifier.errors import ImageError, UnreadableImage
 from classifier.images import decode_image
 from classifier.types import Preprocessing
 from tests.batch.conftest import read_parts
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.batch.conftest import Run
 
+IS_WHOLE = os.environ.get("TANDEM_TEST_TORTURE") == "1"
 PREPROCESSING = Preprocessing(resize_size=32, crop_size=28)
 
 
@@ -64,8 +67,8 @@ def test_contained_pixels_are_the_same() -> None:
 def test_what_looks_dangerous_is_contained(data: bytes, is_contained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What may take much memory or time by its header is decoded in a process of its own, and comes back right."""
     asked = []
-    real = contained._Worker.ask
-    monkeypatch.setattr(contained._Worker, "ask", lambda *args: asked.append(args) or real(*args))
+    real = contained.ForkingProcess.ask
+    monkeypatch.setattr(contained.ForkingProcess, "ask", lambda *args: asked.append(args) or real(*args))
     with Decoder(PREPROCESSING) as decode:
         image = decode(data)
     assert bool(asked) == is_contained
@@ -73,21 +76,85 @@ def test_what_looks_dangerous_is_contained(data: bytes, is_contained: bool, monk
 
 
 def test_over_the_limits_an_image_is_an_error_and_the_next_one_is_not() -> None:
-    """Time and memory of one image end in its error, the same each time; the next image is decoded."""
+    """Time and pixels of one image end in its error, the same each time; the next image is decoded."""
     slow, large = encode(9000, 9000, "PNG"), encode(9000, 9000, "WebP", method=0)
     with Decoder(PREPROCESSING, timeout_s=0.2) as decode:
         for data, reason in ((slow, "timeout"), (large, "too_large"), (slow, "timeout")):
-            if reason == "too_large":
-                decode._timeout_s = 10
             with pytest.raises(ImageError) as error:
                 decode(data)
             assert error.value.reason == reason
-            decode._timeout_s = 0.2
         assert decode(encode(20, 20, "PNG")).width == 20
 
 
-def test_a_worker_that_was_killed_is_replaced() -> None:
-    """Where the system ends the process itself, one image is an error, and the next one has a new process."""
+def blank(mode: str, width: int, height: int, format: str, *, rotated: bool, **options: object) -> bytes:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[274] = 6 if rotated else 1
+    Image.new(mode, (width, height)).save(file, format, exif=exif, **options)
+    return file.getvalue()
+
+
+COSTLY = {
+    "WebP": lambda: blank("RGBA", 8660, 8640, "WebP", rotated=True, lossless=True, method=0),
+    "PNG": lambda: blank("RGBA", 10_000, 10_000, "PNG", rotated=True, compress_level=1),
+    "16-bit PNG": lambda: blank("I;16", 10_000, 10_000, "PNG", rotated=True, compress_level=1),
+    "CMYK JPEG": lambda: blank("CMYK", 10_000, 10_000, "JPEG", rotated=True, progressive=True, quality=30),
+    "lossy WebP": lambda: blank("RGB", 8660, 8640, "WebP", rotated=False, method=0),
+}
+
+
+@pytest.mark.parametrize("kind", [*list(COSTLY)[:2], *(list(COSTLY)[2:] if IS_WHOLE else [])])
+def test_every_image_within_the_limits_is_decoded_on_both_roads(kind: str) -> None:
+    """The largest images that the service and `tandem classify` answer have the same pixels in a bulk run."""
+    data = COSTLY[kind]()
+    expected = decode_image(data, PREPROCESSING)
+    with Decoder(PREPROCESSING) as decode:
+        image = decode(data)
+    assert np.array_equal(image.pixels, expected.pixels)
+    assert (image.width, image.height, image.format) == (expected.width, expected.height, expected.format)
+
+
+def kill_children_of(pid: int, number: int) -> threading.Thread:
+    """Kill the next `number` children of a process, each as soon as it is there, as the kernel does for memory."""
+
+    def kill() -> None:
+        killed: set[str] = set()
+        while len(killed) < number:
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                if child not in killed:
+                    os.kill(int(child), signal.SIGKILL)
+                    killed.add(child)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("kills", "is_decoded"), [(1, True), (2, True), (3, False)])
+def test_an_image_whose_process_was_killed_is_decoded_again(
+    kills: int, is_decoded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill from outside says nothing about the image: it is decoded again, and at last the truth is told."""
+    monkeypatch.setattr(contained, "RETRY_AFTER_S", 0)
+    small, data = encode(20, 20, "PNG"), encode(5000, 4000, "PNG")
+    with Decoder(PREPROCESSING, suspects=1) as decode:
+        decode(small)  # its process is there
+        worker = decode._workers.queue[-1]
+        assert worker is not None
+        killer = kill_children_of(worker._process.pid, kills)
+        if is_decoded:
+            assert np.array_equal(decode(data).pixels, decode_image(data, PREPROCESSING).pixels)
+        else:
+            with pytest.raises(
+                UnreadableImage, match=r"^the process that decodes the image was killed \(signal 9\) at"
+            ):
+                decode(data)
+        killer.join()
+        assert decode.contained(small).width == 20
+
+
+def test_a_process_that_was_killed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system ends the process itself, its image is decoded by a new one."""
+    monkeypatch.setattr(contained, "RETRY_AFTER_S", 0)
     data = encode(20, 20, "PNG")
     with Decoder(PREPROCESSING, suspects=9) as decode:
         decode(data)
@@ -95,9 +162,31 @@ def test_a_worker_that_was_killed_is_replaced() -> None:
         assert worker is not None
         os.kill(worker._process.pid, signal.SIGKILL)
         worker._process.wait()
-        with pytest.raises(ImageError, match="more memory"):
-            decode(data)
         assert decode(data).width == 20
+
+
+@pytest.mark.parametrize("fails", [2, 3])
+def test_a_process_that_can_not_be_started(fails: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the machine has no room for a process, the image is tried again; at last its error says what the matter is."""
+    monkeypatch.setattr(contained, "RETRY_AFTER_S", 0)
+    real, calls = subprocess.Popen, []
+
+    def start(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        calls.append(args)
+        if len(calls) <= fails:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with Decoder(PREPROCESSING, suspects=9) as decode:
+        if fails < 3:
+            assert decode(encode(20, 20, "PNG")).width == 20
+        else:
+            with pytest.raises(
+                UnreadableImage, match=r"can't be started \(Resource temporarily unavailable\) at the last of 3"
+            ) as e:
+                decode(encode(20, 20, "PNG"))
+            assert e.value.reason == "not_decoded"
 
 
 def test_a_killed_run_suspects_its_images(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +198,8 @@ def test_a_killed_run_suspects_its_images(tmp_path: Path, run: Run, monkeypatch:
     record = out / "run.json"
     record.write_bytes(_without_end(record.read_bytes()))
     asked = []
-    real = contained._Worker.ask
-    monkeypatch.setattr(contained._Worker, "ask", lambda *args: asked.append(args) or real(*args))
+    real = contained.ForkingProcess.ask
+    monkeypatch.setattr(contained.ForkingProcess, "ask", lambda *args: asked.append(args) or real(*args))
     run(out)
     assert len(asked) == 9
     assert read_parts(out) == before

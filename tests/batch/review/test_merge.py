@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch.inputs.shards import Shard
 from batch.review.merge import merge_shards
+from batch.run.lock import open_run_folder
 from classifier.errors import OutputError
-from tests.batch.conftest import read_parts
+from tests.batch.conftest import ROOT, read_parts
 from tests.batch.run.test_folder import fail_at
+from tests.batch.run.test_replaced import files_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +66,75 @@ def test_a_merge_after_failed_rows_were_made_again(
     assert merge_shards(out).failed == 0
     run(tmp_path / "alone", images)
     assert read_parts(out) == read_parts(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("retried", ["the shards", "the merged run", "first the merged run"])
+def test_a_merge_after_failed_rows_failed_otherwise(tmp_path: Path, run: Run, few: Path, retried: str) -> None:
+    """A retry that failed again, for another reason, is as new as one that did not: the latest rows are merged."""
+    images, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(few, images)
+    (images / "0" / "x.png").write_bytes(b"")
+    run_shards(run, out, images)
+    assert merge_shards(out).errors == {"empty": 1}
+    if retried == "first the merged run":
+        (images / "0" / "x.png").write_bytes(b"text")
+        run(out, images, retry_failed=True)
+    (images / "0" / "x.png").unlink()
+    if retried == "the merged run":
+        run(out, images, retry_failed=True)
+    else:
+        run_shards(run, out, images, retry_failed=True)
+    assert merge_shards(out).errors == {"missing": 1}
+    [error] = [row["error"] for row in pq.read_table(out / "parts").to_pylist() if row["error"]]
+    assert error.startswith("missing: ")
+    assert merge_shards(out).errors == {"missing": 1}
+
+
+def test_a_merge_takes_the_locks_of_the_shards_and_writes_nothing_into_them(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a process runs into a shard, a merge is refused; while it merges, no run begins in one."""
+    out = tmp_path / "out"
+    run_shards(run, out)
+    shards = [out / f"shard-{number}-of-3" for number in (1, 2, 3)]
+    half = shards[1] / ".batch" / "commits.jsonl"
+    half.write_bytes(half.read_bytes() + b'{"chunk": 4, "part": "pa')
+    before = [files_of(shard) for shard in shards]
+    with (
+        open_run_folder(shards[1]),
+        pytest.raises(OutputError, match=r"is running a batch into .*shard-2"),
+    ):
+        merge_shards(out)
+    assert [files_of(shard) for shard in shards] == before
+    real = os.link
+
+    def try_to_run(*args: Any, **kwargs: Any) -> None:
+        for shard in shards:
+            with pytest.raises(OutputError, match="another process is running a batch into"), open_run_folder(shard):
+                pass
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(os, "link", try_to_run)
+    assert merge_shards(out).images == 40
+    assert [files_of(shard) for shard in shards] == before
+
+
+def test_more_shards_than_files_that_may_be_open(tmp_path: Path, run: Run) -> None:
+    """A merge of many shards is not stopped by the soft limit on open files that a shell sets."""
+    run_shards(run, tmp_path / "out", count=90, only=set(range(1, 91)), processes=0)
+    command = f"ulimit -Sn 80; exec {sys.executable} -m tandem batch merge {tmp_path / 'out'}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout.startswith("40 images: 40 ok"), done.stderr
+
+
+def test_a_merged_run_has_all_that_its_plan_was_made_of(tmp_path: Path, run: Run) -> None:
+    """The files of a shard that tell what is classified are in the merged output, too, which can be resumed."""
+    run_shards(run, tmp_path / "out")
+    merge_shards(tmp_path / "out")
+    of_shard, merged = (files_of(tmp_path / "out" / each / ".batch") for each in ("shard-1-of-3", "."))
+    for name in ("lock", "fingerprint.json", "commits.jsonl"):
+        del of_shard[name], merged[name]
+    assert merged == of_shard
 
 
 @given(chunk_size=st.integers(1, 50), count=st.integers(1, 9))

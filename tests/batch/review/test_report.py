@@ -23,7 +23,7 @@ from batch.inputs.shards import Shard
 from batch.review.page import MATRIX_CLASSES, SHOWN_PAIRS, confusion
 from batch.review.report import write_report
 from batch.review.survey import SHOWN_IMAGES, Survey
-from batch.rows.formats import FORMATS, Format, read_rows
+from batch.rows.formats import FORMATS, Columns, Format, read_rows
 from batch.run.stopping import FailureLimits
 from classifier.errors import OutputError, TooManyFailures
 from tests.batch.conftest import read_parts
@@ -98,7 +98,11 @@ def parse(path: Path) -> Element:
 
 
 def rows_of(output: Path) -> list[Row]:
-    return [row for name, data in read_parts(output).items() for row in read_rows(data, name.rpartition(".")[2])]  # type: ignore[arg-type]
+    return [
+        row
+        for name, data in read_parts(output).items()
+        for row in read_rows(data, Columns(format=name.rpartition(".")[2]))  # type: ignore[arg-type]
+    ]
 
 
 @pytest.fixture

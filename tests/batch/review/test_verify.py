@@ -19,7 +19,7 @@ from batch.inputs.shards import Shard
 from batch.review.merge import merge_shards
 from batch.review.results import open_results
 from batch.review.verify import find_problems
-from batch.rows.formats import FORMATS, Format, encode_rows, read_rows
+from batch.rows.formats import FORMATS, Columns, Format, encode_rows, read_rows
 from classifier.errors import OutputError
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def test_sound_outputs(tandem: Tandem, run: Run, tmp_path: Path, format: Format)
 def rewrite(out: Path, change: Callable[[list[Row]], list[Row]]) -> None:
     """Change the rows of the second part, and its commit with them, as one who wants it to look sound."""
     path = out / "parts" / "part-00001.parquet"
-    rows = change(read_rows(path.read_bytes(), "parquet"))
-    path.write_bytes(data := encode_rows(rows, "parquet", all_scores=False))
+    rows = change(read_rows(path.read_bytes(), Columns(format="parquet")))
+    path.write_bytes(data := encode_rows(rows, Columns(format="parquet", all_scores=False)))
     recommit(out, 1, rows=len(rows), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch.inputs.shards import Shard
-from batch.rows.formats import FORMATS, Format, read_rows
+from batch.rows.formats import FORMATS, Columns, Format, read_rows
 from classifier.errors import NoEmbeddings, OutputError
 from tests.batch.conftest import read_parts
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def rows_of(output: Path, format: Format = "parquet") -> list[Any]:
-    return [row for part in read_parts(output).values() for row in read_rows(part, format)]
+    return [row for part in read_parts(output).values() for row in read_rows(part, Columns(format=format))]
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 
 from batch.rows import columns, parquet
 from batch.rows.columns import Row, Score
-from batch.rows.formats import FORMATS, Format, encode_rows, read_outcomes, read_rows
+from batch.rows.formats import FORMATS, Columns, Format, encode_rows, read_outcomes, read_rows
 from classifier.errors import OutputError
 from tests.batch.conftest import read_parts
 from tests.conftest import ROOT
@@ -88,12 +89,28 @@ def read_csv(data: bytes) -> list[dict[str, Any]]:
 def test_every_format_gives_back_every_value(rows: list[Row]) -> None:
     """What is read back is what was written: odd names, nulls, and every bit of a score."""
     expected = [plain(row) for row in rows]
-    parquet = encode_rows(rows, "parquet", all_scores=True, embeddings=True)
+    parquet = encode_rows(rows, Columns(format="parquet", all_scores=True, embeddings=True))
     assert pq.read_table(pa.BufferReader(parquet)).to_pylist() == expected
-    assert read_csv(encode_rows(rows, "csv", all_scores=True, embeddings=True)) == expected
-    lines = encode_rows(rows, "jsonl", all_scores=True, embeddings=True).decode().split("\n")
+    assert read_csv(encode_rows(rows, Columns(format="csv", all_scores=True, embeddings=True))) == expected
+    lines = encode_rows(rows, Columns(format="jsonl", all_scores=True, embeddings=True)).decode().split("\n")
     assert [json.loads(line) for line in lines[:-1]] == expected
     assert lines[-1] == ""
+
+
+FORMULA = "=+-@\t\r\n＝＋－＠"
+
+
+@given(rows=st.lists(rows(), min_size=1, max_size=4), first=st.sampled_from([*FORMULA, "'", "''="]))
+def test_escaped_formulas_are_text_and_read_back_equal(rows: list[Row], first: str) -> None:
+    """With the option, no field begins as a formula does, and whatever a name begins with is read back as it was."""
+    rows = [replace(row, path=first + row.path, label=row.label and first + row.label) for row in rows]
+    columns = Columns(format="csv", all_scores=True, embeddings=True, escape_formulas=True)
+    data = encode_rows(rows, columns)
+    fields = [field for line in csv.reader(io.StringIO(data.decode(), newline="")) for field in line]
+    assert not [field for field in fields if field[:1] in {*FORMULA}]
+    assert list(map(plain, read_rows(data, columns))) == list(map(plain, rows))
+    assert [(each.path, each.label) for each in read_outcomes(data, columns)] == [(row.path, row.label) for row in rows]
+    assert encode_rows(read_rows(data, columns), columns) == data
 
 
 @given(st.lists(rows(), min_size=1, max_size=6))
@@ -101,11 +118,14 @@ def test_polars_reads_parquet_and_json_lines(rows: list[Row]) -> None:
     """polars, which shares no code with the writer, reads the same rows."""
     expected = [plain(row) for row in rows]
     assert (
-        pl.read_parquet(io.BytesIO(encode_rows(rows, "parquet", all_scores=True, embeddings=True))).to_dicts()
+        pl.read_parquet(
+            io.BytesIO(encode_rows(rows, Columns(format="parquet", all_scores=True, embeddings=True)))
+        ).to_dicts()
         == expected
     )
     text = pl.read_ndjson(
-        io.BytesIO(encode_rows(rows, "jsonl", all_scores=True, embeddings=True)), infer_schema_length=None
+        io.BytesIO(encode_rows(rows, Columns(format="jsonl", all_scores=True, embeddings=True))),
+        infer_schema_length=None,
     )
     assert text["path"].to_list() == [row.path for row in rows]
     assert text["score"].to_list() == [row.score for row in rows]
@@ -113,7 +133,7 @@ def test_polars_reads_parquet_and_json_lines(rows: list[Row]) -> None:
 
 def test_the_parquet_schema() -> None:
     """The Parquet types are those that the documentation names, and the schema says its version."""
-    data = encode_rows([], "parquet", all_scores=True, embeddings=True)
+    data = encode_rows([], Columns(format="parquet", all_scores=True, embeddings=True))
     schema = pq.read_schema(pa.BufferReader(data))
     types = {field.name: str(field.type) for field in schema}
     strings = dict.fromkeys(COLUMNS, "string")
@@ -137,23 +157,26 @@ def test_a_column_that_was_not_asked_for_is_not_there(format: Format) -> None:
         | {"path": "a.png", "status": "ok"}
     )
     for all_scores, embeddings in itertools.product((False, True), repeat=2):
-        data = encode_rows([row], format, all_scores=all_scores, embeddings=embeddings)
+        data = encode_rows([row], Columns(format=format, all_scores=all_scores, embeddings=embeddings))
         assert (b"scores" in data, b"embedding" in data) == (all_scores, embeddings)
 
 
 @given(st.lists(rows(), max_size=4), st.sampled_from(FORMATS))
 def test_the_same_rows_are_the_same_bytes(rows: list[Row], format: Format) -> None:
     """A part depends on its rows alone: that is what lets a resumed run end as an undisturbed one."""
-    assert encode_rows(rows, format, all_scores=True, embeddings=True) == encode_rows(
-        rows, format, all_scores=True, embeddings=True
+    assert encode_rows(rows, Columns(format=format, all_scores=True, embeddings=True)) == encode_rows(
+        rows, Columns(format=format, all_scores=True, embeddings=True)
     )
 
 
 @given(st.lists(rows(), max_size=4), st.sampled_from(FORMATS))
 def test_rows_that_are_read_are_written_to_the_same_bytes(rows: list[Row], format: Format) -> None:
     """What a retry keeps of a part stands in the new one as it stood in the old."""
-    data = encode_rows(rows, format, all_scores=True, embeddings=True)
-    assert encode_rows(read_rows(data, format), format, all_scores=True, embeddings=True) == data
+    data = encode_rows(rows, Columns(format=format, all_scores=True, embeddings=True))
+    assert (
+        encode_rows(read_rows(data, Columns(format=format)), Columns(format=format, all_scores=True, embeddings=True))
+        == data
+    )
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -163,9 +186,9 @@ def test_the_scores_of_many_labels_are_read_again(format: Format) -> None:
     numbers = {"width": 8, "height": 8, "bytes": 9, "score": 0.5, "top_k": (Score(label="a", score=0.5),)}
     scores = np.random.default_rng(1).random(20_000, dtype=np.float32)
     row = Row(**text | numbers | {"scores": scores, "embedding": None})  # type: ignore[arg-type] # as they are
-    data = encode_rows([row], format, all_scores=True)
-    assert encode_rows(read_rows(data, format), format, all_scores=True) == data
-    assert [outcome.path for outcome in read_outcomes(data, format)] == ["a"]
+    data = encode_rows([row], Columns(format=format, all_scores=True))
+    assert encode_rows(read_rows(data, Columns(format=format)), Columns(format=format, all_scores=True)) == data
+    assert [outcome.path for outcome in read_outcomes(data, Columns(format=format))] == ["a"]
 
 
 def test_reading_a_part_starts_no_thread(run: Run, tmp_path: Path) -> None:
@@ -175,9 +198,9 @@ def test_reading_a_part_starts_no_thread(run: Run, tmp_path: Path) -> None:
         import os, sys
         from pathlib import Path
         import pyarrow.parquet
-        from batch.rows.formats import read_outcomes, read_rows
+        from batch.rows.formats import Columns, read_outcomes, read_rows
         data, before = Path(sys.argv[1]).read_bytes(), len(os.listdir("/proc/self/task"))
-        print(len(read_outcomes(data, "parquet")), len(read_rows(data, "parquet")))
+        print(len(read_outcomes(data, Columns(format="parquet"))), len(read_rows(data, Columns(format="parquet"))))
         print(len(os.listdir("/proc/self/task")) - before)
     """
     command = [sys.executable, "-c", program, tmp_path / "out" / "parts" / "part-00000.parquet"]
@@ -230,7 +253,7 @@ def test_pandas_polars_and_duckdb_open_the_parts(run: Run, few: Path, tmp_path: 
     shutil.copytree(few, images)
     (images / "0" / 'a "quoted", broken\nname.png').write_bytes(b"")
     run(out, images, format=format)
-    expected = [plain(row) for part in read_parts(out).values() for row in read_rows(part, format)]
+    expected = [plain(row) for part in read_parts(out).values() for row in read_rows(part, Columns(format=format))]
     wanted = [
         [row[name] for name in ("path", "status", "error", "width", "bytes", "label", "score")] for row in expected
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch.run.folder import RunFolder
+from batch.run.locked import LockedFolder
 from batch.run.stopping import FailureLimits
 from classifier.errors import DataError, TooManyFailures
 from tests.batch.conftest import read_parts
@@ -81,11 +81,11 @@ def test_a_retry_that_was_cut_short(
     (images / "3" / "x.png").write_bytes(image)
     (images / "3" / "y.png").write_bytes(image)
 
-    def die_at_new_part(folder: RunFolder, commit: object) -> None:
+    def die_at_new_part(folder: LockedFolder, commit: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "enter", die_at_new_part)
+        patch.setattr(LockedFolder, "enter", die_at_new_part)
         with pytest.raises(KeyboardInterrupt):
             run(out, images, retry_failed=True)
     assert run(out, images, retry_failed=True).failed == 1

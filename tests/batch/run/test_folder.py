@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from batch.inputs.named import find_inputs
+from batch.inputs.shards import Shard
 from batch.run.folder import begun_batch_size, check_output
 from batch.run.lock import open_run_folder
 from classifier.errors import OutputError
@@ -72,6 +73,19 @@ def test_a_run_is_resumed_with_the_size_that_it_began_with(tmp_path: Path, run: 
     fingerprint.write_bytes(b"{")
     with pytest.raises(OutputError, match="is not a fingerprint that this Tandem can read"):
         begun_batch_size(out)
+
+
+def test_a_shard_takes_the_size_of_its_run(tmp_path: Path, run: Run) -> None:
+    """A shard keeps the size that it began with; one that did not begin takes that of another shard, for `merge`."""
+    first, second, other = (Shard(number=number, count=count) for number, count in ((1, 2), (2, 2), (1, 3)))
+    out = tmp_path / "out"
+    run(out / first.folder, shard=first)
+    fingerprint = out / first.folder / ".batch" / "fingerprint.json"
+    fingerprint.write_bytes(fingerprint.read_bytes().replace(b'"batch_size": null', b'"batch_size": 64'))
+    assert begun_batch_size(out / first.folder, first) == 64
+    assert begun_batch_size(out / second.folder, second) == 64
+    assert begun_batch_size(out / other.folder, other) is None
+    assert begun_batch_size(out) is None
 
 
 def test_a_half_written_commit_is_cut_off(tmp_path: Path, run: Run, expected: dict[str, bytes]) -> None:
@@ -259,15 +273,18 @@ def test_every_failing_write_is_resumable(tmp_path: Path, run: Run, monkeypatch:
 class _File:
     """A file whose writes go through Python, where they can be made to fail."""
 
-    real_open = Path.open
-
     def __init__(self, file: Any) -> None:
         self.file = file
 
     @staticmethod
-    def open(path: Path, *args: Any, **kwargs: Any) -> Any:
-        file = _File.real_open(path, *args, **kwargs)
-        return _File(file) if args[:1] in {("wb",), ("ab",)} else file
+    def of(real: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `real`, which opens files, so that those to be written are such files."""
+
+        def open_file(*args: Any, **kwargs: Any) -> Any:
+            file = real(*args, **kwargs)
+            return _File(file) if args[1:2] in {("wb",), ("ab",)} else file
+
+        return open_file
 
     def write(self, data: bytes) -> None:
         self.file.write(data)
@@ -291,19 +308,27 @@ def _fails_with(out: Path, run: Run, sentence: str) -> bool:
 
 
 def fail_at(patch: pytest.MonkeyPatch, call: str, nth: int) -> list[tuple[Any, ...]]:
-    """Let the n-th call fail, and return the list of calls."""
-    where: Any = {"fsync": os, "link": os, "write": _File}.get(call, Path)
-    real, calls = getattr(where, call), []
+    """Let the n-th call fail, and return the list of calls. `open` is an open of a file that is to be written."""
+    calls: list[tuple[Any, ...]] = []
+    places: list[tuple[Any, str]] = {
+        "write": [(_File, "write")],
+        "open": [(Path, "open"), (os, "open")],
+    }.get(call, [(os, call)])
     if call == "write":
-        patch.setattr(Path, "open", _File.open)
+        for where, name in ((Path, "open"), (os, "fdopen")):
+            patch.setattr(where, name, _File.of(getattr(where, name)))
 
-    def fail_at_nth(*args: Any, **kwargs: Any) -> Any:
-        # Of all that is opened, only what is to be written.
-        if call != "open" or (*args, *kwargs.values())[1] in {"wb", "ab", "w"}:
-            calls.append(args)
-        if len(calls) == nth:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(*args, **kwargs)
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def fail_at_nth(*args: Any, **kwargs: Any) -> Any:
+            how = (*args, *kwargs.values(), None)[1]
+            if call != "open" or how in {"wb", "ab", "w"} or (isinstance(how, int) and how & os.O_WRONLY):
+                calls.append(args)
+                if len(calls) == nth:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*args, **kwargs)
 
-    patch.setattr(where, call, fail_at_nth)
+        return fail_at_nth
+
+    for where, name in places:
+        patch.setattr(where, name, failing(getattr(where, name)))
     return calls

@@ -70,3 +70,20 @@ def test_metrics_that_cannot_be_written_are_refused_at_once(tmp_path: Path) -> N
     check_metrics_file(tmp_path / "x.prom")
     with pytest.raises(OutputError, match=r"the folder of the metrics file '.*x\.prom' does not exist"):
         check_metrics_file(tmp_path / "none" / "x.prom")
+
+
+@pytest.mark.parametrize("obstacle", ["the folder is gone", "a folder is in the way"])
+def test_metrics_that_cannot_be_written_end_no_run(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, obstacle: str
+) -> None:
+    """A metrics file that can't be written is logged once, and the run is done, with all its rows and its mark."""
+    monkeypatch.setattr(metrics, "EVERY_S", 0)
+    file = tmp_path / "metrics" / "tandem.prom"
+    if obstacle == "a folder is in the way":
+        file.mkdir(parents=True)
+    with caplog.at_level("WARNING"):
+        assert run(tmp_path / "out", metrics_file=file).state == "done"
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    [warning] = [each for each in caplog.messages if "metrics" in each]
+    assert warning.startswith(f"the metrics file '{file}' can't be written (")
+    assert [each.name for each in file.parent.glob("*.prom.*")] == []

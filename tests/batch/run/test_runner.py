@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from batch.inputs.named import find_inputs
 from batch.pipeline.inference import batch_size_of
+from batch.review.report import write_report
+from batch.review.results import open_results
+from batch.review.verify import find_problems
+from batch.rows.formats import FORMATS, Format
 from batch.run.local import LocalRunner
 from batch.run.runner import BatchJob, run_batch
 from batch.run.stopping import Interrupted, Interrupts
 from classifier.errors import OutputError
+from classifier.model import Model
 from tests.batch.conftest import read_parts
 
 if TYPE_CHECKING:
@@ -28,7 +34,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from classifier.model import Model
     from tests.batch.conftest import Run
 
 
@@ -220,3 +225,26 @@ def test_log_lines_say_how_far_it_is(
     with caplog.at_level("INFO"):
         run(tmp_path / "out")
     assert re.fullmatch(r"40 of 40 images, [\d,]+ images/s, 0 s left", caplog.messages[-1])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_scores_that_are_no_numbers_are_an_error(
+    tmp_path: Path, run: Run, few: Path, format: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image for which the model gives NaN, as fp16 does on overflow, is a failed row; the output is sound."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(min(few.rglob("*.png")), tmp_path / "in" / "a.png")
+    Image.new("L", (8, 8), 255).save(tmp_path / "in" / "white.png")
+    real = Model.scores
+
+    def overflow(model: Model, images_nhwc: Any) -> Any:
+        scores = real(model, images_nhwc)
+        scores[images_nhwc.reshape(len(images_nhwc), -1).min(axis=1) == 255] = np.nan
+        return scores
+
+    monkeypatch.setattr(Model, "scores", overflow)
+    record = run(tmp_path / "out", tmp_path / "in", format=format, all_scores=True)
+    assert (record.ok, record.errors) == (1, {"not_finite": 1})
+    results = open_results(tmp_path / "out")
+    assert list(find_problems(results, lambda _: None)) == []
+    write_report(tmp_path / "out")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +24,7 @@ import pytest
 from PIL import Image
 
 from batch.inputs.listing import Selection
+from batch.pipeline.forks import MAX_MEMORY_BYTES
 from batch.run.stopping import FailureLimits
 from classifier.errors import OutputError, TooManyFailures
 from tests.batch.conftest import mounted, read_parts
@@ -31,10 +36,12 @@ if TYPE_CHECKING:
 
 IS_WHOLE = os.environ.get("TANDEM_TEST_TORTURE") == "1"
 KILLS = 200 if IS_WHOLE else 5
+ROUNDS, IMAGES, LONGEST_WAIT_S = (25, 3_000, 0.3) if IS_WHOLE else (1, 1_000, 0.05)
+"""How often an output is replaced, a tar file rewritten, a disk lost; under how long a run, and how far into it."""
 MUTANTS = 10_000 if IS_WHOLE else 400
 FILES = (10_000, 1_000_000) if IS_WHOLE else (2_000, 20_000)
 MAX_GROWTH_BYTES = 100 << 20
-MAX_IMAGE_S, MAX_IMAGE_BYTES = 5, 1 << 30
+MAX_IMAGE_S, MAX_IMAGE_BYTES = 5, MAX_MEMORY_BYTES + (100 << 20)
 SEED = 20_261_120
 
 TANDEM = Path(sys.executable).with_name("tandem")
@@ -90,6 +97,155 @@ def _commits(out: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return (out / ".batch" / "commits.jsonl").stat().st_size
     return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Starts real runs over one input, in small chunks."""
+
+    home: Path
+
+    def start(self, images: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [TANDEM, "batch", images, "-o", out, "--chunk-size", "10", "--batch-size", "10", *options],
+            env={**os.environ, "TANDEM_HOME": str(self.home)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+
+    def finish(self, images: Path, out: Path, *options: str) -> dict[str, bytes]:
+        """Run to the end, and return the parts."""
+        process = self.start(images, out, *options)
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+        return read_parts(out)
+
+
+@pytest.fixture
+def batches(digits_home: Path) -> Batches:
+    return Batches(home=digits_home)
+
+
+def wait_within_the_run(process: subprocess.Popen[str], out: Path, dice: random.Random) -> None:
+    """Wait for the first commit of a process, and a random moment more."""
+    lines = _commits(out)
+    while process.poll() is None and _commits(out) == lines:
+        time.sleep(0.001)
+    time.sleep(dice.random() * LONGEST_WAIT_S)
+
+
+def last_sentence(process: subprocess.Popen[str]) -> str:
+    """Wait for the end of a process, and return the last line that it said; there is no traceback before it."""
+    _, said = process.communicate()
+    assert "Traceback" not in said
+    return said.splitlines()[-1]
+
+
+def test_an_output_that_is_replaced(tmp_path: Path, few: Path, batches: Batches) -> None:
+    """If an output is removed under a run and another one begins there, the first ends, and the second has its rows."""
+    many = link_many(sorted(few.rglob("*.png")), tmp_path / "many", IMAGES)
+    expected = batches.finish(many, tmp_path / "undisturbed", "--precision", "int8")
+    dice = random.Random(SEED)
+    out, stopped = tmp_path / "out", 0
+    for _ in range(ROUNDS):
+        first = batches.start(many, out, "--precision", "fp32")
+        wait_within_the_run(first, out, dice)
+        while out.exists():
+            subprocess.run(["rm", "-rf", out], stderr=subprocess.DEVNULL, check=False)
+        assert batches.finish(many, out, "--precision", "int8") == expected
+        sentence = last_sentence(first)
+        stopped += first.returncode == 1 and "was removed or replaced while this process wrote into it" in sentence
+        assert first.returncode in {0, 1}
+        assert read_parts(out) == expected
+        subprocess.run(["rm", "-r", out], check=True)
+    assert stopped > 0
+
+
+def write_tar(path: Path, images: list[bytes]) -> dict[str, str]:
+    """Write a tar file of these images, and return the SHA-256 of each by its name."""
+    with tarfile.open(path, "w") as tar:
+        for number, data in enumerate(images):
+            member = tarfile.TarInfo(f"{number:05}.png")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return {f"{number:05}.png": hashlib.sha256(data).hexdigest() for number, data in enumerate(images)}
+
+
+@pytest.mark.parametrize("way", ["renamed over", "written in place"])
+@pytest.mark.parametrize("when", ["between kill and resume", "under the run"])
+def test_a_tar_file_that_is_rewritten(tmp_path: Path, few: Path, batches: Batches, when: str, way: str) -> None:
+    """No row has another member's pixels: the run stops and names the file, and ends as ever once that is back."""
+    images = [image.read_bytes() for image in sorted(few.rglob("*.png"))] * (IMAGES // 40)
+    tar, other = tmp_path / "shard.tar", tmp_path / "other.tar"
+    truth = write_tar(tar, images)
+    write_tar(other, images[::-1])
+    shutil.copy2(tar, tmp_path / "old.tar")
+    expected = batches.finish(tar, tmp_path / "undisturbed")
+    dice, stopped = random.Random(SEED), 0
+    for round in range(ROUNDS):
+        out = tmp_path / f"out-{round}"
+        run = batches.start(tar, out)
+        wait_within_the_run(run, out, dice)
+        if when == "between kill and resume":
+            run.kill()
+            run.communicate()
+        if way == "renamed over":
+            shutil.copy(other, tmp_path / "new.tar")
+            (tmp_path / "new.tar").rename(tar)
+        else:
+            shutil.copyfile(other, tar)
+        if when == "between kill and resume":
+            run = batches.start(tar, out)
+        sentence = last_sentence(run)
+        if not (out / "_SUCCESS").exists():
+            assert run.returncode == 1
+            assert f"the tar file '{tar}' " in sentence
+            stopped += 1
+        rows = pq.read_table(out / "parts", columns=["path", "sha256"]).to_pylist()
+        assert {row["path"]: row["sha256"] for row in rows}.items() <= truth.items()
+        shutil.copy2(tmp_path / "old.tar", tar)
+        assert batches.finish(tar, out) == expected
+    assert stopped > 0
+
+
+@pytest.mark.parametrize("when", ["between kill and resume", "under the run"])
+def test_a_disk_that_is_lost(tmp_path: Path, few: Path, batches: Batches, when: str) -> None:
+    """A disk below the input that goes away stops the run; no image is missing. Once it is back, all ends as ever."""
+    images = sorted(few.rglob("*.png"))
+    many = link_many(images, tmp_path / "many", IMAGES // 4)
+    place = many / "5-disk"
+    place.mkdir()
+    dice, stopped = random.Random(SEED), 0
+    with mounted(tmp_path / "disk", "64m") as disk:
+        for number in range(IMAGES):
+            shutil.copy(images[number % len(images)], disk / f"{number:05}.png")
+        subprocess.run(["mount", "--bind", disk, place], check=True)
+        try:
+            expected = batches.finish(many, tmp_path / "undisturbed")
+            for round in range(ROUNDS):
+                out = tmp_path / f"out-{round}"
+                run = batches.start(many, out)
+                wait_within_the_run(run, out, dice)
+                if when == "between kill and resume":
+                    run.kill()
+                    run.communicate()
+                subprocess.run(["umount", "--lazy", place], check=True)
+                if when == "between kill and resume":
+                    run = batches.start(many, out)
+                sentence = last_sentence(run)
+                if not (out / "_SUCCESS").exists():  # else all was read before
+                    assert run.returncode == 1
+                    assert "Error: the input " in sentence
+                    stopped += 1
+                assert pq.read_table(out / "parts", columns=["error"])["error"].null_count == _rows(out)
+                subprocess.run(["mount", "--bind", disk, place], check=True)
+                assert batches.finish(many, out) == expected
+            assert stopped > 0
+        finally:
+            subprocess.run(["umount", "--lazy", place], stderr=subprocess.DEVNULL, check=False)
+
+
+def _rows(out: Path) -> int:
+    return sum(pq.read_metadata(part).num_rows for part in (out / "parts").iterdir())
 
 
 @pytest.fixture

@@ -332,3 +332,19 @@ def test_help_is_quick_and_whole(tandem: Tandem) -> None:
     assert modules.isdisjoint({"onnxruntime", "PIL", "pyarrow", "httpx", "rich.progress"})
     assert "\n    tandem batch photos --model digits:production --output out\n" in imported.stdout
     assert "130" in imported.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runner", ["local", "ray"])
+def test_a_resumed_shard_on_a_gpu_keeps_its_batch_size(
+    home: Path, tandem: Tandem, few: Path, tmp_path: Path, runner: str
+) -> None:
+    """A shard that is resumed, and one that begins beside it, take the size that the first began with; they merge."""
+    if runner == "ray":
+        pytest.importorskip("ray")
+    command = ("batch", few, "-o", tmp_path / "out", "--chunk-size", "9", "--device", "cuda", "--runner", runner)
+    tandem(*command, "--shard", "1/2", "--batch-size", "2")
+    min((tmp_path / "out" / "shard-1-of-2" / "parts").iterdir()).unlink()
+    for shard in ("1/2", "2/2"):
+        tandem(*command, "--shard", shard)
+    assert tandem("batch", "merge", tmp_path / "out").stdout.startswith("40 images: 40 ok")
