@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from batch.inputs.listing import Selection
+from batch.inputs.selection import Selection
 from batch.run.stopping import FailureLimits
 from classifier.errors import OutputError, TooManyFailures
 from tests.batch.conftest import mounted, read_parts
