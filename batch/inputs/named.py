@@ -4,7 +4,7 @@
 |---|---|
 | a folder | its images, searched recursively |
 | a file | itself, whatever its name |
-| `….tar`, `.tar.gz`, `.tgz`, `.tar.bz2`, `.tar.xz` | the images in it: WebDataset shards are such files |
+| `….tar`, or a name of a compressed one, such as `….tar.gz` | the images in it: WebDataset shards are such files |
 | `….parquet` | a row each: its column holds encoded images, or their paths |
 | `--files-from FILE`, `-` | the paths listed there, a line each |
 
@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from batch.inputs import urls
+from batch.inputs.sources import Mount, Stamp, lost_mount
 from classifier.errors import DataError
 from classifier.wording import utf8_text
 
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["folder", "file", "tar", "parquet", "list"]
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 PARQUET_SUFFIX = ".parquet"
-
-_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
-"""How `utf8_text` writes a byte that is not UTF-8."""
+HOLDER_SUFFIXES = (*TAR_SUFFIXES, PARQUET_SUFFIX)
+"""Suffixes of files that hold images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +47,9 @@ class Input:
         column: for a Parquet file, the column of images or paths.
         nul: whether entries of a list end in NUL instead of a line end.
         device: number of the file system that holds it; None for a URL.
+        stamp: for a file that holds or lists images, its stamp when they were planned; None if they were not.
+        inode: for a folder, its inode then.
+        mounts: the file systems that held its images then.
     """
 
     given: str
@@ -57,6 +59,9 @@ class Input:
     column: str | None = None
     nul: bool = False
     device: int | None = None
+    stamp: Stamp | None = None
+    inode: int | None = None
+    mounts: tuple[Mount, ...] = ()
 
     @property
     def path(self) -> str:
@@ -65,8 +70,13 @@ class Input:
             return self.file or self.location
         return "-" if self.file == "-" else os.path.join(self.location, self.file)  # noqa: PTH118
 
+    def file_of(self, relative: str) -> str:
+        """Return the path or URL of the image at a path below this input, if that is a file itself."""
+        folder = os.path.dirname(self.location) if self.kind == "parquet" else self.location  # noqa: PTH120
+        return os.path.join(folder, relative)  # noqa: PTH118
+
     def on_this_machine(self) -> Input:
-        """Return an input of a plan, or one that another machine opened, with this machine's device number.
+        """Return an input of a plan, or one that another machine opened, as this machine has it.
 
         Raises:
             DataError: this machine can't read it.
@@ -74,38 +84,77 @@ class Input:
         if urls.is_url(self.location):
             return self
         try:
-            return replace(self, device=os.stat(self.location).st_dev)  # noqa: PTH116
+            status = os.stat(self.location)  # noqa: PTH116
         except OSError as error:
             raise DataError(
                 f"the input '{utf8_text(self.location)}' can't be read ({error.strerror}) on {platform.node()}; "
                 "make it readable there under this path"
             ) from error
+        stamp = self.stamp
+        if stamp is not None and self.kind != "list":
+            # A copy on another machine may have its own time.
+            now = Stamp.of_status(status)
+            self.require_unchanged(replace(now, written=stamp.written))
+            stamp = now
+        mounts = tuple(each for each in (Mount.at(mount.path) for mount in self.mounts) if each.device is not None)
+        inode = None if self.inode is None else status.st_ino
+        return replace(self, device=status.st_dev, stamp=stamp, inode=inode, mounts=mounts)
 
     def require(self) -> None:
-        """Check that the input is still there, to tell a missing image from a lost disk.
+        """Check that the input and its disks are still there, to tell a missing image from a lost disk.
 
         Raises:
-            DataError: it is gone, as after a disk or a share was unmounted.
+            DataError: one is gone, as after a disk or a share was unmounted.
         """
         if self.device is None:
             return
+        if (fact := self._loss()) is not None:
+            raise DataError(
+                f"the input '{utf8_text(self.given)}' disappeared while its images were read ({fact}); "
+                "bring it back, and the same command resumes the run"
+            )
+
+    def _loss(self) -> str | None:
         try:
-            if os.stat(self.location).st_dev == self.device:  # noqa: PTH116
-                return
-            fact = "another file system is mounted there"
+            status = os.stat(self.location)  # noqa: PTH116
         except OSError as error:
-            fact = str(error.strerror)
+            return str(error.strerror)
+        if status.st_dev != self.device:
+            return "another file system is mounted there"
+        if lost := lost_mount(self.mounts):
+            return f"the file system at '{utf8_text(lost.path)}', which held images of it, is gone"
+        return "another folder has taken its place" if self.inode not in {None, status.st_ino} else None
+
+    def require_untouched(self) -> None:
+        """Check that the local file that holds the images is still the one that they were planned from.
+
+        Raises:
+            OSError: it is gone.
+            DataError: it was written anew.
+        """
+        if self.stamp is not None and not urls.is_url(self.location):
+            self.require_unchanged(Stamp.of_status(os.stat(self.location)))  # noqa: PTH116
+
+    def require_unchanged(self, now: Stamp | None) -> None:
+        """Check that the file that holds or lists the images is the one that they were planned from.
+
+        Args:
+            now: its stamp now; None if that is not known.
+
+        Raises:
+            DataError: it was written anew.
+        """
+        if self.stamp is None or now is None or now == self.stamp:
+            return
+        fact = "was written again"
+        if now.size != self.stamp.size and None not in {now.size, self.stamp.size}:
+            fact = f"had {self.stamp.size:,} bytes and has {now.size:,}"
+        what = "list" if self.kind == "list" else f"{self.kind} file"
         raise DataError(
-            f"the input '{utf8_text(self.given)}' disappeared while its images were read ({fact}); "
-            "bring it back, and the same command resumes the run"
+            f"the {what} '{utf8_text(self.path if self.kind == 'list' else self.given)}' {fact} after its images were "
+            "planned, so other images could get their rows; restore it with its time ('cp -p', 'rsync -t'), or name "
+            "another --output"
         )
-
-
-def as_path(text: str) -> str:
-    """Return the path whose `utf8_text` text is `text`; if there are two, the one that exists."""
-    if Path(text).exists():
-        return text
-    return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), text.encode()))
 
 
 def find_inputs(
@@ -162,7 +211,7 @@ def _find_path(argument: str, column: str) -> Input:
         return Input(given=given, location=os.path.realpath(argument), device=status.st_dev)
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"the input '{utf8_text(argument)}' is neither a folder nor a file; name one of the two")
-    if kind := _kind_of_file(given):
+    if kind := kind_of_file(given):
         return _holder(given, os.path.realpath(argument), kind, column, device=status.st_dev)
     folder, file = os.path.split(given)
     location = os.path.realpath(folder or ".")
@@ -171,7 +220,7 @@ def _find_path(argument: str, column: str) -> Input:
 
 def _find_url(url: str, column: str) -> Input:
     given = url.rstrip("/")
-    if kind := _kind_of_file(given):
+    if kind := kind_of_file(given):
         return _holder(given, given, kind, column)
     if urls.is_folder(given):
         return Input(given=given, location=given)
@@ -190,7 +239,8 @@ def _find_list(path: str, *, nul: bool) -> Input:
     return Input(given=".", location=str(here), kind="list", file=path, nul=nul, device=here.stat().st_dev)
 
 
-def _kind_of_file(name: str) -> Literal["tar", "parquet"] | None:
+def kind_of_file(name: str) -> Literal["tar", "parquet"] | None:
+    """Return what kind of file that holds images has such a name; None for any other file."""
     if name.lower().endswith(TAR_SUFFIXES):
         return "tar"
     return "parquet" if name.lower().endswith(PARQUET_SUFFIX) else None

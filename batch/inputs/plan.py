@@ -8,23 +8,28 @@ images, and no file name needs escaping.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch.inputs.listing import SUFFIXES_ALONE, Selection, list_images, read_records
-from batch.inputs.named import Input, Kind, as_path
+from batch.inputs.listing import list_images, read_records
+from batch.inputs.named import Input, Kind
+from batch.inputs.selection import SUFFIXES_ALONE, Selection
+from batch.inputs.sources import Sources, as_path, path_text
 from batch.inputs.urls import is_url
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
-from classifier.wording import utf8_text
+from classifier.wording import counted, utf8_text
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from batch.inputs.opening import Found
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +56,17 @@ class ImageFile:
             return self.input.location
         if is_url(self.relative) and self.input.kind in {"list", "parquet"}:
             return self.relative
-        folder = self.input.location
-        if self.input.kind == "parquet":
-            folder = os.path.dirname(folder)  # noqa: PTH120
-        return os.path.join(folder, self.relative)  # noqa: PTH118
+        return self.input.file_of(self.relative)
 
     @property
     def printable_path(self) -> str:
         """The relative path as rows carry it."""
-        return utf8_text(self.relative)
+        return path_text(self.relative)
 
     @property
     def printable_input(self) -> str:
         """The input as rows carry it."""
-        return utf8_text(self.input.given)
+        return path_text(self.input.given)
 
     def label(self, labels: Container[str]) -> str | None:
         """Return the label whose folder holds the image; None if none does.
@@ -81,7 +83,7 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedInput:
-    """An `Input` as a plan records it, in UTF-8."""
+    """An `Input` as a plan records it, in UTF-8: `path_text`."""
 
     given: str
     location: str
@@ -106,6 +108,13 @@ class Plan:
     chunk_size: int
     skipped: dict[str, int]
     digest: str
+
+    def __str__(self) -> str:
+        """The number of images, of all entries that were seen, and of those that were skipped, by reason."""
+        skipped = sum(self.skipped.values())
+        seen = self.images + skipped
+        text = f"planned {counted(self.images, 'image')}, of {seen:,} {'entry' if seen == 1 else 'entries'} seen"
+        return f"{text}; skipped {skipped:,}: {describe_skipped(self.skipped)}" if skipped else text
 
     @property
     def chunks(self) -> int:
@@ -140,8 +149,13 @@ def describe_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{what} {count:,}" for what, count in sorted(counts.items()))
 
 
+def describe_skipped(counts: Mapping[str, int]) -> str:
+    """Return counts of skipped entries as text, `3 hidden, 2 symbolic link`."""
+    return ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()))
+
+
 def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int, selection: Selection = SUFFIXES_ALONE) -> Plan:
-    """Write the list of the inputs' images durably to `path`, and return the plan.
+    """Write the list of the inputs' images durably to `path`, what it was made of beside it, and return the plan.
 
     Raises:
         DataError: an input can't be listed.
@@ -149,15 +163,25 @@ def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int, selectio
     """
     skipped: Counter[str] = Counter()
     digest = hashlib.sha256()
-    images = 0
+    images, sources = 0, Sources(inputs)
+    last, last_folder, with_images = -1, "", set()
     with path.open("wb") as file:
         for number, found in list_images(inputs, skipped, selection):
             record = _encode(number, found)
             digest.update(record)
             file.write(record)
             images += 1
+            # A list can have 100 million images: what few of them need is done at the first of a folder.
+            folder = found[0][: found[0].rfind("/") + 1]
+            if folder != last_folder or number != last:
+                last, last_folder = number, folder
+                with_images.add(number)
+                sources.add(number, found)
         file.flush()
         os.fsync(file.fileno())
+    sources.write(path)
+    for number in sorted(set(range(len(inputs))) - with_images if images else ()):
+        log.warning("no image in '%s'", utf8_text(inputs[number].path))
     return Plan(
         inputs=planned_inputs(inputs),
         selection=selection,
@@ -172,9 +196,9 @@ def planned_inputs(inputs: Sequence[Input]) -> tuple[PlannedInput, ...]:
     """Return the inputs as a plan records them."""
     return tuple(
         PlannedInput(
-            given=utf8_text(each.given),
-            location=utf8_text(each.location),
-            path=utf8_text(each.path),
+            given=path_text(each.given),
+            location=path_text(each.location),
+            path=path_text(each.path),
             kind=each.kind,
             column=each.column,
         )

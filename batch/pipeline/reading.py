@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch.inputs.archives import is_compressed, read_span, read_tar
+from batch.inputs.archives import read_span, read_tar
+from batch.inputs.opening import is_compressed
+from batch.inputs.stores import read_object, read_range
 from batch.inputs.tables import read_table
-from batch.inputs.urls import is_url, read_url
+from batch.inputs.urls import is_url
 from classifier.errors import ImageTooLarge, UnreadableImage
 from classifier.images import LIMITS, read_image
 
@@ -24,7 +26,7 @@ def read_file(file: ImageFile) -> bytes:
 
     Raises:
         ImageError: the image can't be read.
-        DataError: the file that holds it can't be read.
+        DataError: the file that holds it can't be read or was written anew, or its store fails for all images.
     """
     limit = LIMITS.max_bytes
     size = len(file.data) if file.data is not None else file.size or 0
@@ -37,7 +39,7 @@ def read_file(file: ImageFile) -> bytes:
     if file.start is None:
         return read_image(Path(file.location))
     try:
-        data = read_span(file.location, file.start, size)
+        data = read_span(file.input, file.start, size)
     except OSError as error:
         raise UnreadableImage(f"{file.relative!r} can't be read ({error.strerror}): check the disk") from error
     if len(data) < size:
@@ -49,9 +51,9 @@ def read_file(file: ImageFile) -> bytes:
 
 def _read_url(file: ImageFile) -> bytes:
     if file.start is not None:
-        return read_url(file.location, start=file.start, end=file.start + (file.size or 0))
-    # The object may have grown since it was listed. An empty object has no range to ask for.
-    data = read_url(file.location) if file.size == 0 else read_url(file.location, start=0, end=LIMITS.max_bytes + 1)
+        return read_range(file.location, file.start, file.size or 0, stamp=file.input.stamp)
+    # The object may have grown since it was listed.
+    data = read_object(file.location, at_most=LIMITS.max_bytes + 1)
     if len(data) > LIMITS.max_bytes:
         raise ImageTooLarge(f"{file.relative!r} is over the limit of {LIMITS.max_bytes:,} bytes: shrink or compress it")
     return data
@@ -66,21 +68,18 @@ def with_data(files: Iterable[ImageFile]) -> Iterator[ImageFile]:
     source: Input | None = None
     read: Generator[bytes, tuple[int, int]] | None = None
     for file in files:
-        is_waiting = file.start is not None and file.data is None and _is_sequential(file.input)
-        if not is_waiting or (file.size or 0) > LIMITS.max_bytes:
-            yield file
-            continue
-        if read is None or file.input is not source:
+        if file.start is not None and file.input is not source:
             source, read = file.input, _read_in_order(file.input)
-        assert file.start is not None
-        yield replace(file, data=read.send((file.start, file.size or 0)))
+        if file.start is None or file.data is not None or read is None or (file.size or 0) > LIMITS.max_bytes:
+            yield file
+        else:
+            yield replace(file, data=read.send((file.start, file.size or 0)))
 
 
-def _is_sequential(input: Input) -> bool:
-    return input.kind == "parquet" or (input.kind == "tar" and is_compressed(input))
-
-
-def _read_in_order(input: Input) -> Generator[bytes, tuple[int, int]]:
+def _read_in_order(input: Input) -> Generator[bytes, tuple[int, int]] | None:
+    """Return what reads an input's images in order; None if they can be read in any order."""
+    if input.kind == "tar" and not is_compressed(input):
+        return None
     reader = read_table(input) if input.kind == "parquet" else read_tar(input)
     next(reader)  # to the point where it waits for a place
     return reader

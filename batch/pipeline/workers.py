@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from batch.inputs.stores import note_read
 from batch.inputs.urls import is_url
 from batch.pipeline.contained import inline_limits
 from batch.pipeline.loading import LoadedImage, load_image
@@ -154,6 +155,9 @@ class _Worker(Process):
         pixels = np.empty((loaded, self._crop_size, self._crop_size, 3), dtype=np.uint8)
         self.receive_into(pixels)
         rows = iter(pixels)
+        for file in (file for file, each in zip(files, reply, strict=True) if isinstance(each, _Loaded)):
+            if file.data is None and is_url(file.location):
+                note_read(file.location)
         return [
             _to_loaded(file, each, rows) if isinstance(each, _Loaded) else each
             for file, each in zip(files, reply, strict=True)

@@ -7,6 +7,7 @@
       .batch/                      what resuming needs
         lock                         held by the running process, and names it
         plan                         the list of images
+        sources.json                 what it was made of: files and disks
         fingerprint.json             written when the plan is complete: from here on there is a run
         commits.jsonl                one line for each committed part
 
@@ -42,7 +43,7 @@ STATE = ".batch"
 REPORT = "report.html"
 """The page that `tandem batch report` writes beside a run, or beside its shards."""
 
-BEFORE_A_RUN = frozenset({"lock", "plan", "aside", "commits.jsonl"})
+BEFORE_A_RUN = frozenset({"lock", "plan", "sources.json", "aside", "commits.jsonl"})
 """Files of STATE that a process killed before its run began can leave. Nothing else is ever removed."""
 
 

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batch.inputs.listing import SUFFIXES_ALONE, Selection
 from batch.inputs.plan import digest_of, planned_images, planned_inputs, require_images, write_plan
+from batch.inputs.selection import SUFFIXES_ALONE, Selection
+from batch.inputs.sources import inputs_as_planned
 from batch.inputs.urls import is_url
 from batch.pipeline.contained import IMAGE_TIMEOUT_S
 from batch.rows.formats import Columns, read_rows
@@ -91,7 +92,7 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
 
     Raises:
         NoEmbeddings: embeddings were asked for, and the model was exported without them.
-        DataError: an input can't be listed, or disappeared during the run.
+        DataError: an input can't be listed, disappeared during the run, or was written anew since it was planned.
         OutputError: the output can't be written, is in use, or holds another run.
         TooManyFailures: more images failed than the limits allow; committed chunks stay.
         Interrupted: a signal came; committed chunks stay.
@@ -110,6 +111,7 @@ def run_batch(job: BatchJob, runner: Runner, interrupts: Interrupts) -> RunRecor
         if folder.succeeded and len(commits) == len(run.chunks) and attempts and not failed:
             log.info("'%s' is already done", job.output)
             return RunRecord.of(run, commits.values(), attempts)
+        job = replace(job, inputs=inputs_as_planned(folder.plan, job.inputs, resumed=begun is not None))
         folder.reopen()
         if commits:
             log.info("resuming: %s of %s committed", f"{len(commits):,}", counted(len(run.chunks), "chunk"))
@@ -123,7 +125,7 @@ def _begin(job: BatchJob, runner: Runner, folder: LockedFolder) -> Fingerprint:
     if not plan.images:
         require_images(job.inputs, job.selection)
     run = _fingerprint(job, runner, plan)
-    log.info("planned %s in %s", counted(run.images, "image"), counted(len(run.chunks), "chunk"))
+    log.info("%s; classifying %s in %s", plan, counted(run.images, "image"), counted(len(run.chunks), "chunk"))
     folder.begin(run)
     return run
 

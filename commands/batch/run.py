@@ -142,7 +142,7 @@ def _make_job(
     max_failure_rate: float | None,
     **options: Any,
 ) -> BatchJob:
-    from batch.inputs.listing import Selection
+    from batch.inputs.selection import Selection
     from batch.run.runner import BatchJob
     from batch.run.stopping import FailureLimits
 

@@ -10,13 +10,16 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.inputs import listing
-from batch.inputs.listing import Selection, list_images
+from batch.inputs import folders
+from batch.inputs.listing import list_images
 from batch.inputs.named import find_inputs
+from batch.inputs.selection import Selection
 from classifier.errors import DataError
 
 
@@ -79,7 +82,7 @@ def test_a_folder_sorted_by_way_of_the_disk(numbers: set[int], at_once: int) -> 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         for number in numbers:
             Path(folder, f"{number}.png").touch()
-        patch.setattr(listing, "MAX_NAMES", at_once)
+        patch.setattr(folders, "MAX_NAMES", at_once)
         assert listed(Path(folder))[0] == sorted(f"{number}.png" for number in numbers)
 
 
@@ -100,6 +103,31 @@ def test_a_list_of_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         list(list_images(find_inputs([], files_from="lines", nul=True), Counter()))
     with pytest.raises(DataError, match="the list 'missing' can't be read"):
         find_inputs([], files_from="missing")
+
+
+def test_a_list_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """The mark that Windows' editors write is no part of the first path; a list in UTF-16 is refused by its name."""
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbfa.png\r\n\xef\xbb\xbfb.png")
+    inputs = find_inputs([], files_from=str(tmp_path / "list"))
+    assert [path for _, (path, _, _) in list_images(inputs, Counter())] == ["a.png", "\ufeffb.png"]
+    for encoding in ("utf-16", "utf-16-be"):
+        mark = b"\xfe\xff" * (encoding == "utf-16-be")
+        (tmp_path / "wide").write_bytes(mark + "a.png\r\n".encode(encoding))
+        with pytest.raises(DataError, match="wide' is UTF-16; save it as UTF-8"):
+            list(list_images(find_inputs([], files_from=str(tmp_path / "wide")), Counter()))
+
+
+@pytest.mark.parametrize("shard", ["x.tar", "x.TAR.GZ", "s3://bucket/x.tar", "x.parquet"])
+def test_a_list_of_shards_is_refused(tmp_path: Path, shard: str) -> None:
+    """A list or a table that names files of images is refused with the name, not classified as broken images."""
+    (tmp_path / "list").write_text(f"a.png\n{shard}\n")
+    pq.write_table(pa.table({"image": ["a.png", shard]}), tmp_path / "paths.parquet")
+    for inputs in (
+        find_inputs([], files_from=str(tmp_path / "list")),
+        find_inputs([str(tmp_path / "paths.parquet")]),
+    ):
+        with pytest.raises(DataError, match=rf"names '{shard}', which holds images .* name it as an INPUT"):
+            list(list_images(inputs, Counter()))
 
 
 def test_an_input_on_another_machine(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.inputs.listing import Selection, list_images
+from batch.inputs.listing import list_images
 from batch.inputs.named import Input, find_inputs
 from batch.inputs.plan import ImageFile, digest_of, planned_images, require_images, write_plan
+from batch.inputs.selection import Selection
 from classifier.errors import DataError
 from classifier.wording import utf8_text
 

@@ -63,6 +63,56 @@ def test_a_table_of_paths(tmp_path: Path, run: Run, few: Path) -> None:
     assert record.errors == {"missing": 1, "not_a_file": 1}
 
 
+KINDS = {
+    "category": lambda paths, _: pa.array(paths).dictionary_encode(),
+    "large_string": lambda paths, _: pa.array(paths, pa.large_string()),
+    "string_view": lambda paths, _: pa.array(paths, pa.string_view()),
+    "binary": lambda _, images: pa.array(images, pa.binary()),
+    "binary_view": lambda _, images: pa.array(images, pa.binary_view()),
+    "dictionary of binary": lambda _, images: pa.array(images, pa.binary()).dictionary_encode(),
+    "struct of views": lambda paths, images: pa.StructArray.from_arrays(
+        [pa.array(images, pa.binary_view()), pa.array(paths, pa.string_view())], ["bytes", "path"]
+    ),
+    "datasets: paths alone": lambda paths, _: pa.array(
+        [{"bytes": None, "path": path} for path in paths], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    ),
+    "datasets: paths alone, no type": lambda paths, _: pa.array([{"bytes": None, "path": path} for path in paths]),
+    "datasets: images and paths": lambda paths, images: pa.array(
+        [
+            {"bytes": image if number % 3 else None, "path": path}
+            for number, (path, image) in enumerate(zip(paths, images, strict=True))
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_way_to_write_a_column(tmp_path: Path, run: Run, few: Path, kind: str) -> None:
+    """Columns as pandas, polars, Arrow and datasets write them give the images that they hold or point to."""
+    columns = table_of(few)
+    paths = [str(few / path) for path in columns["path"]]
+    table = pa.table({"image": KINDS[kind](paths, columns["image"])})
+    # pyarrow can't write a part of such a struct.
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=None if kind == "struct of views" else 7)
+    run(tmp_path / "out", tmp_path / "t.parquet")
+    run(tmp_path / "folder")
+    what = ("status", "bytes", "sha256", "label", "score")
+    assert rows_of(tmp_path / "out", *what) == rows_of(tmp_path / "folder", *what)
+    before = read_parts(tmp_path / "out")
+    (tmp_path / "out" / "parts" / "part-00002.parquet").unlink()
+    run(tmp_path / "out", tmp_path / "t.parquet")
+    assert read_parts(tmp_path / "out") == before
+
+
+def test_a_row_of_datasets_without_anything(tmp_path: Path, run: Run) -> None:
+    """A row that holds neither an image nor a path is an empty image, and has its number as its path."""
+    rows = [{"bytes": None, "path": None}, {"bytes": b"text", "path": "x"}, None, {"bytes": None, "path": "gone.png"}]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "t.parquet")
+    record = run(tmp_path / "out", tmp_path / "t.parquet")
+    assert record.errors == {"empty": 2, "missing": 1, "not_an_image": 1}
+    assert [path for (path,) in rows_of(tmp_path / "out", "path")] == ["0", "1", "2", "gone.png"]
+
+
 def test_wrong_tables(tmp_path: Path) -> None:
     """A table without the column, with numbers in it, or that is none, is refused with what it has."""
     path = tmp_path / "x.parquet"

@@ -13,58 +13,18 @@ from batch.inputs.plan import require_images
 from batch.run.runner import BatchJob, check_job
 from classifier.errors import DataError
 from tests.batch.conftest import read_parts
-from tests.batch.images import WHAT, make_tar, rows_of
+from tests.batch.images import WHAT, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.batch.conftest import Run
     from tests.conftest import Tandem
 
-pytest.importorskip("s3fs", reason="the extra 's3' is not installed")
-moto_server = pytest.importorskip("moto.server", reason="the tests' group is not installed")
 # aiobotocore closes its sessions when they are collected.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[Any]:
-    """Yield an S3 server."""
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def bucket(endpoint: Any, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a file system whose bucket `photos` holds `few`, an object for its folder, and a broken image."""
-    import s3fs
-
-    host, port = endpoint.get_host_and_port()
-    for name, value in {
-        "FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y",
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    import fsspec
-
-    fsspec.config.set_conf_env(fsspec.config.conf)
-    s3fs.S3FileSystem.clear_instance_cache()
-    files = s3fs.S3FileSystem()
-    if not files.exists("photos"):
-        files.mkdir("photos")
-        for image in few.rglob("*.png"):
-            files.pipe_file(f"photos/few/{image.relative_to(few)}", image.read_bytes())
-        files.pipe_file("photos/few/", b"")
-        files.pipe_file("photos/few/3/empty.png", b"")
-        files.pipe_file("photos/few/notes.txt", b"notes")
-        make_tar(tmp_path / "few.tar", few, "w")
-        files.pipe_file("photos/few.tar", (tmp_path / "few.tar").read_bytes())
-    return files
 
 
 def test_a_bucket_gives_the_rows_of_its_folder(tmp_path: Path, run: Run, few: Path, bucket: Any) -> None:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from batch.inputs.listing import Selection
 from batch.inputs.plan import Plan, PlannedInput
+from batch.inputs.selection import Selection
 from batch.inputs.shards import Shard
 from batch.rows.formats import Columns
 from batch.run.fingerprint import Fingerprint, versions

@@ -44,6 +44,7 @@ def test_what_a_run_leaves(tmp_path: Path, run: Run) -> None:
         "_SUCCESS",
         ".batch/lock",
         ".batch/plan",
+        ".batch/sources.json",
         ".batch/fingerprint.json",
         ".batch/commits.jsonl",
     }

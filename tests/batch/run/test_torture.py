@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from batch.inputs.listing import Selection
+from batch.inputs.selection import Selection
 from batch.pipeline.forks import MAX_MEMORY_BYTES
 from batch.run.stopping import FailureLimits
 from classifier.errors import OutputError, TooManyFailures

@@ -127,7 +127,9 @@ def test_log_lines_are_json_without_a_terminal(home: Path, tandem: Tandem, few: 
     """Where standard error is no terminal, each line of it is a JSON object."""
     done = tandem("batch", few, "-o", tmp_path / "out")
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["message"] for line in lines][-1] == "planned 40 images in 1 chunk"
+    assert [line["message"] for line in lines][-1] == (
+        "planned 40 images, of 40 entries seen; classifying 40 images in 1 chunk"
+    )
     assert {line["level"] for line in lines} == {"info"}
 
 
