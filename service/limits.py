@@ -1,4 +1,4 @@
-"""Every limit of the service: body size, buffered bytes, requests in flight, and waiting times."""
+"""Every limit of the service: connections, heads, bodies, buffered bytes, requests in flight, and waiting times."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from classifier.images import LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+MAX_CONNECTIONS = 1000
+"""Open connections of a worker. One more ends the one that owes its request and was silent longest."""
+MAX_HEAD_BYTES = 64 * 2**10
+"""A request line with its headers, or what stands between the bytes of a chunked body."""
+MAX_PIPELINED = 16
+"""Requests that a client sends before it has the answer to the first."""
+HEAD_WITHIN_S = 20
+"""Time to receive a request line with its headers."""
+ANSWER_WITHIN_S = 150
+"""Time from a complete request until the client has taken its answer; longer than BentoML's own timeout."""
+SLACK_S = 5
+"""What `service.connections` gives in addition, so that `service.endpoints` refuses a slow body first."""
 
 MAX_BODY_BYTES = LIMITS.max_bytes + 64 * 2**10
 """One body: an image, plus the boundaries and headers of a multipart form."""

@@ -14,7 +14,10 @@ from starlette.exceptions import HTTPException
 
 from classifier.answers import Classification, ModelDescription, SelfTest
 from classifier.hardware import cpu_limit
+from classifier.images.scans import check_scans
 from registry import LocalRegistry
+from service.connections import bound_connections
+from service.edge import guard
 from service.endpoints import ROUTES, refuse
 from service.limits import Buffer
 from service.metrics import publish_model_info
@@ -31,13 +34,18 @@ log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers belo
 
 
 class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is untyped
-    """BentoML's service object with our routes and OpenAPI document."""
+    """BentoML's service object with our routes, limits and OpenAPI document."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """Return BentoML's Starlette application with our routes first: BentoML has its own `/classify`."""
+        """Return BentoML's Starlette application with our routes first: BentoML has its own `/classify`.
+
+        Workers call this, and then start uvicorn.
+        """
         app = super().to_asgi(is_main=is_main)
         app.router.routes[:0] = ROUTES
         app.add_exception_handler(HTTPException, refuse)
+        guard(app)
+        bound_connections()
         return app
 
     @property
@@ -102,6 +110,7 @@ class Classifier:
         Raises:
             ImageError: the image can't be classified.
         """
+        check_scans(image)
         model = self.model
         [scores] = model.scores(model.decode(image).pixels[None])
         return Classification(
