@@ -5,6 +5,7 @@ BentoML restarts a worker that fails to start, forever, with a traceback each ti
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -41,9 +42,15 @@ def check_port() -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise BentoMLException(
-            f"port {port} on {host} is not available ({error.strerror}); choose another with 'bentoml serve --port N'"
-        ) from error
+        raise port_taken(host, port, error) from error
+
+
+def port_taken(host: str, port: int, error: OSError) -> BentoMLException:
+    """Return the error for a port that can't be listened on."""
+    why = os.strerror(error.errno) if error.errno else error
+    return BentoMLException(
+        f"port {port} on {host} is not available ({why}); choose another with 'bentoml serve --port N'"
+    )
 
 
 def check_model(artifact: Artifact) -> None:

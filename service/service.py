@@ -25,6 +25,7 @@ from service.openapi import complete
 from service.opening import open_served
 from service.preflight import check_model, check_port
 from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
+from service.supervision import make_paths_absolute, supervise
 from service.uploads import DEFAULT_TOP_K
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
 # distro="": BentoML installs neither a compiler nor curl. All locked packages are wheels.
 @bentoml.service(
     service_class=TandemService,
+    workers=supervise(),
     traffic={"timeout": 120},  # the last resort: the timeouts of `service.limits` come first
     image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro=""),
 )
@@ -74,6 +76,7 @@ class Classifier:
             BentoMLException: the port is taken, or the model can't be found, opened or self-tested.
         """
         check_port()
+        make_paths_absolute()
         with as_bentoml_errors():
             artifact = resolve_served(_bento())
         check_model(artifact)
