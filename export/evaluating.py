@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from classifier.artifact import CARD, CONFIG, EVALUATION, GOLDEN
 from classifier.engines.selection import describe_refused, describe_way, lack_of
-from classifier.errors import DamagedArtifact, DataError, EngineError, EngineUnavailable
+from classifier.errors import DamagedArtifact, DataError, EngineError
 from classifier.golden import GoldenSet
 from classifier.types import from_json, to_json
 from export.card import replace_precisions
@@ -39,7 +39,8 @@ def evaluate_model(
 ) -> Added:
     """Measure the unmeasured ways of running a model; return the version with the results, new if they are new.
 
-    The graphs stay unchanged. The new version has another evaluation, allowed precisions, tolerances and model card.
+    Ways that this machine can't run stay unmeasured, which the log says; if nothing is measured, the version is the
+    model's own. The graphs stay unchanged. The new version has another evaluation, allowed precisions, tolerances and model card.
 
     Args:
         artifact: the model.
@@ -49,7 +50,6 @@ def evaluate_model(
 
     Raises:
         DataError: the folder's classes are not the model's labels, or an image can't be read.
-        EngineUnavailable: this machine can't run any of the unmeasured ways.
         DamagedArtifact: a file of the model is missing or malformed.
         RegistryUnwritable: the registry can't be written.
     """
@@ -58,7 +58,7 @@ def evaluate_model(
     images = open_images(folder, config)
     limit = before.max_accuracy_drop if max_accuracy_drop is None else max_accuracy_drop
     measured: dict[AllowedPrecision, Measurement] = {}
-    if engines := _open_unmeasured(artifact, before, needed=limit == before.max_accuracy_drop):
+    if engines := _open_unmeasured(artifact, before):
         measured = _measure(artifact, config, engines, images, dataset=folder.resolve().name)
     precisions = tuple(_judge_again(each, measured, artifact, limit=limit) for each in before.precisions)
     after = replace(before, max_accuracy_drop=limit, precisions=precisions)
@@ -108,12 +108,8 @@ def _read_evaluation(artifact: Artifact) -> Evaluation:
         ) from error
 
 
-def _open_unmeasured(artifact: Artifact, evaluation: Evaluation, *, needed: bool) -> dict[AllowedPrecision, Engine]:
-    """Return engines for the unmeasured ways that this machine can run.
-
-    Raises:
-        EngineUnavailable: there are unmeasured ways, this machine can run none of them, and `needed` is true.
-    """
+def _open_unmeasured(artifact: Artifact, evaluation: Evaluation) -> dict[AllowedPrecision, Engine]:
+    """Return engines for the unmeasured ways that this machine can run; log why it can't run the others."""
     engines, refused = {}, {}
     for way in (each.way() for each in evaluation.precisions if each.measurement is None):
         if way.graph not in artifact.files:
@@ -125,12 +121,8 @@ def _open_unmeasured(artifact: Artifact, evaluation: Evaluation, *, needed: bool
         except EngineError as error:
             lack = f"needs another machine ({error})"
         refused[way] = lack
-        logger.info("%s is not measured, because it %s", describe_way(way), lack)
-    if needed and refused and not engines:
-        raise EngineUnavailable(
-            f"this machine can run none of the ways in which model '{artifact.reference}' is not measured yet: "
-            f"{'; '.join(describe_refused(refused))}"
-        )
+    if refused:
+        logger.warning("Not measured here: %s", "; ".join(describe_refused(refused)))
     return engines
 
 

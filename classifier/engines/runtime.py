@@ -53,7 +53,7 @@ def check_wheels() -> None:
     if len(wheels) > 1:
         raise EngineUnavailable(
             f"engine 'onnxruntime' can't be trusted: {' and '.join(wheels)} are both installed and overwrite each "
-            f"other's files; pip uninstall {' '.join(wheels)}, then {install_extra('cpu', 'gpu')}"
+            f"other's files; {install_extra('cpu', 'gpu', instead_of=' '.join(wheels))}"
         )
 
 
@@ -77,7 +77,7 @@ def check_cuda(runtime: ModuleType, index: int) -> Gpu:
     if CUDA not in runtime.get_available_providers():
         raise EngineUnavailable(
             f"{unavailable}: the installed onnxruntime {runtime.__version__} is a build for the CPU only; "
-            f"pip uninstall onnxruntime, then {install_extra('gpu')}"
+            f"{install_extra('gpu', instead_of='onnxruntime')}"
         )
     driver = nvidia_driver()
     if driver is None:

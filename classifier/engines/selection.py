@@ -191,7 +191,8 @@ def lack_of(way: AllowedPrecision) -> str | None:
     """Return what this machine lacks for a way of running a model, as `needs …`; None if nothing is missing."""
     if way.device == "cuda":
         if GPU_WHEEL not in installed_wheels():
-            return f"needs {GPU_WHEEL}, which is not installed (pip uninstall onnxruntime, then {install_extra('gpu')})"
+            remedy = install_extra("gpu", instead_of="onnxruntime")
+            return f"needs {GPU_WHEEL}, which is not installed ({remedy})"
         try:
             check_cuda(load_runtime(), 0)
         except EngineUnavailable as error:

@@ -86,7 +86,7 @@ def open_on_cuda(
         fact = printed.getvalue().strip().partition("\n")[0] or first_line(error)
         raise EngineUnavailable(
             f"device '{device}' is not available: onnxruntime-gpu {runtime.__version__} does not load on it ({fact}); "
-            f"{install_extra('gpu')} brings the CUDA and cuDNN libraries, 'tandem doctor' shows the rest"
+            f"for the CUDA and cuDNN libraries {install_extra('gpu')}; 'tandem doctor' shows the rest"
         ) from error
     _check_assignment(session, device, file=file)
     return session

@@ -114,7 +114,7 @@ def check_driver() -> Finding:
             status="fail",
             fact=f"none, and {GPU_WHEEL} is installed",
             remedy="install a driver, start the container with --gpus all, or for the CPU: "
-            f"pip uninstall {GPU_WHEEL}, then {install_extra('cpu')}",
+            f"{install_extra('cpu', instead_of=GPU_WHEEL)}",
         )
     gpus = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in driver.gpus) or "no GPU visible"
     fact = f"runs CUDA up to {driver.cuda}; {gpus}"
@@ -123,7 +123,7 @@ def check_driver() -> Finding:
             subject="nvidia driver",
             status="warn",
             fact=f"{fact}; not used, because {GPU_WHEEL} is not installed",
-            remedy=f"pip uninstall onnxruntime, then {install_extra('gpu')}",
+            remedy=install_extra("gpu", instead_of="onnxruntime"),
         )
     return Finding(subject="nvidia driver", status="ok", fact=fact)
 

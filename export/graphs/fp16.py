@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import onnx
-from onnxruntime.transformers.float16 import convert_float_to_float16
-from onnxruntime.transformers.onnx_model import OnnxModel
 
+from classifier.engines.runtime import load_runtime
 from export.graphs.graph import OUTPUTS, check_graph, embedding_size_in, surroundings
 from export.graphs.traces import strip_traces
 
@@ -41,6 +40,10 @@ def _convert(model: onnx.ModelProto, around: list[onnx.NodeProto], *, network_in
 
     The converter can exclude nodes, but still rounds their constants and results; so these nodes are taken out first.
     """
+    load_runtime()  # turns telemetry off, before anything imports ONNX Runtime
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
+    from onnxruntime.transformers.onnx_model import OnnxModel  # noqa: PLC0415
+
     network = onnx.ModelProto()
     network.CopyFrom(model)
     names = {node.name for node in around}

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from classifier.artifact import MODEL, MODEL_INT8
 from classifier.engines.onnxruntime import OnnxRuntimeEngine
+from classifier.engines.runtime import load_runtime
 from export.graphs.graph import INPUT, check_graph, embedding_size_in, surroundings
 from export.graphs.traces import strip_traces
 
@@ -80,6 +80,9 @@ class Quantiser:
         return quantised
 
     def _quantise_all(self, *, reduce_range: bool) -> onnx.ModelProto:
+        load_runtime()  # turns telemetry off, before anything imports ONNX Runtime
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static  # noqa: PLC0415
+
         with tempfile.TemporaryDirectory() as folder, _quiet_quantiser():
             source, target, ranges = (Path(folder, name) for name in (MODEL, MODEL_INT8, "ranges.json"))
             source.write_bytes(self._graph)
@@ -176,7 +179,9 @@ def _remove_unused(model: onnx.ModelProto) -> None:
         model.graph.initializer.remove(weight)
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types
+class _Batches:
+    """What ONNX Runtime's quantiser reads: a `CalibrationDataReader`, whose class is not imported so early."""
+
     def __init__(self, images_nhwc: NDArray[np.uint8]) -> None:
         starts = range(0, len(images_nhwc), _BATCH_SIZE)
         self._batches = iter([images_nhwc[start : start + _BATCH_SIZE] for start in starts])

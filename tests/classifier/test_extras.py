@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from classifier.extras import install_extra, installed_version
 
@@ -18,6 +19,24 @@ SOURCES = [ROOT / "tandem.py", *(path for package in PACKAGES for path in (ROOT 
 def test_the_remedy_is_a_command_that_can_be_pasted() -> None:
     assert install_extra("cpu") == "pip install -e '.[cpu]' in the clone of Tandem"
     assert install_extra("cpu", "gpu") == "pip install -e '.[cpu]' or '.[gpu]' in the clone of Tandem"
+
+
+def test_an_image_advises_another_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be installed in a container, which has no clone and no pip."""
+    uninstalled = install_extra("gpu", instead_of="onnxruntime")
+    assert uninstalled == "pip uninstall onnxruntime, then pip install -e '.[gpu]' in the clone of Tandem"
+    monkeypatch.setenv("TANDEM_IMAGE", "batch")
+    assert "pip" not in install_extra("gpu", instead_of="onnxruntime")
+    assert install_extra("cpu", "gpu") == (
+        "use an image with the extra 'cpu' or 'gpu': docs/containers.md in the clone of Tandem says how to build it"
+    )
+
+
+def test_both_images_say_that_they_are_images() -> None:
+    """What `install_extra` reads is set in the image of the bulk run, and in the service's."""
+    assert "TANDEM_IMAGE=batch" in (ROOT / "Dockerfile.batch").read_text()
+    bento = (ROOT / "bentofile.yaml").read_text().split()
+    assert bento[bento.index("TANDEM_IMAGE") + 1 :][:2] == ["value:", "service"]
 
 
 def test_nobody_is_sent_to_an_index_for_tandem() -> None:

@@ -39,11 +39,7 @@ def test_a_remote_reference_is_fetched_once(
             part.format(model=model, image=image, images=test_folder, tmp=tmp_path, count=count)
             for part in COMMANDS[command]
         ]
-        done = tandem(*arguments, env=home, check=False)
-        # Where the export measured all that this machine can run, nothing is left to be evaluated.
-        assert done.returncode == 0 or (
-            command == "evaluate" and "this machine can run none of the ways" in done.stderr
-        )
+        tandem(*arguments, env=home)
         requests.append(len(proxy.requests))
     assert requests[0] > 0
     assert requests[1] == 0
