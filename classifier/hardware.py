@@ -1,4 +1,4 @@
-"""This machine's CPUs: their instruction set, and how many of them this process may use.
+"""This machine's CPUs: their instruction set, and how many of them and how much memory this process may use.
 
 For GPUs see `classifier.engines.nvidia`.
 """
@@ -10,10 +10,13 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from classifier.types import CpuFeature
+_Value = TypeVar("_Value", int, float)
 
 # Flag in /proc/cpuinfo → the name recorded with results, the highest set first. Inference libraries choose kernels by
 # these sets, so two CPUs with one name run the same kernels.
@@ -52,6 +55,9 @@ _HIDDEN_BY_ONEDNN = {
     "avx512_core_fp16": _AMX,
     "avx10_1_512": _AMX,
 }
+
+_NO_LIMIT_V1 = 2**62
+"""Control groups v1 give the largest number of pages, in bytes, for no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,31 +127,38 @@ def cpu_limit(root: Path = Path("/")) -> int:
     2, since 64 threads would be throttled.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([affinity, *(math.ceil(quota) for quota in _cgroup_quotas(root))]))
+    return max(1, min([affinity, *map(math.ceil, _cgroup_values(root, "cpu", _quota_v1, _quota_v2))]))
 
 
-def _cgroup_quotas(root: Path) -> list[float]:
-    """Return the quotas, in CPUs, of this process's control groups (v1 or v2) and of all groups above them."""
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Return how many bytes of memory this process's control groups allow it; None if they set no limit."""
+    return min(_cgroup_values(root, "memory", _memory_v1, _memory_v2), default=None)
+
+
+def _cgroup_values(
+    root: Path, controller: str, read_v1: Callable[[Path], _Value | None], read_v2: Callable[[Path], _Value | None]
+) -> list[_Value]:
+    """Return a controller's limits of this process's control groups (v1 or v2) and of all groups above them."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    quotas = []
+    values = []
     for line in lines:
         _, controllers, group = line.split(":", 2)
         if controllers == "":
-            mount, read_quota = root / "sys/fs/cgroup", _quota_v2
-        elif "cpu" in controllers.split(","):
-            mount, read_quota = root / "sys/fs/cgroup/cpu", _quota_v1
+            mount, read = root / "sys/fs/cgroup", read_v2
+        elif controller in controllers.split(","):
+            mount, read = root / "sys/fs/cgroup" / controller, read_v1
         else:
             continue
         # In a container this may be the host's path, which does not exist here: then the mount's root is the group.
         folder = mount / group.lstrip("/")
         for candidate in (folder, *(parent for parent in folder.parents if parent.is_relative_to(mount))):
-            quota = read_quota(candidate)
-            if quota is not None:
-                quotas.append(quota)
-    return quotas
+            value = read(candidate)
+            if value is not None:
+                values.append(value)
+    return values
 
 
 def _quota_v2(group: Path) -> float | None:
@@ -161,4 +174,20 @@ def _quota_v1(group: Path) -> float | None:
         quota = int((group / "cpu.cfs_quota_us").read_text())
         return None if quota <= 0 else quota / int((group / "cpu.cfs_period_us").read_text())
     except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _memory_v2(group: Path) -> int | None:
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        return None if limit == "max" else int(limit)
+    except (OSError, ValueError):
+        return None
+
+
+def _memory_v1(group: Path) -> int | None:
+    try:
+        limit = int((group / "memory.limit_in_bytes").read_text())
+        return limit if limit < _NO_LIMIT_V1 else None
+    except (OSError, ValueError):
         return None

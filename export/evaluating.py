@@ -40,7 +40,8 @@ def evaluate_model(
     """Measure the unmeasured ways of running a model; return the version with the results, new if they are new.
 
     Ways that this machine can't run stay unmeasured, which the log says; if nothing is measured, the version is the
-    model's own. The graphs stay unchanged. The new version has another evaluation, allowed precisions, tolerances and model card.
+    model's own. The graphs stay unchanged. The new version has another evaluation, allowed precisions, tolerances and
+    model card.
 
     Args:
         artifact: the model.

@@ -62,11 +62,13 @@ class Container:
         format: `JPEG`, `PNG`, `WebP` or `BMP`.
         data: what the codec needs of a JPEG or PNG; the whole file of a WebP or BMP.
         exif: the first EXIF block of a JPEG or PNG, without its `Exif` prefix in a JPEG; else empty.
+        lacks_end: whether a JPEG ends in the pixel data of a scan, without its end mark.
     """
 
     format: str
     data: bytes
     exif: bytes = b""
+    lacks_end: bool = False
 
 
 def open_container(data: bytes) -> Container:
@@ -97,6 +99,7 @@ def _open_jpeg(data: bytes) -> Container:
     parts = [data[:2]]
     exif = b""
     scans = segments = 0
+    lacks_end = False
     marker = _JPEG_MARKER.search(data, 2)
     while marker is not None:
         start, kind = marker.start(), data[marker.start() + 1]
@@ -112,12 +115,13 @@ def _open_jpeg(data: bytes) -> Container:
         marker = _JPEG_MARKER.search(data, end)
         if kind == _SOS:
             # Pixel data follows the segment, up to the next marker.
+            lacks_end = marker is None and end < len(data)
             end = marker.start() if marker is not None else len(data)
         if kind == _APP1 and not exif and data.startswith(EXIF_PREFIX, start + 4):
             exif = data[start + 4 + len(EXIF_PREFIX) : end]
         if kind not in _JPEG_METADATA:
             parts.append(data[start:end])
-    return Container(format="JPEG", data=b"".join(parts), exif=exif)
+    return Container(format="JPEG", data=b"".join(parts), exif=exif, lacks_end=lacks_end)
 
 
 def _open_png(data: bytes) -> Container:

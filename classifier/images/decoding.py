@@ -5,10 +5,11 @@ steps, in order:
 
 1. **Open** the container: JPEG, PNG, WebP or BMP, recognised by its content, never by its name.
 2. **Check the limits** against the size in the header, then wait for enough memory.
-3. **Decode**: the first frame of an animation, the still image of a PNG.
-4. **Convert** to 8-bit RGB. 16-bit levels keep their high byte; CMYK in a JPEG is read as Adobe writes it, inverted;
-   transparent pixels are laid over `Preprocessing.background`. Colour profiles (ICC, gAMA) are ignored, as torchvision
-   and most training sets ignore them.
+3. **Decode**: the first frame of an animation, the still image of a PNG. A JPEG may lack its end mark, but no pixels.
+4. **Convert** to 8-bit RGB. 16-bit levels keep their high byte, so 12 bits of data in 16 are dark, which the log says;
+   CMYK in a JPEG is read as Adobe writes it, inverted; transparent pixels are laid over `Preprocessing.background`; a
+   BMP whose alpha is 0 everywhere is opaque. Colour profiles (ICC, gAMA) are ignored, as torchvision and most training
+   sets ignore them.
 5. **Orient** as the EXIF tag says.
 6. **Resize** with antialiasing until the shorter side is `resize_size`; the aspect ratio stays.
 7. **Crop** the centre. 6 and 7 round as torchvision's `transforms.v2.Resize` and `CenterCrop` do.
@@ -19,7 +20,7 @@ Safe to call from several threads: Pillow releases the GIL while it decodes, con
 from __future__ import annotations
 
 import traceback
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -32,10 +33,11 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from classifier.errors import ImageError, ImageTooLarge, UnreadableImage
-from classifier.images.colours import match_transparent_colour, to_rgb
+from classifier.images.colours import match_transparent_colour, to_rgb, warn_of_dark_levels, without_unused_alpha
 from classifier.images.containers import Container, open_container
+from classifier.images.endings import with_end
 from classifier.images.limits import LIMITS, Limits, check_limits, too_many_bytes
-from classifier.images.memory import bytes_to_decode, decoding_memory
+from classifier.images.memory import bytes_to_decode, bytes_to_decode_plain, decoding_memory
 from classifier.images.orientation import read_orientation, to_upright, upright_size
 from classifier.images.resizing import centre_crop, resized_size
 
@@ -53,6 +55,9 @@ _CODECS: dict[str, type[ImageFile]] = {
     "WebP": WebPImageFile,
     "BMP": BmpImageFile,
 }
+
+_BIT_DEPTH = 24
+"""Where a PNG has its bits per sample, a field of IHDR."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,17 +119,54 @@ def _decode(container: Container, preprocessing: Preprocessing, limits: Limits, 
     width, height = upright_size(source.size, orientation)
     resized = resized_size(width, height, preprocessing.resize_size)
     check_limits(container.format, (width, height), resized, limits)
-    if container.format == "PNG":
-        match_transparent_colour(source, bit_depth=container.data[24])  # a field of IHDR
-    if preprocessing.decode == "scaled":
-        # Twice the target leaves the resize enough to average. Only JPEG's codec supports this; others ignore it.
-        source.draft(None, (2 * preprocessing.resize_size, 2 * preprocessing.resize_size))
+    _prepare(source, container, preprocessing)
     needed = bytes_to_decode(container.format, (width, height), resized)
-    memory.enter_context(decoding_memory(LIMITS.max_memory).take(needed))
-    image = to_rgb(source, preprocessing.background)
+    if _is_plain(source, container):
+        needed = bytes_to_decode_plain(source.size, resized, is_turned=orientation > 1)
+    memory.enter_context(_reserve(needed, f"the {container.format} image of {width:,} × {height:,} pixels"))
+    if container.lacks_end:
+        source = JpegImageFile(BytesIO(with_end(container.data)))
+        _prepare(source, container, preprocessing)
+    if container.format == "PNG" and container.data[_BIT_DEPTH] == 16:
+        warn_of_dark_levels(source)
+    image = to_rgb(without_unused_alpha(source), preprocessing.background)
     # Turn before the resize: turning the smaller image would be cheaper, but gives slightly different pixels.
     image = to_upright(image, orientation)
     # Resize the whole image, then crop: `resize(box=…)` would round its coefficients differently.
     image = image.resize(resized, Image.Resampling[preprocessing.interpolation.upper()])
     pixels = np.array(centre_crop(image, preprocessing.crop_size))
     return DecodedImage(pixels=pixels, width=width, height=height, format=container.format)
+
+
+def _prepare(source: ImageFile, container: Container, preprocessing: Preprocessing) -> None:
+    """Tell an opened image how to be decoded."""
+    if container.format == "PNG":
+        match_transparent_colour(source, bit_depth=container.data[_BIT_DEPTH])
+    if preprocessing.decode == "scaled":
+        # Twice the target leaves the resize enough to average. Only JPEG's codec supports this; others ignore it.
+        source.draft(None, (2 * preprocessing.resize_size, 2 * preprocessing.resize_size))
+
+
+def _is_plain(source: ImageFile, container: Container) -> bool:
+    """Return whether an opened image decodes at once to opaque grey or RGB, with the least memory for its format."""
+    if source.mode not in {"L", "RGB"} or "transparency" in source.info or container.lacks_end:
+        return False
+    if container.format == "JPEG":
+        # A progressive JPEG, or one of several scans, keeps its coefficients until the last scan.
+        return b"\xff\xc2" not in container.data and container.data.count(b"\xff\xda") == 1
+    return container.format == "PNG"
+
+
+def _reserve(needed: int, image: str) -> AbstractContextManager[None]:
+    """Return a context that holds `needed` bytes of the memory for decoding `image`.
+
+    Raises:
+        ImageTooLarge: the memory of this container never suffices.
+    """
+    budget = decoding_memory(LIMITS.max_memory)
+    if needed > budget.size:
+        raise ImageTooLarge(
+            f"{image} can need {needed:,} bytes of memory, but this container's limit leaves {budget.size:,} for "
+            "images: shrink it, or give the container more memory"
+        )
+    return budget.take(needed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from classifier.hardware import Cpu, cpu, cpu_limit, cpu_of_onednn
+from classifier.hardware import Cpu, cpu, cpu_limit, cpu_of_onednn, memory_limit
 
 ROOT = Path(__file__).resolve().parents[2]
 HASWELL = "fpu vme sse sse2 ssse3 fma sse4_1 sse4_2 avx f16c bmi1 avx2 bmi2"
@@ -148,6 +148,25 @@ def test_limit_of_this_process() -> None:
         assert cpu_limit() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(("limit", "memory"), [("536870912", 536870912), ("max", None), ("garbage", None)])
+def test_memory_of_cgroup_v2(tmp_path: Path, limit: str, memory: int | None) -> None:
+    write(tmp_path / "proc/self/cgroup", "0::/pod7.slice/cri-9.scope\n")
+    write(tmp_path / "sys/fs/cgroup/pod7.slice/memory.max", f"{limit}\n")
+    write(tmp_path / "sys/fs/cgroup/pod7.slice/cri-9.scope/memory.max", "max\n")
+    assert memory_limit(tmp_path) == memory
+
+
+@pytest.mark.parametrize(("limit", "memory"), [("536870912", 536870912), ("9223372036854771712", None)])
+def test_memory_of_cgroup_v1(tmp_path: Path, limit: str, memory: int | None) -> None:
+    write(tmp_path / "proc/self/cgroup", "12:memory:/docker/3eb4\n5:cpu,cpuacct:/docker/3eb4\n0::/\n")
+    write(tmp_path / "sys/fs/cgroup/memory/memory.limit_in_bytes", f"{limit}\n")
+    assert memory_limit(tmp_path) == memory
+
+
+def test_memory_without_cgroups(tmp_path: Path) -> None:
+    assert memory_limit(tmp_path) is None
 
 
 def write(path: Path, text: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from classifier.images import decode_image
+from classifier.images.colours import _say_dark
 from classifier.types import Preprocessing
-from tests.classifier.images.samples import PALE_BLUE, SMALL, as_stored, encode, png, png_chunk
+from tests.classifier.images.samples import PALE_BLUE, SMALL, as_stored, encode, photo, png, png_chunk
 
 
 class TestFormats:
@@ -150,3 +153,58 @@ class TestTransparency:
     def test_png_transparency(self, data: bytes, expected: list[object]) -> None:
         """A PNG's tRNS chunk is honoured for every kind of pixel, at the depth of the file."""
         assert (decode_image(data, as_stored(2)).pixels == np.array(expected)).all()
+
+
+def bmp_of_32_bits(colours: np.ndarray, alpha: int) -> bytes:
+    """Return a BMP with an alpha mask, as the Windows clipboard makes them. `colours` is RGB, uint8 `[H, W, 3]`."""
+    height, width, _ = colours.shape
+    stored = np.concatenate([colours[::-1, :, ::-1], np.full((height, width, 1), alpha, dtype=np.uint8)], axis=-1)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    sizes = (124, width, height, 1, 32, 3, stored.nbytes, 2835, 2835, 0, 0)
+    header = struct.pack("<IiiHHIIiiII", *sizes) + masks + b"BGRs" + bytes(48) + struct.pack("<4I", 4, 0, 0, 0)
+    offset = 14 + len(header)
+    return b"BM" + struct.pack("<IHHI", offset + stored.nbytes, 0, 0, offset) + header + stored.tobytes()
+
+
+class TestBmpAlpha:
+    def test_alpha_of_0_everywhere_is_opaque(self) -> None:
+        """Windows leaves the fourth byte unset: such an image is its colours, not an empty page."""
+        colours = np.asarray(photo(30, 30))
+        pixels = decode_image(bmp_of_32_bits(colours, alpha=0), as_stored(30)).pixels
+        np.testing.assert_array_equal(pixels, colours)
+
+    def test_other_alpha_is_transparency(self) -> None:
+        colours = np.zeros((30, 30, 3), dtype=np.uint8)
+        pixels = decode_image(bmp_of_32_bits(colours, alpha=51), Preprocessing(resize_size=30, crop_size=30)).pixels
+        assert (pixels == 204).all()
+
+    def test_a_png_of_alpha_0_is_transparent(self) -> None:
+        pixels = decode_image(encode(Image.new("RGBA", (30, 30), (1, 2, 3, 0)), "PNG"), as_stored(30)).pixels
+        assert (pixels == PALE_BLUE).all()
+
+
+class TestDark16Bits:
+    @pytest.fixture(autouse=True)
+    def first_in_its_process(self) -> None:
+        _say_dark.cache_clear()
+
+    @pytest.mark.parametrize(
+        ("data", "is_said"),
+        [
+            pytest.param(png(2, 1, 16, 0, b"\0\x0f\xff\x00\x01"), True, id="grey of 12 bits"),
+            pytest.param(png(2, 1, 16, 2, b"\0" + b"\x0f\xff" * 6), True, id="colour of 12 bits"),
+            pytest.param(png(2, 1, 16, 4, b"\0" + b"\x0f\xff\xff\xff" * 2), True, id="grey of 12 bits with alpha"),
+            pytest.param(png(2, 1, 16, 0, b"\0\x40\x00\x00\x01"), False, id="grey of 16 bits"),
+            pytest.param(
+                png(2, 1, 16, 6, b"\0" + b"\x00\x00\x00\x00\x40\x00\xff\xff" * 2), False, id="blue of 16 bits"
+            ),
+            pytest.param(png(2, 1, 16, 0, b"\0" + bytes(4)), False, id="black"),
+            pytest.param(png(2, 1, 8, 0, b"\0\x0f\x01"), False, id="8 bits"),
+        ],
+    )
+    def test_a_line_says_so_once(self, data: bytes, is_said: bool, caplog: pytest.LogCaptureFixture) -> None:
+        """12 bits of data in 16 can't be told from a dark image: the pixels are those levels, and a line says so."""
+        for _ in range(3):
+            decode_image(data, as_stored(2))
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * is_said
+        assert all("16-bit PNG image has no level over 16,383 of 65,535" in message for message in caplog.messages)

@@ -7,18 +7,20 @@ import random
 import subprocess
 import sys
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from classifier.images.memory import MemoryBudget
-from tests.classifier.images.samples import encode
+from tests.classifier.images.samples import encode, exif_block
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 def test_never_more_than_there_is() -> None:
@@ -107,3 +109,77 @@ print(memory("VmHWM") - before)
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert 200_000 < int(done.stdout) < 400_000  # KiB
+
+
+@pytest.fixture
+def small_container() -> Iterator[Path]:
+    """Yield the file to enter a control group with 512 MiB of memory."""
+    cgroups = Path("/sys/fs/cgroup")
+    v1 = (cgroups / "memory").is_dir()
+    group = (cgroups / "memory" if v1 else cgroups) / f"tandem-test-{uuid.uuid4().hex}"
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if v1 else "memory.max")).write_text(str(512 * 2**20))
+    except OSError as error:
+        pytest.skip(f"can't make a control group: {error}")
+    yield group / "cgroup.procs"
+    group.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "answer"),
+    [
+        (Image.new("L", (9900, 10000), 90), {}, "too_large"),
+        (Image.new("RGB", (6000, 6000), (90, 80, 70)), {}, (6000, 6000)),
+        (Image.new("RGB", (5000, 5000), (90, 80, 70)), {"progressive": True}, "too_large"),
+        (Image.new("RGB", (4000, 3000), (90, 80, 70)), {"progressive": True}, (4000, 3000)),
+    ],
+    ids=["99 megapixels", "36 megapixels", "progressive, 25 megapixels", "progressive, 12 megapixels"],
+)
+def test_a_small_container_refuses_what_would_end_it(
+    image: Image.Image, options: dict[str, bool], answer: str | tuple[int, int], small_container: Path, tmp_path: Path
+) -> None:
+    """In 512 MiB, an image that needs too much of it is `too_large`; the kernel never has to end the process."""
+    (tmp_path / "image.jpg").write_bytes(encode(image, "JPEG", **options))
+    code = f"""
+import os
+from pathlib import Path
+Path({str(small_container)!r}).write_text(str(os.getpid()))
+from classifier.errors import ImageTooLarge
+from classifier.images import decode_image
+from classifier.types import Preprocessing
+data = Path({str(tmp_path / "image.jpg")!r}).read_bytes()
+try:
+    image = decode_image(data, Preprocessing(resize_size=256, crop_size=224))
+    print((image.width, image.height))
+except ImageTooLarge as error:
+    print(error.reason)
+    assert "this container's limit leaves 214,748,364 for images" in str(error), error
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, str(answer)), done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("turned", [False, True], ids=["upright", "turned"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_plain_image_needs_no_more_than_it_reserves(format: str, mode: str, turned: bool, tmp_path: Path) -> None:
+    options = {"exif": exif_block(6)} if turned else {}
+    (tmp_path / "image").write_bytes(encode(Image.new(mode, (6000, 4000)), format, **options))
+    code = f"""
+from pathlib import Path
+from classifier.images import decode_image
+from classifier.images.memory import bytes_to_decode_plain
+from classifier.types import Preprocessing
+data, small = Path({str(tmp_path / "image")!r}).read_bytes(), Preprocessing(resize_size=256, crop_size=224)
+def memory(field):
+    [line] = [line for line in open("/proc/self/status") if line.startswith(field)]
+    return int(line.split()[1]) * 1024
+before = memory("VmRSS")
+decode_image(data, small)
+print(memory("VmHWM") - before, bytes_to_decode_plain((6000, 4000), (384, 256), is_turned={turned}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    used, reserved = map(int, done.stdout.split())
+    assert 0.5 * reserved < used < 1.05 * reserved
