@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from classifier.types import CpuFeature
-_Value = TypeVar("_Value", int, float)
+_Value = TypeVar("_Value", bound=float)
 
 # Flag in /proc/cpuinfo → the name recorded with results, the highest set first. Inference libraries choose kernels by
 # these sets, so two CPUs with one name run the same kernels.

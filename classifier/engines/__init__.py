@@ -4,7 +4,8 @@
 - `onnxruntime` is the engine for CPU and CUDA. It uses `runtime` (the installed library), `sessions`, `cuda` (batches
   of one size) and `group` (several GPUs).
 - `openvino` is the engine for CPU. It uses `compiling` and `cache` (compiled models on disk).
-- All share `graphs` (inputs and outputs), `failures` (exceptions → errors) and `nvidia` (the GPU driver).
+- All share `screening` (what a graph may hold), `graphs` (inputs and outputs), `failures` (exceptions → errors) and
+  `nvidia` (the GPU driver).
 """
 
 from __future__ import annotations

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classifier.engines.cache import entry_path, read_entry, write_entry
+from classifier.engines.cache import Entry, find_entry, read_entry, write_entry
 from classifier.engines.failures import is_out_of_memory, out_of_memory
 from classifier.engines.graphs import PROBE
+from classifier.engines.screening import screen_graph
 from classifier.errors import EngineUnavailable
 from classifier.extras import install_extra
 from classifier.hardware import cpu_limit, cpu_of_onednn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import ModuleType
 
     from classifier.engines import Tuning
@@ -127,6 +127,7 @@ def open_compiled(
 
     Raises:
         EngineUnavailable: OpenVINO is not installed, or does not run this graph at this precision.
+        DamagedArtifact: the graph needs other files, or may run without end.
         OutOfDeviceMemory: the graph does not fit into memory.
     """
     runtime = load_openvino()
@@ -141,12 +142,18 @@ def open_compiled(
         # Would quantise more layers than the graph, whose accuracy was not measured.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
+
+    def read_screened() -> bytes:
+        graph = read()
+        screen_graph(graph, file=file)
+        return graph
+
     with ThreadPoolExecutor(1) as pool:
         # Loads the compiled graph while the graph is read and its digest checked, so that damage is always found.
-        graph = pool.submit(read)
+        graph = pool.submit(read_screened)
         name = f"{digest}/{file}" if digest else hashlib.sha256(graph.result()).hexdigest()
         key = ("openvino", runtime.__version__, cpu_of_onednn().instruction_set, _FLOATS[precision], name)
-        entry = entry_path(*key)
+        entry = find_entry(*key)
         contents = None if entry is None else read_entry(entry)
         compiled = None if contents is None else _load(runtime, contents, properties)
         if compiled is None:
@@ -187,7 +194,7 @@ def _compile(graph: bytes, properties: dict[str, object], *, file: str) -> Any:
         ) from error
 
 
-def _keep(entry: Path, compiled: Any) -> None:
+def _keep(entry: Entry, compiled: Any) -> None:
     """Write the compiled model to `entry`; do nothing if OpenVINO can't export it."""
     try:
         contents = compiled.export_model().getvalue()

@@ -23,6 +23,7 @@ from classifier.engines.graphs import (
     output_widths,
 )
 from classifier.engines.runtime import check_cuda, load_runtime
+from classifier.engines.screening import screen_graph
 from classifier.engines.sessions import open_on_cpu, open_on_cuda, run_session
 from classifier.errors import DamagedArtifact, EngineError, EngineUnavailable, OutOfDeviceMemory
 from classifier.hardware import cpu
@@ -79,6 +80,7 @@ class OnnxRuntimeEngine:
         check_numbers(threads=threads, batch_size=batch_size)
         runtime = load_runtime()
         kind, index = parse_device(device)
+        screen_graph(graph, file=file)
         # On the CPU even for CUDA: this tells a damaged graph from an unavailable device, and finds the name of the
         # batch dimension, which the session on CUDA needs.
         session = open_on_cpu(runtime, graph, threads=threads, optimise=kind == "cpu", file=file)

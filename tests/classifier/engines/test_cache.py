@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from classifier.engines import cache
-from classifier.engines.cache import entry_path, read_entry, write_entry
+from classifier.engines.cache import Entry, find_entry, read_entry, write_entry
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
@@ -28,54 +28,103 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def path_of(*key: str) -> Path:
-    path = entry_path(*key)
-    assert path is not None
-    return path
+def entry_of(*key: str) -> Entry:
+    entry = find_entry(*key)
+    assert entry is not None
+    return entry
 
 
 def test_what_is_written_is_read(home: Path) -> None:
     """An entry is found by exactly its key; looking for one creates no folder."""
-    path = path_of("openvino", "2026.4.1")
-    assert read_entry(path) is None
+    entry = entry_of("openvino", "2026.4.1")
+    assert read_entry(entry) is None
     assert not home.exists()
-    write_entry(path, b"compiled")
-    assert read_entry(path_of("openvino", "2026.4.1")) == b"compiled"
-    assert path.is_relative_to(home / "cache")
+    write_entry(entry, b"compiled")
+    assert read_entry(entry_of("openvino", "2026.4.1")) == b"compiled"
+    assert entry.path.is_relative_to(home / "cache")
     for other in (("openvino", "2026.4.2"), ("openvino2026.4.1",), ("openvino", "2026.4.1", "")):
-        assert read_entry(path_of(*other)) is None
+        assert read_entry(entry_of(*other)) is None
 
 
-@given(position=st.integers(0, 131), value=st.integers(1, 255), end=st.none() | st.integers(0, 131))
+@given(position=st.integers(0, 148), value=st.integers(1, 255), end=st.none() | st.integers(0, 148))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_entry_counts_as_missing(home: Path, position: int, value: int, end: int | None) -> None:
     """An entry altered or cut anywhere is ignored, and can be written again."""
-    path = path_of("damaged")
-    write_entry(path, bytes(100))
-    data = bytearray(path.read_bytes())
+    entry = entry_of("damaged")
+    write_entry(entry, bytes(100))
+    data = bytearray(entry.path.read_bytes())
+    assert len(data) == 149
     data[position] ^= value
-    path.write_bytes(data[:end])
-    assert read_entry(path) is None
-    write_entry(path, bytes(100))
-    assert read_entry(path) == bytes(100)
+    entry.path.write_bytes(data[:end])
+    assert read_entry(entry) is None
+    write_entry(entry, bytes(100))
+    assert read_entry(entry) == bytes(100)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the system has no users")
 def test_another_users_entry_is_not_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a shared home, users trust only their own entries, and nobody else can read these."""
-    path = path_of("mine")
-    write_entry(path, b"compiled")
-    assert path.stat().st_mode & 0o077 == 0
+    entry = entry_of("mine")
+    write_entry(entry, b"compiled")
+    assert entry.path.stat().st_mode & 0o077 == 0
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert read_entry(path) is None
+    assert read_entry(entry) is None
+    before = entry.path.read_bytes()
+    write_entry(entry, b"of another user")
+    assert entry.path.read_bytes() == before
+
+
+def test_an_entry_under_another_name_is_not_used(home: Path) -> None:
+    """What one model compiled to never runs as another, though its digest is right."""
+    mine, other = entry_of("openvino", "sha256:1/model.onnx"), entry_of("openvino", "sha256:2/model.onnx")
+    write_entry(other, b"compiled from another model")
+    mine.path.write_bytes(other.path.read_bytes())
+    mine.path.chmod(0o600)
+    assert read_entry(mine) is None
+    write_entry(mine, b"compiled")
+    assert (read_entry(mine), read_entry(other)) == (b"compiled", b"compiled from another model")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the system has other permissions")
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+def test_a_folder_that_others_may_write_is_not_trusted(home: Path, mode: int) -> None:
+    """Its entries are ignored until the next write, which takes the permission away."""
+    entry = entry_of("x")
+    write_entry(entry, b"compiled")
+    entry.path.parent.chmod(mode)
+    assert read_entry(entry) is None
+    write_entry(entry, b"again")
+    assert entry.path.parent.stat().st_mode & 0o022 == 0
+    assert read_entry(entry) == b"again"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the system has other permissions")
+def test_a_file_that_others_may_write_and_a_link_are_not_trusted(home: Path, tmp_path: Path) -> None:
+    entry = entry_of("x")
+    write_entry(entry, b"compiled")
+    entry.path.chmod(0o660)
+    assert read_entry(entry) is None
+    entry.path.chmod(0o600)
+    entry.path.rename(tmp_path / "elsewhere")
+    entry.path.symlink_to(tmp_path / "elsewhere")
+    assert read_entry(entry) is None
+
+
+def test_a_folder_made_under_any_umask_is_private(home: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_entry(entry_of("x"), b"compiled")
+    finally:
+        os.umask(before)
+    assert entry_of("x").path.parent.stat().st_mode & 0o077 == 0
 
 
 def test_a_home_that_can_t_be_written(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     """If the cache can't be written there is none, and only the debug log says so."""
     home.write_text("a file where the folder should be")
     caplog.set_level(logging.INFO)
-    write_entry(path_of("x"), b"compiled")
-    assert read_entry(path_of("x")) is None
+    write_entry(entry_of("x"), b"compiled")
+    assert read_entry(entry_of("x")) is None
     assert caplog.messages == []
 
 
@@ -86,7 +135,7 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(cache, "tandem_home", no_home)
-    assert entry_path("x") is None
+    assert find_entry("x") is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of the process's files")
@@ -98,10 +147,10 @@ def test_a_full_disk(home: Path) -> None:
             "-c",
             (
                 "import resource, signal\n"
-                "from classifier.engines.cache import entry_path, write_entry\n"
+                "from classifier.engines.cache import find_entry, write_entry\n"
                 "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
                 "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-                "write_entry(entry_path('x'), bytes(100_000))\n"
+                "write_entry(find_entry('x'), bytes(100_000))\n"
             ),
         ],
         cwd=ROOT,
@@ -119,29 +168,29 @@ def test_a_cache_that_can_only_be_read(home: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*args: object) -> None:
         raise PermissionError(30, "Read-only file system")
 
-    write_entry(path_of("x"), b"compiled")
+    write_entry(entry_of("x"), b"compiled")
     monkeypatch.setattr(os, "utime", refuse)
-    assert read_entry(path_of("x")) == b"compiled"
+    assert read_entry(entry_of("x")) == b"compiled"
 
 
 def test_what_was_not_used_for_longest_goes_first(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The least recently used entries are removed over the limit; reading counts as use."""
     monkeypatch.setattr(cache, "LIMIT_BYTES", 3_500)
     for age, name in ((30, "a"), (20, "b"), (10, "c")):
-        write_entry(path_of(name), bytes(1_000))
-        stat = path_of(name).stat()
-        os.utime(path_of(name), (stat.st_atime, stat.st_mtime - age))
-    assert read_entry(path_of("a")) is not None
-    write_entry(path_of("d"), bytes(1_000))
-    kept = {name for name in "abcd" if read_entry(path_of(name)) is not None}
+        write_entry(entry_of(name), bytes(1_000))
+        stat = entry_of(name).path.stat()
+        os.utime(entry_of(name).path, (stat.st_atime, stat.st_mtime - age))
+    assert read_entry(entry_of("a")) is not None
+    write_entry(entry_of("d"), bytes(1_000))
+    kept = {name for name in "abcd" if read_entry(entry_of(name)) is not None}
     assert kept == {"a", "c", "d"}
 
 
 def _write_and_read(number: int) -> bool:
-    path = path_of("shared")
+    entry = entry_of("shared")
     for _ in range(30):
-        write_entry(path, bytes([number]) * 100_000)
-        contents = read_entry(path)
+        write_entry(entry, bytes([number]) * 100_000)
+        contents = read_entry(entry)
         if contents is None or len(contents) != 100_000 or len(set(contents)) != 1:
             return False
     return True

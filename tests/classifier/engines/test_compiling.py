@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 pytest.importorskip("openvino")
+
+KEY = re.compile(rb"2\0openvino\0.*(?=.{8}.{32}$)", re.DOTALL)
+"""The key at the end of an entry."""
 
 
 def test_nothing_is_reported_to_anyone(tmp_path: Path) -> None:
@@ -104,9 +108,27 @@ def test_an_entry_that_does_not_load_is_healed(
     """An entry that has the right digest but is not a model is replaced by a compiled one."""
     scores = OpenVinoEngine(digits_files[MODEL]).run(images)
     (path,) = (home / "cache" / "compiled").iterdir()
-    cache.write_entry(path, entry)
+    key = KEY.search(path.read_bytes())
+    assert key is not None
+    place = cache.Entry(path=path, key=key[0])
+    cache.write_entry(place, entry)
     assert OpenVinoEngine(digits_files[MODEL]).run(images).tobytes() == scores.tobytes()
-    assert len(cache.read_entry(path) or b"") > len(digits_files[MODEL]) / 2
+    assert len(cache.read_entry(place) or b"") > len(digits_files[MODEL]) / 2
+
+
+def test_another_models_compiled_graph_is_not_run(
+    digits_files: Mapping[str, bytes], images: NDArray[np.uint8], home: Path
+) -> None:
+    """A compiled graph that was planted under this model's name is compiled again."""
+    scores = OpenVinoEngine(digits_files[MODEL], file=MODEL, digest="sha256:1").run(images)
+    (own,) = (home / "cache" / "compiled").iterdir()
+    OpenVinoEngine(digits_files[MODEL_INT8], precision="int8", file=MODEL, digest="sha256:2")
+    (other,) = set((home / "cache" / "compiled").iterdir()) - {own}
+    planted = other.read_bytes()
+    own.write_bytes(planted)
+    again = OpenVinoEngine(digits_files[MODEL], file=MODEL, digest="sha256:1")
+    assert again.run(images).tobytes() == scores.tobytes()
+    assert own.read_bytes() != planted
 
 
 def test_a_model_that_can_not_be_exported_runs_all_the_same(
