@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from classifier.errors import ImageTooLarge
 from classifier.images import LIMITS
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ SLACK_S = 5
 MAX_BODY_BYTES = LIMITS.max_bytes + 64 * 2**10
 """One body: an image, plus the boundaries and headers of a multipart form."""
 MAX_BUFFERED_BYTES = 512 * 2**20
-"""All bodies that are being received, waiting or being classified."""
+"""All bodies that are being received, waiting or being classified; less in a container of little memory."""
+BUFFERED_PART = 1 / 8
+"""Part of a container's memory that bodies may take. The images in them take more once they are decoded."""
 MAX_IN_FLIGHT = 128
 """Requests whose image is waiting or being classified. Refuse the next one: a longer queue only means longer waits."""
 BODY_WITHIN_S = 60
@@ -38,14 +41,20 @@ RETRY_AFTER_S = 1
 """What `Retry-After` tells a client that was refused because of overload."""
 
 
+def buffered_bytes(memory: int | None) -> int:
+    """Return how many bytes of bodies a service may hold, where `memory` is its container's; None if unlimited."""
+    return MAX_BUFFERED_BYTES if memory is None else min(MAX_BUFFERED_BYTES, int(BUFFERED_PART * memory))
+
+
 class Overloaded(Exception):
     """The service has no room for a request. `service.endpoints` answers it with 503 and Retry-After."""
 
 
 class Buffer:
-    """Counts the bytes of all bodies that the service holds."""
+    """Counts the bytes of all bodies that the service holds, up to `size`."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.size = size
         self._held = 0
 
     @contextmanager
@@ -53,13 +62,18 @@ class Buffer:
         """Yield a function that reserves a number of bytes for one body; release them all at the end of the block.
 
         Raises:
-            Overloaded: from that function, if the bytes would pass MAX_BUFFERED_BYTES.
+            Overloaded: from that function, if the bytes of all bodies would be over the size.
+            ImageTooLarge: from that function, if those of this body alone are.
         """
         held = 0
 
         def reserve(size: int) -> None:
             nonlocal held
-            if self._held + size > MAX_BUFFERED_BYTES:
+            if held + size > self.size:
+                raise ImageTooLarge(
+                    f"this service's memory leaves {self.size:,} bytes for images: send a smaller one, or give it more"
+                )
+            if self._held + size > self.size:
                 raise Overloaded("the images that others are sending fill the service's memory; try again")
             self._held += size
             held += size

@@ -13,13 +13,14 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from classifier.answers import Classification, ModelDescription, SelfTest
-from classifier.hardware import cpu_limit
+from classifier.hardware import cpu_limit, memory_limit
 from classifier.images.scans import check_scans
 from registry import LocalRegistry
 from service.connections import bound_connections
 from service.edge import guard
 from service.endpoints import ROUTES, refuse
-from service.limits import Buffer
+from service.image import SealedImage
+from service.limits import Buffer, buffered_bytes
 from service.metrics import publish_model_info
 from service.openapi import complete
 from service.opening import open_served
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from classifier.model import Model
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
+
+_WORKERS = supervise()
 
 
 class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is untyped
@@ -58,9 +61,9 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
 # distro="": BentoML installs neither a compiler nor curl. All locked packages are wheels.
 @bentoml.service(
     service_class=TandemService,
-    workers=supervise(),
+    workers=_WORKERS,
     traffic={"timeout": 120},  # the last resort: the timeouts of `service.limits` come first
-    image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro=""),
+    image=SealedImage(base_image="python:3.11-slim-bookworm", distro=""),
 )
 class Classifier:
     """Classifies images with one model."""
@@ -79,7 +82,7 @@ class Classifier:
         make_paths_absolute()
         with as_bentoml_errors():
             artifact = resolve_served(_bento())
-        check_model(artifact)
+        check_model(artifact, workers=_WORKERS)
         if _bento() is None or os.environ.get("TANDEM_MODEL"):
             # Pin the digest: an alias that moves later must not give a restarted worker another model.
             os.environ["TANDEM_MODEL"] = artifact.identity
@@ -91,7 +94,7 @@ class Classifier:
         # Threads that decode and infer. The engine starts its own threads on the same cores.
         self.workers = anyio.CapacityLimiter(cpu_limit())
         self.in_flight = 0
-        self.buffer = Buffer()
+        self.buffer = Buffer(buffered_bytes(memory_limit()))
         self.description = _describe(self.model)
         publish_model_info(self.model)
         log.info(
