@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvicorn.config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from classifier.answers import Error, Refusal
 from service import limits
@@ -58,6 +58,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = math.inf
         self._heard_at = self.loop.time()
         self._checking: asyncio.TimerHandle | None = None
+        self._cycles: list[RequestResponseCycle] = []
 
     # What happens on a connection
 
@@ -73,6 +74,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """End a connection."""
         if self._checking is not None:
             self._checking.cancel()
+        self._disconnect()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -109,6 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End a request's head."""
         super().on_headers_complete()
+        self._cycles = [each for each in self._cycles if not each.response_complete] + [self.cycle]
         self._is_head, self._is_body = False, True
         self._unread_bytes = 0
         self._deadline = self.loop.time() + limits.BODY_WITHIN_S + limits.SLACK_S
@@ -177,16 +180,21 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + limits.SLACK_S
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(_refusal(status, reason, message))
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._disconnect()
         host, port = self.client or ("?", 0)
         log.info("%s:%d (no request) (status=%d,reason=%s)", host, port, status, reason)
-        if linger and self.transport.can_write_eof():
+        if linger and not self.pipeline and self.transport.can_write_eof():
             self.transport.write_eof()
             self.flow.resume_reading()
         else:
             self.transport.close()
+
+    def _disconnect(self) -> None:
+        """Tell all requests that nobody takes their answers. Uvicorn tells only the last of a pipeline."""
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
 
 def _refusal(status: int, reason: str, message: str) -> bytes:

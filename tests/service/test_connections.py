@@ -113,6 +113,7 @@ class TestHead:
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
             assert everything(connection).count(b"HTTP/1.1 200 ") < 1000
         assert httpx.get(f"{server.url}/livez").status_code == 200
+        assert "Traceback" not in server.log
 
     @pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
     def test_upgrade(self, server: Server, upgrade: str) -> None:
