@@ -22,7 +22,7 @@ HEAD_WITHIN_S = 20
 ANSWER_WITHIN_S = 150
 """Time from a complete request until the client has taken its answer; longer than BentoML's own timeout."""
 SLACK_S = 5
-"""What `service.connections` gives in addition, so that `service.endpoints` refuses a slow body first."""
+"""What `service.edge.connections` gives in addition, so that `service.edge.endpoints` refuses a slow body first."""
 
 MAX_BODY_BYTES = LIMITS.max_bytes + 64 * 2**10
 """One body: an image, plus the boundaries and headers of a multipart form."""
@@ -47,7 +47,7 @@ def buffered_bytes(memory: int | None) -> int:
 
 
 class Overloaded(Exception):
-    """The service has no room for a request. `service.endpoints` answers it with 503 and Retry-After."""
+    """The service has no room for a request. `service.edge.endpoints` answers it with 503 and Retry-After."""
 
 
 class Buffer:

@@ -16,18 +16,18 @@ from classifier.answers import Classification, ModelDescription, SelfTest
 from classifier.hardware import cpu_limit, memory_limit
 from classifier.images.scans import check_scans
 from registry import LocalRegistry
-from service.connections import bound_connections
-from service.edge import guard
-from service.endpoints import ROUTES, refuse
+from service.edge.connections import bound_connections
+from service.edge.endpoints import ROUTES, refuse
+from service.edge.middleware import guard
+from service.edge.openapi import complete
+from service.edge.uploads import DEFAULT_TOP_K
 from service.image import SealedImage
 from service.limits import Buffer, buffered_bytes
 from service.metrics import publish_model_info
-from service.openapi import complete
 from service.opening import open_served
 from service.preflight import check_model, check_port
 from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
 from service.supervision import make_paths_absolute, supervise
-from service.uploads import DEFAULT_TOP_K
 
 if TYPE_CHECKING:
     from classifier.model import Model
@@ -107,7 +107,7 @@ class Classifier:
     @bentoml.api  # type: ignore[untyped-decorator]  # BentoML is untyped
     def classify(self, image: Path, top_k: Annotated[int, Field(ge=1)] = DEFAULT_TOP_K) -> Classification:
         """Return the labels with the highest scores for an image: JPEG, PNG, WebP or BMP."""
-        # BentoML's clients and OpenAPI document are made from this method. HTTP requests go to `service.endpoints`.
+        # BentoML's clients and OpenAPI document are made from this method. HTTP requests meet `service.edge.endpoints`.
         return self.classify_image(image.read_bytes(), top_k)
 
     def classify_image(self, image: bytes, top_k: int) -> Classification:

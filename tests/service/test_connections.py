@@ -15,8 +15,9 @@ import psutil
 import pytest
 import uvicorn
 
-from service import connections, limits
-from service.connections import BoundedProtocol
+from service import limits
+from service.edge import connections
+from service.edge.connections import BoundedProtocol
 from service.limits import MAX_CONNECTIONS, MAX_HEAD_BYTES
 from tests.registry.servers import free_port
 

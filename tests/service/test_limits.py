@@ -17,7 +17,7 @@ import pytest
 from starlette.applications import Starlette
 
 import service.limits
-from service.endpoints import ROUTES
+from service.edge.endpoints import ROUTES
 from service.limits import BODY_WITHIN_S, MAX_IN_FLIGHT, START_WITHIN_S, buffered_bytes
 from tests.service.conftest import FORM, assert_refused
 

@@ -22,8 +22,8 @@ from starlette.routing import Route
 from classifier.answers import Error, Refusal
 from classifier.errors import ImageError, ImageTooLarge, NotAnImage
 from service import limits
+from service.edge.uploads import BadRequest, read_upload
 from service.limits import Overloaded
-from service.uploads import BadRequest, read_upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from classifier.answers import Classification
-    from service.uploads import Upload
+    from service.edge.uploads import Upload
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 

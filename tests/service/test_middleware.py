@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.edge import UNKNOWN
+from service.edge.middleware import UNKNOWN
 from tests.service.test_connections import assert_refusal, everything
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddle
 from starlette.middleware import Middleware
 from starlette.routing import Match
 
-from service.endpoints import refusal
+from service.edge.endpoints import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
