@@ -35,9 +35,12 @@ def supervise() -> int:
     command = click.get_current_context(silent=True)
     if command is None or "api_workers" not in command.params:
         return 1
+    workers: int = command.params["api_workers"] or 1
+    if workers < 1:
+        raise click.UsageError(f"--api-workers is {workers}, which is not a number of processes; give 1 or more")
     bentoml_circus.create_standalone_arbiter = _create_arbiter
     _separate_metrics()
-    return command.params["api_workers"] or 1
+    return workers
 
 
 def make_paths_absolute() -> None:
