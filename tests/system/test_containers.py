@@ -10,9 +10,12 @@ import json
 import os
 import shutil
 import subprocess
+from io import BytesIO
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
+from PIL import Image
 
 from tests.conftest import ROOT, Tandem
 from tests.system.docker import HARDENED, OWNER, USED, build_batch_image, docker, get, running, wait_until
@@ -171,6 +174,21 @@ class TestServiceImage:
             docker("exec", name, "python", "-c", end)
             wait_until(lambda: "ended with exit code -9" in docker("logs", name).stdout, "the line of the log")
             wait_until(lambda: get(f"{url}/readyz") == 200, "another worker")
+
+    def test_large_images_in_a_small_container(self, service_image: str, test_folder: Path) -> None:
+        """An image that the container's memory can't decode is refused; it doesn't end the service."""
+        name = f"tandem-service-small-{os.getpid()}"
+        limit = ("--memory", "512m", "--memory-swap", "512m")
+        with running(service_image, *limit, name=name) as url:
+            for options in ({}, {"progressive": True}):
+                large = BytesIO()
+                Image.new("RGB", (9950, 9950)).save(large, "JPEG", **options)
+                refused = httpx.post(f"{url}/classify", content=large.getvalue(), timeout=60)
+                assert refused.status_code == 413
+                assert "this container's limit" in refused.json()["error"]["message"]
+            image = min(test_folder.rglob("*.png")).read_bytes()
+            assert httpx.post(f"{url}/classify", content=image).status_code == 200
+            assert "ended with exit code" not in docker("logs", name).stdout
 
     def test_too_little_memory_ends_with_one_sentence(self, service_image: str) -> None:
         """A container that not even the model fits into says so, and is not restarted by itself for ever."""
