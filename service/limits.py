@@ -1,19 +1,35 @@
-"""Every limit of the service: body size, buffered bytes, requests in flight, and waiting times."""
+"""Every limit of the service: connections, heads, bodies, buffered bytes, requests in flight, and waiting times."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from classifier.errors import ImageTooLarge
 from classifier.images import LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+MAX_CONNECTIONS = 1000
+"""Open connections of a worker. One more ends the one that owes its request and was silent longest."""
+MAX_HEAD_BYTES = 64 * 2**10
+"""A request line with its headers, or what stands between the bytes of a chunked body."""
+MAX_PIPELINED = 16
+"""Requests that a client sends before it has the answer to the first."""
+HEAD_WITHIN_S = 20
+"""Time to receive a request line with its headers."""
+ANSWER_WITHIN_S = 150
+"""Time from a complete request until the client has taken its answer; longer than BentoML's own timeout."""
+SLACK_S = 5
+"""What `service.edge.connections` gives in addition, so that `service.edge.endpoints` refuses a slow body first."""
+
 MAX_BODY_BYTES = LIMITS.max_bytes + 64 * 2**10
 """One body: an image, plus the boundaries and headers of a multipart form."""
 MAX_BUFFERED_BYTES = 512 * 2**20
-"""All bodies that are being received, waiting or being classified."""
+"""All bodies that are being received, waiting or being classified; less in a container of little memory."""
+BUFFERED_PART = 1 / 8
+"""Part of a container's memory that bodies may take. The images in them take more once they are decoded."""
 MAX_IN_FLIGHT = 128
 """Requests whose image is waiting or being classified. Refuse the next one: a longer queue only means longer waits."""
 BODY_WITHIN_S = 60
@@ -25,14 +41,20 @@ RETRY_AFTER_S = 1
 """What `Retry-After` tells a client that was refused because of overload."""
 
 
+def buffered_bytes(memory: int | None) -> int:
+    """Return how many bytes of bodies a service may hold, where `memory` is its container's; None if unlimited."""
+    return MAX_BUFFERED_BYTES if memory is None else min(MAX_BUFFERED_BYTES, int(BUFFERED_PART * memory))
+
+
 class Overloaded(Exception):
-    """The service has no room for a request. `service.endpoints` answers it with 503 and Retry-After."""
+    """The service has no room for a request. `service.edge.endpoints` answers it with 503 and Retry-After."""
 
 
 class Buffer:
-    """Counts the bytes of all bodies that the service holds."""
+    """Counts the bytes of all bodies that the service holds, up to `size`."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.size = size
         self._held = 0
 
     @contextmanager
@@ -40,13 +62,18 @@ class Buffer:
         """Yield a function that reserves a number of bytes for one body; release them all at the end of the block.
 
         Raises:
-            Overloaded: from that function, if the bytes would pass MAX_BUFFERED_BYTES.
+            Overloaded: from that function, if the bytes of all bodies would be over the size.
+            ImageTooLarge: from that function, if those of this body alone are.
         """
         held = 0
 
         def reserve(size: int) -> None:
             nonlocal held
-            if self._held + size > MAX_BUFFERED_BYTES:
+            if held + size > self.size:
+                raise ImageTooLarge(
+                    f"this service's memory leaves {self.size:,} bytes for images: send a smaller one, or give it more"
+                )
+            if self._held + size > self.size:
                 raise Overloaded("the images that others are sending fill the service's memory; try again")
             self._held += size
             held += size

@@ -5,6 +5,9 @@ BentoML restarts a worker that fails to start, forever, with a traceback each ti
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +18,7 @@ import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
+from classifier.hardware import memory_limit
 from registry import LocalRegistry
 from service import opening
 
@@ -41,24 +45,49 @@ def check_port() -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise BentoMLException(
-            f"port {port} on {host} is not available ({error.strerror}); choose another with 'bentoml serve --port N'"
-        ) from error
+        raise port_taken(host, port, error) from error
 
 
-def check_model(artifact: Artifact) -> None:
-    """Check that the model opens and passes its self-test.
+def port_taken(host: str, port: int, error: OSError) -> BentoMLException:
+    """Return the error for a port that can't be listened on."""
+    why = os.strerror(error.errno) if error.errno else error
+    return BentoMLException(
+        f"port {port} on {host} is not available ({why}); choose another with 'bentoml serve --port N'"
+    )
+
+
+def check_model(artifact: Artifact, *, workers: int = 1) -> None:
+    """Check that the model opens, passes its self-test, and fits into the memory with all workers.
 
     Runs in a separate process, so that neither memory nor a GPU context stays in BentoML's parent process.
 
     Raises:
-        BentoMLException: the model does not open, or fails the self-test.
+        BentoMLException: the model does not open, fails the self-test, or needs more memory than this container has.
     """
     command = [sys.executable, "-m", opening.__name__, str(LocalRegistry.holding(artifact).root), artifact.identity]
     ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    if ended.returncode == -signal.SIGKILL:
+        raise _no_room(artifact, "opening it was killed, which usually means out of memory")
     if ended.returncode != 0:
         # Earlier lines come from a library, or belong to a traceback.
         *_, why = ended.stderr.strip().splitlines() or [
-            f"opening {artifact.identity} ended with exit code {ended.returncode}; -9 usually means out of memory"
+            f"opening {artifact.identity} ended with exit code {ended.returncode}"
         ]
         raise BentoMLException(why)
+    limit = memory_limit()
+    if limit is not None and (needed := _least_memory(workers)) > limit:
+        raise _no_room(artifact, f"the service needs about {needed // 10**6:,} MB before its first image")
+
+
+def _least_memory(workers: int) -> int:
+    """Return the bytes that this process and its workers need at least: each holds BentoML, or else the open model."""
+    own, opening_model = (
+        resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return own + workers * max(own, opening_model)
+
+
+def _no_room(artifact: Artifact, why: str) -> BentoMLException:
+    limit = memory_limit()
+    where = "this machine's memory" if limit is None else f"this container's memory of {limit // 10**6:,} MB"
+    return BentoMLException(f"{artifact.identity} does not fit into {where}: {why}; give it more")

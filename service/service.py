@@ -13,31 +13,43 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 
 from classifier.answers import Classification, ModelDescription, SelfTest
-from classifier.hardware import cpu_limit
+from classifier.hardware import cpu_limit, memory_limit
+from classifier.images.scans import check_scans
 from registry import LocalRegistry
-from service.endpoints import ROUTES, refuse
-from service.limits import Buffer
+from service.edge.connections import bound_connections
+from service.edge.endpoints import ROUTES, refuse
+from service.edge.middleware import guard
+from service.edge.openapi import complete
+from service.edge.uploads import DEFAULT_TOP_K
+from service.image import SealedImage
+from service.limits import Buffer, buffered_bytes
 from service.metrics import publish_model_info
-from service.openapi import complete
 from service.opening import open_served
 from service.preflight import check_model, check_port
 from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
-from service.uploads import DEFAULT_TOP_K
+from service.supervision import make_paths_absolute, supervise
 
 if TYPE_CHECKING:
     from classifier.model import Model
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
+_WORKERS = supervise()
+
 
 class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is untyped
-    """BentoML's service object with our routes and OpenAPI document."""
+    """BentoML's service object with our routes, limits and OpenAPI document."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """Return BentoML's Starlette application with our routes first: BentoML has its own `/classify`."""
+        """Return BentoML's Starlette application with our routes first: BentoML has its own `/classify`.
+
+        Workers call this, and then start uvicorn.
+        """
         app = super().to_asgi(is_main=is_main)
         app.router.routes[:0] = ROUTES
         app.add_exception_handler(HTTPException, refuse)
+        guard(app)
+        bound_connections()
         return app
 
     @property
@@ -49,8 +61,9 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
 # distro="": BentoML installs neither a compiler nor curl. All locked packages are wheels.
 @bentoml.service(
     service_class=TandemService,
+    workers=_WORKERS,
     traffic={"timeout": 120},  # the last resort: the timeouts of `service.limits` come first
-    image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro=""),
+    image=SealedImage(base_image="python:3.11-slim-bookworm", distro=""),
 )
 class Classifier:
     """Classifies images with one model."""
@@ -66,9 +79,10 @@ class Classifier:
             BentoMLException: the port is taken, or the model can't be found, opened or self-tested.
         """
         check_port()
+        make_paths_absolute()
         with as_bentoml_errors():
             artifact = resolve_served(_bento())
-        check_model(artifact)
+        check_model(artifact, workers=_WORKERS)
         if _bento() is None or os.environ.get("TANDEM_MODEL"):
             # Pin the digest: an alias that moves later must not give a restarted worker another model.
             os.environ["TANDEM_MODEL"] = artifact.identity
@@ -80,7 +94,7 @@ class Classifier:
         # Threads that decode and infer. The engine starts its own threads on the same cores.
         self.workers = anyio.CapacityLimiter(cpu_limit())
         self.in_flight = 0
-        self.buffer = Buffer()
+        self.buffer = Buffer(buffered_bytes(memory_limit()))
         self.description = _describe(self.model)
         publish_model_info(self.model)
         log.info(
@@ -93,7 +107,7 @@ class Classifier:
     @bentoml.api  # type: ignore[untyped-decorator]  # BentoML is untyped
     def classify(self, image: Path, top_k: Annotated[int, Field(ge=1)] = DEFAULT_TOP_K) -> Classification:
         """Return the labels with the highest scores for an image: JPEG, PNG, WebP or BMP."""
-        # BentoML's clients and OpenAPI document are made from this method. HTTP requests go to `service.endpoints`.
+        # BentoML's clients and OpenAPI document are made from this method. HTTP requests meet `service.edge.endpoints`.
         return self.classify_image(image.read_bytes(), top_k)
 
     def classify_image(self, image: bytes, top_k: int) -> Classification:
@@ -102,6 +116,7 @@ class Classifier:
         Raises:
             ImageError: the image can't be classified.
         """
+        check_scans(image)
         model = self.model
         [scores] = model.scores(model.decode(image).pixels[None])
         return Classification(

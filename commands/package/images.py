@@ -141,6 +141,7 @@ def _build_service(artifact: Artifact, image: str, root: Path, labels: dict[str,
     with tempfile.TemporaryDirectory() as home:
         # The identity, not the reference: an alias can move meanwhile. In a temporary store: only the image is wanted.
         environment = {**os.environ, "TANDEM_MODEL": artifact.identity, "BENTOML_HOME": home}
+        environment["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "true"
         built = subprocess.run(
             [*bentoml, "build", "--output", "tag", *(f"--label={name}={value}" for name, value in labels.items())],
             cwd=root, env=environment, stdout=subprocess.PIPE, text=True, check=False,

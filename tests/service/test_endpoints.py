@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from classifier.answers import Classification
 from classifier.errors import ImageError
 from classifier.types import EngineInfo, Preprocessing, from_json
 from service.limits import MAX_IN_FLIGHT
+from tests.classifier.images.test_scans import jpeg
 from tests.service.conftest import FORM, assert_refused
 
 if TYPE_CHECKING:
@@ -154,6 +156,14 @@ class TestImages:
     def test_truncated_image_is_refused(self, server: Server, image: bytes) -> None:
         """Half an image is refused, not classified by its upper half."""
         assert_refused(httpx.post(f"{server.url}/classify", content=image[: len(image) // 2]), 400, "unreadable")
+
+    def test_image_that_takes_long_to_decode(self, server: Server) -> None:
+        """A JPEG of many scans is refused at once: a thread that decodes can't be stopped."""
+        began = time.monotonic()
+        answers = [httpx.post(f"{server.url}/classify", content=jpeg(8000, 90), timeout=30) for _ in range(3)]
+        assert time.monotonic() - began < 20
+        for answer in answers:
+            assert "re-encode it" in assert_refused(answer, 413, "too_slow")
 
 
 class TestRequests:

@@ -17,8 +17,8 @@ import pytest
 from starlette.applications import Starlette
 
 import service.limits
-from service.endpoints import ROUTES
-from service.limits import BODY_WITHIN_S, MAX_IN_FLIGHT, START_WITHIN_S
+from service.edge.endpoints import ROUTES
+from service.limits import BODY_WITHIN_S, MAX_IN_FLIGHT, START_WITHIN_S, buffered_bytes
 from tests.service.conftest import FORM, assert_refused
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def test_bodies_together_are_bounded(
     classifier: Any, image: bytes, form: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bodies from many clients never take more memory than the limit allows."""
-    monkeypatch.setattr(service.limits, "MAX_BUFFERED_BYTES", 3 * len(image))
+    monkeypatch.setattr(classifier.buffer, "size", 3 * len(image))
 
     async def test(post: Post) -> None:
         enough = anyio.Event()
@@ -191,6 +191,24 @@ def test_bodies_together_are_bounded(
         assert_idle(classifier)
 
     run(test)
+
+
+def test_body_larger_than_the_memory(classifier: Any, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can never be held is too large: trying again, as after an overload, would not help."""
+    monkeypatch.setattr(classifier.buffer, "size", len(image) - 1)
+
+    async def test(post: Post) -> None:
+        assert_refused(await post(content=image), 413, "too_large")
+        assert_refused(await post(files={"image": image}), 413, "too_large")
+        assert_idle(classifier)
+
+    run(test)
+
+
+@pytest.mark.parametrize(("memory", "size"), [(None, 512), (16 * 1024, 512), (1024, 128), (512, 64)])
+def test_container_with_little_memory(memory: int | None, size: int) -> None:
+    """Bodies take an eighth of a container's memory, in MiB."""
+    assert buffered_bytes(None if memory is None else memory * 2**20) == size * 2**20
 
 
 def test_our_timeouts_end_before_bentoml_s(served: Any) -> None:

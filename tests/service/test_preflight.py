@@ -97,6 +97,14 @@ def test_port_taken(digits_home: Path, tmp_path: Path) -> None:
     assert "--port" in sentence
 
 
+def test_number_of_workers(digits_home: Path, tmp_path: Path) -> None:
+    """A number that makes no sense is not passed on."""
+    ended = bentoml("serve", "--api-workers", "-1", home=digits_home, bentoml_home=tmp_path, check=False)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert "--api-workers is -1" in ended.stderr.splitlines()[-1]
+
+
 def test_nothing_but_the_sentence(digits_home: Path, tmp_path: Path) -> None:
     """Neither a library's output nor a traceback comes with the sentence."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -10,12 +10,15 @@ import json
 import os
 import shutil
 import subprocess
+from io import BytesIO
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
+from PIL import Image
 
 from tests.conftest import ROOT, Tandem
-from tests.system.docker import HARDENED, OWNER, USED, build_batch_image, docker, running, wait_until
+from tests.system.docker import HARDENED, OWNER, USED, build_batch_image, docker, get, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,6 +115,10 @@ class TestBatchImage:
         """The image holds only what it runs: no torch, no compiler, no path of this machine, no root."""
         assert_clean(batch_image, "/opt/tandem/bin/python")
 
+    def test_its_user_can_change_nothing(self, batch_image: str) -> None:
+        """Code and packages belong to root: whoever gets into a container can't leave anything in them."""
+        assert_sealed(batch_image)
+
 
 @pytest.fixture
 def service_url(service_image: str) -> Iterator[str]:
@@ -155,6 +162,42 @@ class TestServiceImage:
         """The image holds only what it runs: no torch, no compiler, no path of this machine, no root."""
         assert_clean(service_image, "/app/.venv/bin/python")
 
+    def test_its_user_can_change_nothing(self, service_image: str) -> None:
+        """Code, model and packages belong to root: whoever gets into a container can't leave anything in them."""
+        assert_sealed(service_image)
+
+    def test_dead_worker_is_replaced(self, service_image: str) -> None:
+        """A worker that the kernel killed is replaced; the container goes on."""
+        name = f"tandem-service-worker-{os.getpid()}"
+        with running(service_image, name=name) as url:
+            end = "import psutil; psutil.Process(1).children()[0].kill()"
+            docker("exec", name, "python", "-c", end)
+            wait_until(lambda: "ended with exit code -9" in docker("logs", name).stdout, "the line of the log")
+            wait_until(lambda: get(f"{url}/readyz") == 200, "another worker")
+
+    def test_large_images_in_a_small_container(self, service_image: str, test_folder: Path) -> None:
+        """An image that the container's memory can't decode is refused; it doesn't end the service."""
+        name = f"tandem-service-small-{os.getpid()}"
+        limit = ("--memory", "512m", "--memory-swap", "512m")
+        with running(service_image, *limit, name=name) as url:
+            for options in ({}, {"progressive": True}):
+                large = BytesIO()
+                Image.new("RGB", (9950, 9950)).save(large, "JPEG", **options)
+                refused = httpx.post(f"{url}/classify", content=large.getvalue(), timeout=60)
+                assert refused.status_code == 413
+                assert "this container's limit" in refused.json()["error"]["message"]
+            image = min(test_folder.rglob("*.png")).read_bytes()
+            assert httpx.post(f"{url}/classify", content=image).status_code == 200
+            assert "ended with exit code" not in docker("logs", name).stdout
+
+    def test_too_little_memory_ends_with_one_sentence(self, service_image: str) -> None:
+        """A container that not even the model fits into says so, and is not restarted by itself for ever."""
+        limit = ("--memory", "120m", "--memory-swap", "120m")
+        done = docker("run", *HARDENED, *limit, service_image, check=False)
+        assert done.returncode == 1, done.stderr
+        [sentence] = done.stderr.splitlines()
+        assert "does not fit into this container's memory of 125 MB" in sentence
+
 
 @pytest.mark.cuda_image
 def test_cuda_image_refuses_to_run_without_a_gpu(digits_home: Path, test_folder: Path, tmp_path: Path) -> None:
@@ -170,6 +213,13 @@ def assert_refused(done: subprocess.CompletedProcess[str], output: Path) -> None
     assert sentence.startswith("Error: ")
     assert "cuda" in sentence.lower()
     assert not list(output.iterdir())
+
+
+def assert_sealed(image: str) -> None:
+    """Assert that the image's user owns no file of it, and may write only where everybody may."""
+    find = "find / -xdev \\( -user $(id -u) -o -writable \\) ! -type l ! -path '/proc*' ! -path '/dev*' -print"
+    found = docker("run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", find, check=False)
+    assert set(found.stdout.splitlines()) == {"/tmp", "/var/tmp", "/run/lock"}, found.stdout + found.stderr
 
 
 def assert_clean(image: str, python: str) -> None:

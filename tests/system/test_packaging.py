@@ -172,7 +172,7 @@ class TestBaked:
         assert done.returncode == 1
         assert done.stdout == ""
         sentence = done.stderr.splitlines()[-1]
-        assert sentence.startswith(f"Error: the image {target} is built, and can't be pushed (")
+        assert sentence.startswith(f"Error: the image {target} is built but can't be pushed (")
         assert f"'docker login {locked_host}'" in sentence
         docker("image", "rm", target)
 

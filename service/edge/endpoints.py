@@ -22,8 +22,8 @@ from starlette.routing import Route
 from classifier.answers import Error, Refusal
 from classifier.errors import ImageError, ImageTooLarge, NotAnImage
 from service import limits
+from service.edge.uploads import BadRequest, read_upload
 from service.limits import Overloaded
-from service.uploads import BadRequest, read_upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from classifier.answers import Classification
-    from service.uploads import Upload
+    from service.edge.uploads import Upload
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
@@ -50,17 +50,17 @@ async def classify(request: Request) -> Response:
     except BadRequest as error:
         # After a timeout, close the connection: the rest of the body would follow on it.
         headers = {"Connection": "close"} if error.status == HTTPStatus.REQUEST_TIMEOUT else None
-        return _refuse(error.status, error.reason, str(error), headers=headers)
+        return refusal(error.status, error.reason, str(error), headers=headers)
     except Overloaded as error:
-        return _refuse(503, "overloaded", str(error), headers={"Retry-After": str(limits.RETRY_AFTER_S)})
+        return refusal(503, "overloaded", str(error), headers={"Retry-After": str(limits.RETRY_AFTER_S)})
     except ImageError as error:
-        return _refuse(_status_of(error), error.reason, str(error))
+        return refusal(_status_of(error), error.reason, str(error))
     except ClientDisconnect:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except Exception:
         # Even a bug gets an answer in the usual form; its traceback goes to the log.
         log.exception("Could not classify an image")
-        return _refuse(500, "internal", "the service failed; its log says why")
+        return refusal(500, "internal", "the service failed; its log says why")
 
 
 def _check_in_flight(service: Any) -> None:
@@ -102,7 +102,12 @@ async def refuse(_: Request, error: Exception) -> Response:
     """Answer an unknown path or a wrong method in the same form as every other refusal."""
     assert isinstance(error, HTTPException)
     reason = HTTPStatus(error.status_code).name.lower()
-    return _refuse(error.status_code, reason, error.detail, headers=error.headers)
+    return refusal(error.status_code, reason, error.detail, headers=error.headers)
+
+
+def refusal(status: int, reason: str, message: str, *, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a refusal in the usual form."""
+    return _json(Refusal(error=Error(reason=reason, message=message)), status=status, headers=headers)
 
 
 ROUTES = [Route("/classify", classify, methods=["POST"]), Route("/model", describe_model)]
@@ -115,10 +120,6 @@ def _status_of(error: ImageError) -> int:
         case NotAnImage():
             return 415
     return 400
-
-
-def _refuse(status: int, reason: str, message: str, *, headers: Mapping[str, str] | None = None) -> Response:
-    return _json(Refusal(error=Error(reason=reason, message=message)), status=status, headers=headers)
 
 
 def _json(answer: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

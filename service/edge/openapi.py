@@ -10,7 +10,7 @@ from bentoml._internal.service.openapi.specification import PathItem
 
 from classifier.answers import Classification, ModelDescription, Refusal
 from classifier.extras import installed_version
-from service.uploads import DEFAULT_TOP_K
+from service.edge.uploads import DEFAULT_TOP_K
 
 if TYPE_CHECKING:
     import bentoml

@@ -1,0 +1,91 @@
+"""How `bentoml serve` starts, watches and replaces the workers. All of it runs in BentoML's parent process.
+
+BentoML offers no options for this, so its functions are adjusted when it imports the service.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import bentoml._internal.utils.circus as bentoml_circus
+import click
+import psutil
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.utils.analytics import usage_stats
+
+from service.preflight import check_port, port_taken
+
+log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
+
+CHECK_EVERY_S = 2
+"""How often dead workers are looked for; BentoML's own 10 s would leave a service without an answer for as long."""
+
+_PATHS = ("TANDEM_HOME", "TANDEM_TRUSTED_KEY", "TANDEM_REGISTRY_CA", "DOCKER_CONFIG")
+
+
+def supervise() -> int:
+    """Adjust BentoML, if this is `bentoml serve`, and return how many workers it shall start."""
+    # Set but not to "false": whoever wants to send reports to BentoML's makers says so.
+    os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "true"
+    usage_stats.do_not_track.cache_clear()
+    command = click.get_current_context(silent=True)
+    if command is None or "api_workers" not in command.params:
+        return 1
+    workers: int = command.params["api_workers"] or 1
+    if workers < 1:
+        raise click.UsageError(f"--api-workers is {workers}, which is not a number of processes; give 1 or more")
+    bentoml_circus.create_standalone_arbiter = _create_arbiter
+    _separate_metrics()
+    return workers
+
+
+def make_paths_absolute() -> None:
+    """Make paths in the environment absolute: a worker's current folder is the service's, not the user's."""
+    for name in _PATHS:
+        if value := os.environ.get(name):
+            os.environ[name] = str(Path(value).expanduser().absolute())
+
+
+_bentoml_s_arbiter = bentoml_circus.create_standalone_arbiter
+
+
+def _create_arbiter(watchers: list[Any], **options: Any) -> Any:
+    for watcher in watchers:
+        watcher.respawn = True  # in a container BentoML would not replace a worker
+        watcher.hooks["after_reap"] = _report_death
+    arbiter = _bentoml_s_arbiter(watchers, check_delay=CHECK_EVERY_S, **options)
+    begin = arbiter.initialize
+
+    def initialize() -> None:
+        check_port()  # again: another service may have taken it while this one tested its model
+        try:
+            begin()
+        except OSError as error:
+            *_, socket = options["sockets"]
+            raise port_taken(socket.host, socket.port, error) from error
+
+    arbiter.initialize = initialize
+    return arbiter
+
+
+def _report_death(watcher: Any, process_pid: int, exit_code: int, **_: Any) -> bool:
+    if not watcher.is_stopping() and not watcher.is_stopped():
+        log.warning(
+            "worker process %d ended with exit code %d; another one starts (-9 usually means out of memory)",
+            process_pid,
+            exit_code,
+        )
+    return True
+
+
+def _separate_metrics() -> None:
+    """Give this service a folder for its workers' metrics: BentoML would empty that of a running one."""
+    folder = Path(BentoMLContainer.prometheus_multiproc_dir.get())
+    for old in folder.glob("[0-9]*"):
+        if old.name.isdecimal() and not psutil.pid_exists(int(old.name)):
+            shutil.rmtree(old, ignore_errors=True)
+    BentoMLContainer.prometheus_multiproc_dir.set(str(folder / str(os.getpid())))

@@ -1,0 +1,140 @@
+"""What strangers write into paths and headers: labels of the metrics, lines of the log, and bad types."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.edge.middleware import UNKNOWN
+from tests.service.test_connections import assert_refusal, everything
+
+if TYPE_CHECKING:
+    from tests.serving import Server
+
+
+def endpoints(server: Server) -> set[str]:
+    """Return the values of the label `endpoint` in the metrics."""
+    metrics = httpx.get(f"{server.url}/metrics").text
+    return {line.split('endpoint="')[1].split('"')[0] for line in metrics.splitlines() if 'endpoint="' in line}
+
+
+def logged(server: Server, before: int) -> list[str]:
+    """Return the lines that were logged after the first `before`, once there is one."""
+    deadline = time.monotonic() + 10
+    while len(server.log.splitlines()) == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return server.log.splitlines()[before:]
+
+
+class TestMetrics:
+    def test_only_known_routes_are_labels(self, server: Server) -> None:
+        """Unknown paths share one label, so scanning a service doesn't make its metrics grow."""
+        with httpx.Client(base_url=server.url) as client:
+            for path in ("nowhere", "docs.json", "static_content/x", "model"):
+                client.get(f"/{path}")
+            before, size = endpoints(server), len(client.get("/metrics").text)
+            for number in range(500):
+                client.get(f"/nowhere/{number}")
+                client.get(f"/static_content/{number}")
+                client.post(f"/classify{number}")
+            assert endpoints(server) == before
+            assert UNKNOWN in before
+            assert {"/model", "/docs.json", "/static_content"} < before
+            assert len(client.get("/metrics").text) < size + 5000
+
+    def test_the_log_has_the_path(self, server: Server) -> None:
+        """The operator sees which unknown path was asked for."""
+        before = len(server.log.splitlines())
+        httpx.get(f"{server.url}/an-unknown-path")
+        [line] = logged(server, before)
+        assert "path=/an-unknown-path," in line
+
+
+class TestLog:
+    @pytest.mark.parametrize(
+        ("sent", "shown"),
+        [
+            ("%0a2026-01-01T00:00:00 [INFO] forged", r"\n2026-01-01T00:00:00"),
+            ("%0d", r"\r"),
+            ("%1b%5B2J", r"\x1b[2J"),
+            ("%c2%9b2J", r"\x9b2J"),
+            ("%e2%80%ae", r"\u202e"),
+            ("%00", r"\x00"),
+        ],
+    )
+    def test_control_characters_of_a_path(self, server: Server, sent: str, shown: str) -> None:
+        """A path is one line of the log, and can't move a terminal's cursor."""
+        before = len(server.log.splitlines())
+        httpx.get(f"{server.url}/x{sent.replace(' ', '%20')}")
+        [line] = logged(server, before)
+        assert f"path=/x{shown}" in line
+        assert line.isprintable()
+
+    def test_content_type(self, server: Server) -> None:
+        """Neither can a Content-Type."""
+        before = len(server.log.splitlines())
+        httpx.get(f"{server.url}/nowhere", headers={"Content-Type": b"a\xc2\x9b2J"})
+        [line] = logged(server, before)
+        assert r"type=a\x9b2J" in line
+
+    def test_long_path(self, server: Server) -> None:
+        """A path of 60 KB is cut."""
+        before = len(server.log.splitlines())
+        httpx.get(f"{server.url}/{'x' * 60_000}")
+        [line] = logged(server, before)
+        assert len(line) < 2000
+
+
+def test_type_that_is_not_text(server: Server, image: bytes) -> None:
+    """A Content-Type that is not UTF-8 gets an answer."""
+    answer = httpx.post(f"{server.url}/classify", content=image, headers={"Content-Type": b"image/\xff"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["reason"] == "bad_content_type"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data",
+        "multipart/form-data; boundary",
+        "multipart/form-data; boundary=" + "b" * 1000,
+        "multipart/form-data; boundary=b; charset=nonsense",
+        "multipart/form-data; boundary=b; charset=zlib",
+        "multipart/form-data; boundary=\u00e4".encode(),
+        "multipart/mixed; boundary=b",
+        "application/x-www-form-urlencoded",
+        "; ; ;",
+        "",
+    ],
+)
+def test_odd_types(server: Server, content_type: str | bytes) -> None:
+    """Whatever the type says, a body without an image is refused in the usual form."""
+    body = b'--b\r\nContent-Disposition: form-data; name="im\xff"; filename="x"\r\n\r\nno image\r\n--b--\r\n'
+    answer = httpx.post(f"{server.url}/classify", content=body, headers={"Content-Type": content_type})
+    assert answer.status_code in {400, 415}, answer.text
+    assert set(answer.json()["error"]) == {"reason", "message"}
+
+
+@settings(max_examples=100)
+@given(
+    name=st.sampled_from(
+        [b"Content-Type", b"User-Agent", b"Accept", b"Host", b"Traceparent", b"X-Forwarded-For", b"Cookie"]
+    ),
+    value=st.binary(max_size=20),
+    path=st.binary(max_size=20),
+)
+def test_no_header_and_no_path_goes_without_answer(server: Server, name: bytes, value: bytes, path: bytes) -> None:
+    """Any bytes in a path or a header get an answer, never a closed connection or 500."""
+    with server.connect() as connection:
+        connection.sendall(b"GET /%s HTTP/1.1\r\n%s: %s\r\nConnection: close\r\n\r\n" % (path, name, value))
+        answer = everything(connection)
+    if b"400 Bad Request" in answer.split(b"\r\n")[0]:
+        reason = "bad_content_type" if b"bad_content_type" in answer else "bad_request"
+        assert_refusal(answer, 400, reason)
+    else:
+        assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 404 ", b"HTTP/1.1 307 ")), answer
