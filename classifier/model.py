@@ -116,6 +116,19 @@ class Model:
         """
         return self.engine.embed(images_nhwc)
 
+    def check_finite(self, *numbers: NDArray[np.float32] | None) -> None:
+        """Check the scores and the embedding of an image: NaN has no place in a ranking, nor in JSON.
+
+        Raises:
+            ImageError: they hold NaN or infinity, as when a layer overflows in fp16.
+        """
+        if not all(each is None or np.isfinite(each).all() for each in numbers):
+            raise ImageError(
+                f"{self.identity} gives scores that are not numbers for the image in {self.engine.info.precision}: try "
+                "another --precision",
+                reason="not_finite",
+            )
+
     def top_k(self, scores_row: NDArray[np.float32], k: int) -> tuple[Prediction, ...]:
         """Return the `k` labels with the highest scores, best first; on a tie, the lower index first.
 
@@ -145,5 +158,12 @@ class Model:
                 answers.append(error)
         if pixels:
             rows = iter(self.scores(np.stack(pixels)))
-            answers = [a if isinstance(a, ImageError) else self.top_k(next(rows), k) for a in answers]
+            answers = [a if isinstance(a, ImageError) else self._answer(next(rows), k) for a in answers]
         return answers
+
+    def _answer(self, scores_row: NDArray[np.float32], k: int) -> tuple[Prediction, ...] | ImageError:
+        try:
+            self.check_finite(scores_row)
+        except ImageError as error:
+            return error
+        return self.top_k(scores_row, k)

@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 
 from classifier.answers import Classification, ModelDescription, SelfTest
 from classifier.hardware import cpu_limit, memory_limit
-from classifier.images.scans import check_scans
 from registry import LocalRegistry
 from service.edge.connections import bound_connections
 from service.edge.endpoints import ROUTES, refuse
@@ -116,9 +115,9 @@ class Classifier:
         Raises:
             ImageError: the image can't be classified.
         """
-        check_scans(image)
         model = self.model
         [scores] = model.scores(model.decode(image).pixels[None])
+        model.check_finite(scores)
         return Classification(
             predictions=model.top_k(scores, top_k),
             model=model.identity,

@@ -61,19 +61,13 @@ def _score(
 def _scored(
     loaded: LoadedImage, found: tuple[NDArray[np.float32], NDArray[np.float32] | None] | None, model: Model
 ) -> ScoredImage:
-    """Return an image with its scores and embedding; with an error if they are not numbers.
-
-    They are not if a layer overflows in fp16. NaN has no place in a ranking, nor in JSON.
-    """
+    """Return an image with its scores and embedding; with an error if they are not numbers."""
     scores, embedding = found or (None, None)
-    if all(each is None or np.isfinite(each).all() for each in (scores, embedding)):
-        return ScoredImage(loaded=loaded, scores=scores, embedding=embedding)
-    error = ImageError(
-        f"{model.identity} gives scores that are not numbers for the image in {model.engine.info.precision}: try "
-        "another --precision",
-        reason="not_finite",
-    )
-    return ScoredImage(loaded=replace(loaded, image=error), scores=None, embedding=None)
+    try:
+        model.check_finite(scores, embedding)
+    except ImageError as error:
+        return ScoredImage(loaded=replace(loaded, image=error), scores=None, embedding=None)
+    return ScoredImage(loaded=loaded, scores=scores, embedding=embedding)
 
 
 def _run(

@@ -8,6 +8,9 @@
 - `colours`: every pixel type → 8-bit RGB.
 - `endings`: JPEGs that lack their end mark.
 - `orientation`: the EXIF orientation, read and applied.
+- `scans`: how long a JPEG may take to decode.
+- `endings`: JPEGs that lack only their end mark.
+- `names`: entries of a folder that are no images of the user.
 - `resizing`: sizes and crop, rounded as torchvision rounds them.
 
 A new format needs its signature and suffixes in `containers`, its Pillow plugin in `decoding`, its bytes per pixel in

@@ -40,6 +40,7 @@ from classifier.images.limits import LIMITS, Limits, check_limits, too_many_byte
 from classifier.images.memory import bytes_to_decode, bytes_to_decode_plain, decoding_memory
 from classifier.images.orientation import read_orientation, to_upright, upright_size
 from classifier.images.resizing import centre_crop, resized_size
+from classifier.images.scans import check_scans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,6 +120,7 @@ def _decode(container: Container, preprocessing: Preprocessing, limits: Limits, 
     width, height = upright_size(source.size, orientation)
     resized = resized_size(width, height, preprocessing.resize_size)
     check_limits(container.format, (width, height), resized, limits)
+    check_scans(container, source.size)
     _prepare(source, container, preprocessing)
     needed = bytes_to_decode(container.format, (width, height), resized)
     if _is_plain(source, container):

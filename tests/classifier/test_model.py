@@ -127,3 +127,21 @@ def test_damaged_file(digits: Files, file: str) -> None:
     digits.files[file] = digits.files[file][: len(digits.files[file]) // 2]
     with pytest.raises(DamagedArtifact, match=file):
         Model.open(digits, engine="onnxruntime", precision="fp32")
+
+
+def test_scores_that_are_no_numbers_are_an_error(
+    digits_model: Model, test_images: dict[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN, as fp16 gives on overflow, is an error of that image, and has no place in a ranking."""
+    real = Model.scores
+
+    def overflow(model: Model, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+        scores = real(model, images_nhwc)
+        scores[0] = np.nan
+        return scores
+
+    monkeypatch.setattr(Model, "scores", overflow)
+    bad, good = digits_model.classify(list(test_images.values())[:2])
+    assert isinstance(bad, ImageError)
+    assert bad.reason == "not_finite"
+    assert not isinstance(good, ImageError)
