@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from batch.inputs.listing import list_images, read_records
 from batch.inputs.named import Input, Kind
 from batch.inputs.selection import SUFFIXES_ALONE, Selection
-from batch.inputs.sources import Sources, as_path, path_text
+from batch.inputs.sources import Sources, as_path, beside, path_text
 from batch.inputs.urls import is_url
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
@@ -165,7 +165,8 @@ def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int, selectio
     digest = hashlib.sha256()
     images, sources = 0, Sources(inputs)
     last, last_folder, with_images = -1, "", set()
-    with path.open("wb") as file:
+    # Both files are opened now: if the folder is replaced meanwhile, nothing is written into the new one.
+    with path.open("wb") as file, beside(path).open("wb") as made_of:
         for number, found in list_images(inputs, skipped, selection):
             record = _encode(number, found)
             digest.update(record)
@@ -179,7 +180,7 @@ def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int, selectio
                 sources.add(number, found)
         file.flush()
         os.fsync(file.fileno())
-    sources.write(path)
+        sources.write(made_of)
     for number in sorted(set(range(len(inputs))) - with_images if images else ()):
         log.warning("no image in '%s'", utf8_text(inputs[number].path))
     return Plan(

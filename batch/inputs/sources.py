@@ -11,7 +11,7 @@ import re
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from batch.inputs import urls
 from classifier.types import from_json, to_json
@@ -134,8 +134,8 @@ class Sources:
             mount = os.path.dirname(mount)  # noqa: PTH120
         self._mounts[number].add(mount)
 
-    def write(self, plan: Path) -> None:
-        """Write all that was added, durably, beside the plan at `plan`.
+    def write(self, file: BinaryIO) -> None:
+        """Write all that was added durably to `file`.
 
         Raises:
             OSError: it can't be written.
@@ -148,10 +148,9 @@ class Sources:
             )
             for input, stamp, mounts in zip(self._inputs, self._stamps, self._mounts, strict=True)
         ]
-        with _beside(plan).open("wb") as file:
-            file.write(to_json(found))
-            file.flush()
-            os.fsync(file.fileno())
+        file.write(to_json(found))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def inputs_as_planned(plan: Path, inputs: Sequence[Input], *, resumed: bool) -> tuple[Input, ...]:
@@ -166,7 +165,7 @@ def inputs_as_planned(plan: Path, inputs: Sequence[Input], *, resumed: bool) -> 
         DataError: a file that holds images, or a list of them, was written anew.
     """
     try:
-        sources = from_json(_beside(plan).read_bytes(), list[_Source])
+        sources = from_json(beside(plan).read_bytes(), list[_Source])
     except (OSError, ValueError):
         return tuple(inputs)  # of a run that an older Tandem began
     planned = tuple(
@@ -183,7 +182,16 @@ def inputs_as_planned(plan: Path, inputs: Sequence[Input], *, resumed: bool) -> 
     return planned
 
 
-def _beside(plan: Path) -> Path:
+def stamps_of(plan: Path) -> list[Stamp | None] | None:
+    """Return the stamp of each input of the plan at `plan`; None if an older Tandem made it."""
+    try:
+        return [source.stamp for source in from_json(beside(plan).read_bytes(), list[_Source])]
+    except (OSError, ValueError):
+        return None
+
+
+def beside(plan: Path) -> Path:
+    """Return the path of what the plan at `plan` was made of."""
     return plan.with_name("sources.json")
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from batch.inputs.plan import digest_of
 from batch.inputs.shards import Shard
+from batch.inputs.sources import as_path, stamps_of
+from batch.inputs.urls import is_url
 from batch.review.results import find_shards, require_one_count
 from batch.run.folder import reading, writing
 from batch.run.lock import open_run_folder, unchanging
@@ -98,6 +100,11 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
                 f"the shard '{folder.path}' is not done; run it again with --shard {number}/{len(shards)}"
             )
         first = first or run
+        if None not in (ours := _versions(folder, run), theirs := _versions(shards[0], first)) and ours != theirs:
+            raise OutputError(
+                f"the shards '{folder.path}' and '{shards[0].path}' read other versions of a tar file, table or list, "
+                "which was written anew between them; run both again from the start"
+            )
         expected = replace(first, shard=Shard(number=number, count=len(shards)))
         if differences := expected.differences(run):
             raise OutputError(
@@ -118,6 +125,17 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
     assert first is not None
     assert sorted(commits) == list(range(first.plan.chunks))
     return replace(first, shard=None), dict(sorted(commits.items())), tuple(attempts)
+
+
+def _versions(folder: RunFolder, run: Fingerprint) -> list[object] | None:
+    """Return how to tell versions of what a shard read. Copies of a local file share its size, not its time."""
+    stamps = stamps_of(folder.plan)
+    if stamps is None:
+        return None
+    return [
+        stamp and (stamp.size, stamp.written if is_url(as_path(input.path)) else None)
+        for input, stamp in zip(run.plan.inputs, stamps, strict=True)
+    ]
 
 
 def _join(

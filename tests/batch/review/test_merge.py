@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -150,6 +151,25 @@ def test_any_shards_of_any_chunks_merge_into_the_run_of_one_process(
         run(folder / "out" / shard.folder, chunk_size=chunk_size, shard=shard)
     assert merge_shards(folder / "out").images == 40
     assert read_parts(folder / "out") == read_parts(folder / "alone")
+
+
+def test_shards_that_read_other_versions_of_a_tar_file(tmp_path: Path, run: Run, few: Path) -> None:
+    """One that was written anew between two shards, with the same names, is refused, and nothing is made."""
+    tar, out = tmp_path / "images.tar", tmp_path / "out"
+    images = sorted(few.rglob("*.png"))
+
+    def write(images: list[Path]) -> None:
+        with tarfile.open(tar, "w") as file:
+            for number, image in enumerate(images):
+                file.add(image, f"{number:02}.png")
+
+    write(images[:20])
+    run_shards(run, out, tar, count=2, only={1})
+    write(images[20:] + images[:1] * 20)
+    run_shards(run, out, tar, count=2, only={2})
+    with pytest.raises(OutputError, match="of different runs|read other versions of a tar file"):
+        merge_shards(out)
+    assert not (out / "parts").exists()
 
 
 def test_merge_refuses_what_is_not_complete(tmp_path: Path, run: Run, few: Path) -> None:
