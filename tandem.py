@@ -51,7 +51,7 @@ class Tandem(LazyGroup):
         try:
             return super().invoke(ctx)
         except TandemError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_one_line(str(error))) from error
         except ModuleNotFoundError as error:
             # A command imports its packages when it runs. importlib.metadata raises this too, for a missing version.
             package = (error.name or "").partition(".")[0]
@@ -59,6 +59,11 @@ class Tandem(LazyGroup):
                 raise
             extra = EXTRAS.get(ctx.invoked_subcommand or "", "cpu")
             raise click.ClickException(f"the package '{package}' is not installed: {install_extra(extra)}") from error
+
+
+def _one_line(message: str) -> str:
+    """Return a message without control characters, which names in it may hold; bytes that are not UTF-8 stay."""
+    return "".join(char if char.isprintable() or "\ud800" <= char <= "\udfff" else " " for char in message)
 
 
 @click.group(cls=Tandem, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLE)

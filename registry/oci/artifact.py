@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from classifier.artifact import CONFIG
+from classifier.artifact import CARD, CONFIG, EVALUATION
 from classifier.errors import DamagedArtifact
 from classifier.types import from_json
 from registry.oci.manifest import FILEPATH, MANIFEST_TYPE, Descriptor, Manifest, parse_config
@@ -13,6 +13,10 @@ from registry.oci.references import Reference, version_of
 
 if TYPE_CHECKING:
     from classifier.types import ModelConfig
+
+
+_MAX_BYTES = {CONFIG: 4 << 20, EVALUATION: 64 << 20, CARD: 64 << 20}
+"""The documents of a model; with ten thousand labels they have a hundredth of this."""
 
 
 class BlobStore(Protocol):
@@ -105,10 +109,26 @@ class Artifact:
         files = self.files
         if file not in files:
             raise self.damaged(f"it has no {file}, only {', '.join(files)}")
+        self._check_size(file, files[file])
         try:
             return self.layout.read_blob(files[file])
         except DamagedArtifact as error:
             raise self.damaged(f"{file}: {error}") from error
+
+    def check_sizes(self) -> None:
+        """Check that the files which are read as a whole are as small as they should be, before any is fetched.
+
+        Raises:
+            DamagedArtifact: one is too large.
+        """
+        manifest = self.manifest
+        for file, descriptor in (*manifest.files.items(), (CONFIG, manifest.config)):
+            self._check_size(file, descriptor)
+
+    def _check_size(self, file: str, descriptor: Descriptor) -> None:
+        limit = _MAX_BYTES.get(file)
+        if limit is not None and descriptor.size > limit:
+            raise self.damaged(f"its {file} has {descriptor.size:,} bytes, more than the {limit:,} that it may have")
 
     @property
     def kind(self) -> str | None:
