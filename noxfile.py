@@ -157,6 +157,13 @@ def torture(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def networks(session: nox.Session) -> None:
+    """Save and load every network of torchvision, as runs and as torchvision's published files do. Takes an hour."""
+    install(session, "-e", ".[cpu,train]", *group("tests"))
+    session.run("pytest", "tests/training/test_weights.py", *session.posargs, env={"TANDEM_TEST_NETWORKS": "all"})
+
+
+@nox.session(default=False)
 def reference(session: nox.Session) -> None:
     """Write the help of every command into docs/reference/."""
     install(session, "-e", ".[cpu,train,service,batch]", *group("tests"))

@@ -34,6 +34,10 @@ def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) 
 
 @click.command(epilog=_EXAMPLE)
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--data", metavar="FOLDER", type=click.Path(path_type=Path),
+    help="Where the data set is now, if it has moved since the run was trained.",
+)  # fmt: skip
 @click.option("--name", required=True, help="The model's name; the registry numbers its versions.")
 @click.option("--tag", "aliases", multiple=True, metavar="ALIAS", help="Put this alias on the version. Repeatable.")
 @click.option(
@@ -51,6 +55,7 @@ def _parse_precisions(_ctx: click.Context, _param: click.Parameter, value: str) 
 )  # fmt: skip
 def export(
     run_path: Path,
+    data: Path | None,
     name: str,
     aliases: tuple[str, ...],
     precisions: tuple[Precision, ...],
@@ -71,8 +76,9 @@ def export(
     from registry import LocalRegistry
     from training.run import Run
 
+    run = Run.open(run_path)
     added = export_run(
-        Run.open(run_path),
+        run if data is None else run.moved(data),
         name=name,
         aliases=aliases,
         registry=LocalRegistry.default(),

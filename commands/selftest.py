@@ -9,6 +9,7 @@ import click
 
 from classifier.errors import EngineError, SelfTestFailed
 from classifier.types import to_json
+from classifier.wording import one_line
 from commands.options import engine_options, json_option
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _print_every_way(artifact: Artifact, *, as_json: bool, **engine_options: Any
                 line = f"{click.style('--', fg='yellow')}  {way} {outcome}"
             case SelfTestFailed() | EngineError():
                 replays.append({"way": way, "error": str(outcome)})
-                line = f"{click.style('fail', fg='red')}  {outcome}"
+                line = f"{click.style('fail', fg='red')}  {one_line(str(outcome))}"
             case _:
                 replays.append({"way": way, "report": outcome})
                 line = _as_line(artifact, outcome)

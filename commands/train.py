@@ -47,6 +47,10 @@ _training_options = all_of(
         help="Part of each class to validate with if DATA has no val/: 0.2 for a fifth.",
     ),
     click.option(
+        "--skip-unreadable", is_flag=True, default=_DEFAULTS.skip_unreadable,
+        help="Leave out images that can't be read, and list them in skipped.txt. Without this, they are an error.",
+    ),
+    click.option(
         "--epochs", type=click.IntRange(min=1), default=_DEFAULTS.epochs, show_default=True,
         help="Maximum number of passes over the training images.",
     ),
@@ -114,11 +118,12 @@ def train(
 ) -> None:
     """Train an image classifier on DATA, and keep the epoch with the best validation acc1 in a run folder.
 
-    DATA is a folder with train/ and val/, each with a folder of images for every class. Or it is a folder of classes,
-    with --val-fraction. Or it is 'digits', if there is no folder of that name: handwritten digits, which are written to
-    $TANDEM_HOME/datasets/digits.
+    DATA is a folder with train/ and val/, each with a folder of images for every class; training/, valid/ and
+    validation/ mean the same. Or it is a folder of classes, with --val-fraction. Or it is 'digits', if there is no
+    folder of that name: handwritten digits, which are written to $TANDEM_HOME/datasets/digits.
 
-    Ctrl-C keeps the last complete epoch, and --resume continues from there.
+    Ctrl-C keeps the last complete epoch, and --resume continues from there, with the same images, wherever DATA is now.
+    With --resume, --epochs and --patience change when the run ends.
 
     Exit codes: 0 done, 1 could not run, 2 wrong usage, 130 interrupted.
     """

@@ -88,7 +88,11 @@ def _preprocessing(preprocessing: Preprocessing) -> str:
 
 def _training(training: TrainingConfig, evaluation: Evaluation) -> str:
     started_from = {None: "random weights", "DEFAULT": "torchvision's pretrained weights"}
-    split = "its `val` folder" if training.val_fraction is None else f"{_percent(training.val_fraction)} of each label"
+    split = (
+        f"its `{training.val_folder}` folder"
+        if training.val_fraction is None
+        else f"{_percent(training.val_fraction)} of each label"
+    )
     facts = [
         ("Data set", f"{_dataset(evaluation)}; validated on {split}, {evaluation.images:,} images"),
         ("Started from", started_from.get(training.weights, "weights from a file")),

@@ -20,7 +20,8 @@ from export.images import LabelledImages
 from export.measuring.evaluation import Evaluation
 from export.measuring.precisions import Yardstick, judge, open_way, run_engine, tolerances
 from registry.oci.references import Reference
-from training.data.folders import name_some, scan_classes
+from training.data.folders import relabel
+from training.data.scanning import name_some, scan_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +85,7 @@ def open_images(folder: Path, config: ModelConfig) -> LabelledImages:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give a folder with one folder of images for each label")
-    classes = scan_classes(folder)
+    classes = relabel(scan_classes(folder), config.labels)
     labels = set(config.labels)
     differences = [
         f"{verb} {name_some(sorted(names))}"

@@ -184,7 +184,7 @@ def _open_validation_images(run: Run) -> LabelledImages:
     if missing := [path for path, _ in samples if not path.is_file()]:
         raise DataError(
             f"{len(missing):,} of the {len(samples):,} validation images of the run {run.path} are missing, the first "
-            f"is {missing[0]}: restore the data set, or train again"
+            f"is {missing[0]}: restore the data set, or say with --data where it is now"
         )
     return LabelledImages(samples, run.config.preprocessing)
 
@@ -193,6 +193,6 @@ def _check_same_acc1(run: Run, *, now: float, in_training: float) -> None:
     """Check that acc1 on the validation images is still that of training; if not, the images have changed."""
     if abs(now - in_training) > MAX_ACC1_DIFFERENCE:
         raise DataError(
-            f"acc1 on the validation images in {run.config.data} is {now:.2%}, but training measured "
+            f"acc1 on the validation images in {run.data} is {now:.2%}, but training measured "
             f"{in_training:.2%}, so the images have changed: restore the data set, or train again"
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from classifier.errors import DataError, UntrustedArtifact
 from registry.oci.layout import Layout
+from registry.oci.references import Reference
 from registry.oci.referrers import MAX_FILE_BYTES, pack_referrer, read_referrers, store_referrers
 from registry.opening import find_model
 from registry.signing import SIGNATURE, SIGNATURE_TYPE, check_signed, sign_manifest
@@ -60,14 +61,17 @@ def attach_file(reference: str, file: Path, registry: LocalRegistry, *, artifact
 def sign(reference: str, key: Path, registry: LocalRegistry) -> Artifact:
     """Sign the model that `reference` names with the private key in the PEM file `key`, and return the model.
 
-    `$TANDEM_KEY_PASSWORD` decrypts the key.
+    The signature is for its name and its version, the one in `reference` if it has several. `$TANDEM_KEY_PASSWORD`
+    decrypts the key.
 
     Raises:
         RegistryError: the key can't be read or used, the reference can't be resolved, or the registry can't be written.
     """
     artifact = find_model(reference, registry)
     manifest = artifact.layout.read_blob(artifact.descriptor)
-    signature = sign_manifest(manifest, key, password=os.environ.get("TANDEM_KEY_PASSWORD") or None)
+    version = Reference.parse(reference).version or artifact.version
+    name = Reference(name=Reference.parse(artifact.name).name, tag=None if version is None else str(version))
+    signature = sign_manifest(manifest, key, reference=name, password=os.environ.get("TANDEM_KEY_PASSWORD") or None)
     attach(artifact, signature, artifact_type=SIGNATURE_TYPE, title=SIGNATURE)
     return artifact
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from registry.oci.references import Reference
 
 _TRIES = 3
-"""How often to fetch blobs that another process removes before they are named."""
+"""How often to fetch blobs that another program removes before they are named; `models gc` waits."""
 
 
 def pull(reference: Reference, registry: LocalRegistry, *, check: bool = True) -> Artifact:
@@ -48,19 +48,21 @@ def pull(reference: Reference, registry: LocalRegistry, *, check: bool = True) -
     known = not check and trusted_key() is None and all(map(registry.layout.has_blob, blobs))
     referrers = [] if known else fetch_referrers(artifact.digest, remote.repository)
     require_trust(artifact, referrers)
+    artifact.check_sizes()
 
     def receive(blob: Descriptor, advance: Advance) -> None:
         with registry.layout.receiving(blob, advance) as partial:
             if partial is not None:
                 remote.repository.download(blob, partial)
 
-    for _ in range(_TRIES):
-        missing = [blob for blob in blobs if not _is_here(blob, registry.layout, check=check)]
-        transfer_blobs(receive, missing, f"pulling {artifact.reference}")
-        copy = registry.adopt(artifact)
-        if copy is not None:
-            store_referrers(referrers, registry.layout)
-            return copy
+    with registry.layout.pulling():
+        for _ in range(_TRIES):
+            missing = [blob for blob in blobs if not _is_here(blob, registry.layout, check=check)]
+            transfer_blobs(receive, missing, f"pulling {artifact.reference}")
+            copy = registry.adopt(artifact)
+            if copy is not None:
+                store_referrers(referrers, registry.layout)
+                return copy
     raise RegistryUnwritable(
         f"files of '{reference}' disappear from {registry.root} as they arrive: end what removes them, and pull again"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from classifier.errors import DamagedArtifact, ModelNotFound, ModelNotNamed
@@ -76,10 +77,17 @@ def may_be_model(artifact: Artifact) -> bool:
 
 
 def no_model_yet(root: Path) -> str:
-    """Return the message for an empty registry, with the commands that make a first model."""
+    """Return the message for an empty registry: how to bring a first model, or how to make one."""
+    fact = f"the registry {root} holds no model yet"
+    if (root.parent / "oci-layout").exists():
+        return f"{fact}, but {root.parent} is itself a registry: mount it at {root}"
+    if find_spec("torch") is None:  # as in the images, where nothing can be trained
+        return (
+            f"{fact}; mount a TANDEM_HOME that holds one at {root.parent}, or name a model of a remote registry, "
+            "'ghcr.io/acme/digits:3'"
+        )
     return (
-        f"the registry {root} holds no model yet; 'tandem train digits --run runs/digits' and then "
-        "'tandem export runs/digits --name digits' make one"
+        f"{fact}; 'tandem train digits --run runs/digits' and then 'tandem export runs/digits --name digits' make one"
     )
 
 

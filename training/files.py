@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 RECORD = "run.json"
 LABELS = "labels.json"
 VALIDATION = "validation.txt"
+SKIPPED = "skipped.txt"
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 CHECKPOINT = "checkpoint.pt"
@@ -105,8 +106,8 @@ def check_is_free(path: Path) -> None:
     if (path / RECORD).exists():
         raise OutputError(f"{path} already holds a run: add --resume to continue it, or choose another --run")
     try:
-        # A training killed early leaves these two files without a run.
-        others = {entry.name for entry in path.iterdir()} - {LABELS, VALIDATION}
+        # A training killed early leaves these files without a run.
+        others = {entry.name for entry in path.iterdir()} - {LABELS, VALIDATION, SKIPPED}
     except FileNotFoundError:
         _check_can_be_created(path)
         return

@@ -16,13 +16,15 @@ from torch.nn import functional
 from classifier.errors import DataError, OutOfDeviceMemory
 from classifier.progress import show_progress
 from training.data.augment import SMALL_IMAGE_SIZE, shift_rotate_scale
-from training.data.tensors import default_workers, draw_batches, in_order, load_batches, normalise, read_images
+from training.data.loading import default_workers, load_batches
+from training.data.tensors import draw_batches, in_order, normalise, read_images
 from training.files import CURVES
 from training.metrics import EpochMetrics, best_epoch, describe_epoch
 from training.network import check_image_size, load_weights
 from training.optimizer import lr_factor, make_optimizer
 from training.report import draw_curves
 from training.run import Checkpoint
+from training.weights import load_own, with_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,6 +56,7 @@ class Trainer:
         *,
         workers: int | None,
         checkpoint: Checkpoint | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
         """Build the network, read the images, and continue from `checkpoint` if there is one.
 
@@ -62,6 +65,7 @@ class Trainer:
             folders: the images that `config` was made for.
             workers: processes that load batches; None lets `default_workers` decide.
             checkpoint: of the same run.
+            skip_unreadable: leave out images that can't be read.
 
         Raises:
             DataError: images or weights can't be read, or the network can't take images of this size.
@@ -71,6 +75,8 @@ class Trainer:
         # Validation must be fp32; by default, cuDNN's convolutions round their inputs to a mantissa of ten bits.
         torch.backends.cudnn.allow_tf32 = False
         network = initial_network(config) if checkpoint is None else config.build_network()
+        if checkpoint is not None:
+            load_own(network, checkpoint.network)  # first, because a network of an older version gets other layers
         # channels_last: the layout of the decoded images, and the fastest one for convolutions.
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.optimizer = make_optimizer(self.network, lr=config.lr)
@@ -78,12 +84,11 @@ class Trainer:
         self.history: tuple[EpochMetrics, ...] = ()
         if checkpoint is not None:
             self.history = checkpoint.history
-            self.network.load_state_dict(checkpoint.network)
             self.optimizer.load_state_dict(checkpoint.optimizer)
             self.scaler.load_state_dict(checkpoint.scaler)
         with show_progress(len(folders.train) + len(folders.val), title="reading images") as advance:
             self.train_images, self.val_images = read_images(
-                folders, config.preprocessing, flip=config.flip, advance=advance
+                folders, config.preprocessing, flip=config.flip, advance=advance, skip_unreadable=skip_unreadable
             )
         self.workers = default_workers(self.train_images) if workers is None else workers
 
@@ -112,7 +117,8 @@ class Trainer:
         best = best_epoch(self.history)
         if len(self.history) < self.config.epochs:
             logger.info(
-                "stopped early: no epoch was better than epoch %d for %d epochs", best.epoch, self.config.patience
+                "stopped early: no epoch was better than epoch %d for %d epochs; a larger --patience goes on",
+                *(best.epoch, self.config.patience),
             )
         if best.val_acc1 < _LITTLE_BETTER_THAN_GUESSING / len(self.config.labels):
             logger.warning(
@@ -215,10 +221,12 @@ class Trainer:
         return len(self.history) - best_epoch(self.history).epoch >= self.config.patience
 
     def _checkpoint(self) -> Checkpoint:
+        state = self.network.state_dict()
+        # On the CPU, because a machine without this device must be able to load best.pt.
+        on_cpu = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
         return Checkpoint(
             history=self.history,
-            # On the CPU, because a machine without this device must be able to load best.pt.
-            network={name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()},
+            network=with_versions(on_cpu, state),
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
         )

@@ -14,18 +14,16 @@ from classifier.errors import DataError
 from classifier.types import Preprocessing
 from training.files import NOT_A_TORCH_FILE
 from training.torchvision_compat import import_torchvision
+from training.weights import as_expected_by, read_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    StateDict = Mapping[str, torch.Tensor]
+    from training.weights import StateDict
 
 SMALL_CNN = "small_cnn"
 
 # By default, these two return auxiliary logits in training. torchvision's weights for them rescale the input.
 _WITHOUT_AUXILIARY = {"aux_logits": False, "transform_input": True, "init_weights": True}
 _BUILD_OPTIONS = {"googlenet": _WITHOUT_AUXILIARY, "inception_v3": _WITHOUT_AUXILIARY}
-_AUXILIARY_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
 
 
 class SmallCNN(nn.Module):
@@ -134,8 +132,17 @@ def pretrained_preprocessing(name: str) -> Preprocessing:
     )
 
 
+def _default_weights(name: str) -> Any:
+    weights = None if name == SMALL_CNN else import_torchvision().models.get_model_weights(name)
+    if not weights:
+        raise DataError(f"torchvision has no weights for {name}: leave out --weights, or give a file")
+    return weights.DEFAULT
+
+
 def load_weights(network: nn.Module, weights: str, name: str, *, classes: int, image_size: int) -> None:
     """Load `weights` into `network`, except a head for another number of classes.
+
+    torch's `load_state_dict` does it, so names and versions of older files are converted as torchvision converts them.
 
     Args:
         network: from `build_network`, with the last three arguments.
@@ -147,60 +154,56 @@ def load_weights(network: nn.Module, weights: str, name: str, *, classes: int, i
     Raises:
         DataError: the weights can't be loaded, or belong to another network.
     """
-    state = _download(name) if weights == "DEFAULT" else _read_state_dict(Path(weights))
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(_AUXILIARY_PREFIXES)}
+    state = _download(name) if weights == "DEFAULT" else read_state_dict(Path(weights))
+    state = as_expected_by(network, state)
     own = network.state_dict()
-    if (missing := sorted(own.keys() - state.keys())) or state.keys() - own.keys():
-        odd = f"has no {missing[0]!r}" if missing else f"has {min(state.keys() - own.keys())!r}"
+    other = [key for key, tensor in state.items() if key in own and tensor.shape != own[key].shape]
+    if other:
+        one_more = build_network(name, classes=classes + 1, image_size=image_size).state_dict()
+        for key in other:
+            if one_more[key].shape != own[key].shape:  # in the head, whose shape depends on the number of classes
+                state[key] = own[key]
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except (RuntimeError, ValueError) as error:
+        raise _unfit(weights, name, state, network, error) from error
+    if missing or unexpected:
+        odd = f"has no {min(missing)!r}" if missing else f"has {min(unexpected)!r}"
         raise DataError(
             f"the weights {weights} are not those of {name} (the file {odd}): give the --arch that they belong to"
         )
-    if other := [key for key, tensor in state.items() if tensor.shape != own[key].shape]:
-        one_more = build_network(name, classes=classes + 1, image_size=image_size).state_dict()
-        for key in other:
-            if one_more[key].shape == own[key].shape:  # not in the head, whose shape depends on the number of classes
-                raise DataError(
-                    f"the weights {weights} don't fit {name}: {key!r} is {tuple(state[key].shape)} in the file and "
-                    f"{tuple(own[key].shape)} in the network; give the --arch and --image-size they were trained with"
-                )
-    network.load_state_dict(dict(state) | {key: own[key] for key in other})
 
 
-def _default_weights(name: str) -> Any:
-    weights = None if name == SMALL_CNN else import_torchvision().models.get_model_weights(name)
-    if not weights:
-        raise DataError(f"torchvision has no weights for {name}: leave out --weights, or give a file")
-    return weights.DEFAULT
+def _unfit(weights: str, name: str, state: StateDict, network: nn.Module, error: Exception) -> DataError:
+    own = network.state_dict()
+    for key, tensor in state.items():
+        if key in own and tensor.shape != own[key].shape:
+            return DataError(
+                f"the weights {weights} don't fit {name}: {key!r} is {tuple(tensor.shape)} in the file and "
+                f"{tuple(own[key].shape)} in the network; give the --arch and --image-size they were trained with"
+            )
+    return DataError(
+        f"the weights {weights} don't fit {name} ({str(error).splitlines()[0]}): give the --arch and --image-size they "
+        "were trained with"
+    )
 
 
 def _download(name: str) -> StateDict:
     weights = _default_weights(name)
     try:
         state: StateDict = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
-    except (OSError, RuntimeError) as error:  # a URLError is an OSError; a wrong hash raises a RuntimeError
-        raise DataError(
-            f"torchvision's weights for {name} can't be downloaded ({error}): fetch {weights.url} elsewhere and "
-            "give the file with --weights"
-        ) from error
-    return state
-
-
-def _read_state_dict(file: Path) -> StateDict:
-    try:
-        # weights_only, because unpickling can run any code.
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"there is no weights file {file}: give a file, or DEFAULT for torchvision's weights"
-        ) from error
-    except OSError as error:
-        raise DataError(f"the weights file {file} can't be read ({error.strerror}): check its permissions") from error
     except NOT_A_TORCH_FILE as error:
-        raise DataError(
-            f"{file} is not a weights file: save a state dict with torch.save(network.state_dict(), …)"
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
-    ):
-        raise DataError(f"{file} does not hold a state dict: save one with torch.save(network.state_dict(), …)")
+        if isinstance(error, RuntimeError) and "hash" in str(error):
+            raise _no_download(name, weights, error) from error
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        raise DataError(f"torchvision's weights for {name} in {file} are damaged: delete the file") from error
+    except OSError as error:  # a URLError is one
+        raise _no_download(name, weights, error) from error
     return state
+
+
+def _no_download(name: str, weights: Any, error: Exception) -> DataError:
+    return DataError(
+        f"torchvision's weights for {name} can't be downloaded ({error}): fetch {weights.url} elsewhere and give the "
+        "file with --weights"
+    )

@@ -20,6 +20,7 @@ class TrainingOptions:
     image_size: int | None = None
     decode: Decode = "exact"
     val_fraction: float | None = None
+    skip_unreadable: bool = False
     epochs: int = 20
     batch_size: int = 64
     lr: float | None = None

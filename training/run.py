@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from msgspec import UNSET, UnsetType
 
 from classifier.errors import DataError
 from classifier.types import from_json, to_json
 from training.config import TrainingConfig  # noqa: TC001 # msgspec reads the annotation when it decodes
+from training.data.folders import open_folders
+from training.data.scanning import composed
 from training.files import (
     BEST,
     CHECKPOINT,
@@ -21,13 +24,18 @@ from training.files import (
     METRICS,
     NOT_A_TORCH_FILE,
     RECORD,
+    SKIPPED,
     VALIDATION,
     check_is_free,
     replace_file,
 )
 from training.metrics import EpochMetrics, best_epoch
+from training.weights import load_own
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
+    from collections.abc import Collection, Iterable
+
     from torch import nn
 
     from training.data.folders import ImageFolders
@@ -52,7 +60,7 @@ class Checkpoint:
     """
 
     history: tuple[EpochMetrics, ...]
-    network: dict[str, Any]
+    network: OrderedDict[str, Any]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
 
@@ -62,6 +70,7 @@ class _Record:
     schema_version: int
     config: TrainingConfig
     versions: dict[str, str]
+    moved_to: str | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,27 +81,52 @@ class Run:
         path: the folder.
         config: everything that the result depends on, except `versions`.
         versions: of the libraries, Python and the platform when the run began.
+        moved_to: the data set's folder now; None if it is still `config.data`.
     """
 
     path: Path
     config: TrainingConfig
     versions: dict[str, str]
+    moved_to: Path | None = None
+
+    @property
+    def data(self) -> Path:
+        """The data set's folder, absolute."""
+        return self.moved_to or Path(self.config.data)
 
     @classmethod
-    def create(cls, path: Path, config: TrainingConfig, folders: ImageFolders) -> Run:
+    def create(
+        cls, path: Path, config: TrainingConfig, folders: ImageFolders, *, skipped: Collection[str] | None = None
+    ) -> Run:
         """Create and return a run in `path`.
+
+        Args:
+            path: the folder.
+            config: the run's.
+            folders: the images that it uses.
+            skipped: `skipped_files` of the run.
 
         Raises:
             OutputError: the folder already holds files, or can't be written.
         """
         check_is_free(path)
-        files = [sample.path.relative_to(folders.root).as_posix() for sample in folders.val]
         run = cls(path=path, config=config, versions=installed_versions())
-        run._write(VALIDATION, "".join(f"{file}\n" for file in files).encode(errors="surrogateescape"))
+        run._write_lines(VALIDATION, map(folders.name_of, folders.val))
+        if skipped is not None:
+            run._write_lines(SKIPPED, sorted(skipped))
         run._write(LABELS, to_json(config.labels))
-        # Last, because this file makes the folder a run.
-        run._write(RECORD, to_json(_Record(schema_version=SCHEMA_VERSION, config=config, versions=run.versions)))
+        run.write_record()  # last, because this file makes the folder a run
         return run
+
+    def write_record(self) -> None:
+        """Replace `run.json`.
+
+        Raises:
+            OutputError: it can't be written.
+        """
+        moved_to = UNSET if self.moved_to is None else str(self.moved_to)
+        record = _Record(schema_version=SCHEMA_VERSION, config=self.config, versions=self.versions, moved_to=moved_to)
+        self._write(RECORD, to_json(record))
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -114,7 +148,48 @@ class Run:
                 f"{path / RECORD} has schema version {record.schema_version}, this Tandem reads {SCHEMA_VERSION}: "
                 "use the version of Tandem that wrote it"
             )
-        return cls(path=path, config=record.config, versions=record.versions)
+        moved_to = None if isinstance(record.moved_to, UnsetType) else Path(record.moved_to)
+        return cls(path=path, config=record.config, versions=record.versions, moved_to=moved_to)
+
+    def open_folders(self, data: Path | None = None) -> ImageFolders:
+        """Return the images of the run, which must be those that it was started with.
+
+        Args:
+            data: the data set's folder; None for `self.data`.
+
+        Raises:
+            DataError: they can't be read, or have changed.
+        """
+        data = data or self.data
+        folders = open_folders(data, val_fraction=self.config.val_fraction, seed=self.config.seed)
+        if folders.digest() != self.config.data_digest:
+            raise DataError(
+                f"the images in {data} are not those that {self.path} was started with: restore them, or start a new "
+                "run"
+            )
+        return folders.without(self.skipped_files() or ())
+
+    def moved(self, data: Path) -> Run:
+        """Return the run with its images in another folder, `data`.
+
+        Raises:
+            DataError: `data` does not hold the images that the run was started with.
+        """
+        self.open_folders(data)
+        return self.at(data)
+
+    def at(self, data: Path) -> Run:
+        """Return the run with `data` as the folder of its images, unchecked."""
+        now = data.resolve()
+        return replace(self, moved_to=None if str(now) == self.config.data else now)
+
+    def skipped_files(self) -> frozenset[str] | None:
+        """Return the unreadable images that were left out, relative to `data`; None without --skip-unreadable.
+
+        Raises:
+            DataError: the list can't be read.
+        """
+        return frozenset(self._read_lines(SKIPPED)) if (self.path / SKIPPED).exists() else None
 
     def load_network(self) -> nn.Module:
         """Return the network of the best epoch, in eval mode and fp32 on the CPU; it maps normalised images to logits.
@@ -127,7 +202,7 @@ class Run:
                 f"{self.path} has no complete epoch yet: continue with 'tandem train … --run {self.path} --resume'"
             )
         network = self.config.build_network()
-        network.load_state_dict(self._load(BEST))
+        load_own(network, self._load(BEST))
         return network.eval()
 
     def validation_files(self) -> list[tuple[Path, int]]:
@@ -136,14 +211,10 @@ class Run:
         Raises:
             DataError: the list can't be read.
         """
-        try:
-            lines = (self.path / VALIDATION).read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
-        except OSError as error:
-            raise DataError(f"{self.path / VALIDATION} can't be read ({error.strerror}): train again") from error
-        root = Path(self.config.data)
-        indices = {label: index for index, label in enumerate(self.config.labels)}
+        lines = self._read_lines(VALIDATION)
+        indices = {composed(label): index for index, label in enumerate(self.config.labels)}
         labels = (Path(line).relative_to(self.config.val_folder).parts[0] for line in lines)
-        return sorted((root / line, indices[label]) for line, label in zip(lines, labels, strict=True))
+        return sorted((self.data / line, indices[composed(label)]) for line, label in zip(lines, labels, strict=True))
 
     def read_metrics(self) -> list[EpochMetrics]:
         """Return the metrics of each complete epoch.
@@ -197,15 +268,23 @@ class Run:
         with replace_file(self.path / name) as file:
             file.write(data)
 
-    def _load(self, name: str) -> dict[str, Any]:
+    def _write_lines(self, name: str, lines: Iterable[str]) -> None:
+        self._write(name, "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
+
+    def _read_lines(self, name: str) -> list[str]:
+        try:
+            return (self.path / name).read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
+        except OSError as error:
+            raise DataError(f"{self.path / name} can't be read ({error.strerror}): train again") from error
+
+    def _load(self, name: str) -> Any:
         path = self.path / name
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise DataError(f"{path} can't be read ({error.strerror}): check its permissions") from error
         except NOT_A_TORCH_FILE as error:
             raise DataError(f"{path} is damaged: train again with another --run") from error
-        return state
 
 
 def installed_versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ import click
 
 from classifier.artifact import CARD
 from classifier.types import to_json
-from classifier.wording import table_lines
+from classifier.wording import one_line, table_lines
 from commands.options import json_option, reference_argument
 from registry.attaching import referrers_of
 from registry.local import LocalRegistry
@@ -30,7 +30,7 @@ def show(reference: str, as_json: bool, card: bool) -> None:
         raise click.UsageError("--card and --json exclude each other")
     artifact = find_model(reference, LocalRegistry.default())
     if card:
-        click.echo(artifact.read(CARD), nl=False)
+        click.echo("\n".join(map(one_line, artifact.read(CARD).decode(errors="replace").split("\n"))), nl=False)
         return
     description = describe_model(artifact)
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from classifier.errors import DamagedArtifact
-from classifier.wording import counted
+from classifier.wording import counted, one_line
 from registry.attaching import signature_problem
 from registry.local import LocalRegistry
 
@@ -40,7 +40,7 @@ def verify(references: Sequence[str], every: bool, key: Path | None) -> None:
             problems, verdict = [problem], "not signed"
         click.echo(f"{artifact.reference} {artifact.digest} {verdict if problems else 'ok'}")
         for problem in problems:
-            click.echo(f"  {problem}")
+            click.echo(f"  {one_line(problem)}")
         bad += bool(problems)
     if bad:
         raise DamagedArtifact(f"{bad} of {counted(len(artifacts), 'model')} can't be used, for the reasons above")

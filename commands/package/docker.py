@@ -66,7 +66,7 @@ def push_image(image: str) -> str:
     """Push `image` to the registry in its name, and return its reference by digest.
 
     Raises:
-        ContainerError: the registry doesn't answer, or refuses it.
+        ContainerError: the registry doesn't answer, or refuses it, or Docker doesn't say its digest.
     """
     with subprocess.Popen(
         ["docker", "push", image], stdout=_STDERR, stderr=subprocess.PIPE, text=True, errors="replace"
@@ -82,8 +82,14 @@ def push_image(image: str) -> str:
     repository = image.rpartition(":")[0]
     known_as = re.sub(r"^(index\.)?docker\.io/(library/)?", "", repository)  # Docker omits its own host
     digests = _run("image", "inspect", "--format", r'{{join .RepoDigests "\n"}}', image).stdout.split()
-    *_, digest = [digest for name, _, digest in (each.partition("@") for each in digests) if name == known_as]
-    return f"{repository}@{digest}"
+    own = [digest for name, _, digest in (each.partition("@") for each in digests) if name == known_as]
+    if not own:
+        named = ", ".join(digests) or "none"
+        raise ContainerError(
+            f"the image {image} is pushed, but Docker knows no digest of it as {known_as} (of others: {named}): deploy "
+            f"the digest that 'docker push {image}' prints"
+        )
+    return f"{repository}@{own[-1]}"
 
 
 def run_showing(

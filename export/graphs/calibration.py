@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +32,8 @@ def calibration_images(run: Run) -> NDArray[np.uint8]:
     """
     config = run.config
     try:
-        folders = open_folders(Path(config.data), val_fraction=config.val_fraction, seed=config.seed)
+        folders = open_folders(run.data, val_fraction=config.val_fraction, seed=config.seed)
+        folders = folders.without(run.skipped_files() or ())
         # If images were added since training, the split may differ now. A validation image must never calibrate.
         validating = {path for path, _ in run.validation_files()}
         files = [sample.path for sample in folders.train if sample.path not in validating]

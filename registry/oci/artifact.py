@@ -110,9 +110,8 @@ class Artifact:
         files = self.files
         if file not in files:
             raise self.damaged(f"it has no {file}, only {', '.join(files)}")
-        size, limit = files[file].size, MAX_BYTES.get(file)
-        if limit is not None and size > limit:
-            raise self.damaged(f"{file} has {size:,} bytes, over the limit of {limit:,}")
+        self._check_size(file, files[file])
+        size = files[file].size
         if (memory := memory_limit()) is not None and _COPIES * size > memory:
             raise OutOfDeviceMemory(
                 f"model '{self.reference}' does not fit into this container: {file} has {size:,} bytes, and an engine "
@@ -122,6 +121,21 @@ class Artifact:
             return self.layout.read_blob(files[file])
         except DamagedArtifact as error:
             raise self.damaged(f"{file}: {error}") from error
+
+    def check_sizes(self) -> None:
+        """Check that the files which are read as a whole are as small as they should be, before any is fetched.
+
+        Raises:
+            DamagedArtifact: one is too large.
+        """
+        manifest = self.manifest
+        for file, descriptor in (*manifest.files.items(), (CONFIG, manifest.config)):
+            self._check_size(file, descriptor)
+
+    def _check_size(self, file: str, descriptor: Descriptor) -> None:
+        limit = MAX_BYTES.get(file)
+        if limit is not None and descriptor.size > limit:
+            raise self.damaged(f"{file} has {descriptor.size:,} bytes, over the limit of {limit:,}")
 
     @property
     def kind(self) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from msgspec.structs import replace
 
 from classifier.files import TEMPORARY
 from registry.oci.index import REF_NAME
+from registry.oci.locking import lock_if_free, open_own
 from registry.oci.manifest import INDEX_TYPE, MANIFEST_TYPE, Index, Manifest
 
 if TYPE_CHECKING:
@@ -34,12 +37,14 @@ class Garbage:
         partials: the files of abandoned downloads.
         orphans: the digests of referrers whose model is gone; they leave the index.
         size_bytes: the size of all files together.
+        is_pulling: a pull is running, and nothing names its blobs yet, so all are kept.
     """
 
     blobs: tuple[Path, ...]
     partials: tuple[Path, ...]
     orphans: frozenset[str]
     size_bytes: int
+    is_pulling: bool = False
 
 
 def reachable(layout: Layout, index: Index) -> set[str]:
@@ -57,36 +62,64 @@ def find_garbage(layout: Layout) -> Garbage:
     Raises:
         DamagedArtifact: a manifest is missing or damaged, so its blobs are unknown.
     """
+    try:
+        with lock_if_free(layout.pulls_path) as is_free:
+            return _find_garbage(layout, is_pulling=not is_free)
+    except FileNotFoundError:  # there was never a pull
+        return _find_garbage(layout, is_pulling=False)
+
+
+def _find_garbage(layout: Layout, *, is_pulling: bool) -> Garbage:
     index = layout.read_index()
     orphans = _orphans(layout, index)
     used = reachable(layout, _without(index, orphans))
     folder = layout.root / "blobs" / "sha256"
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    blobs, partials = [], []
+    blobs, partials, size = [], [], 0
     for path in files:
-        if re.fullmatch(r"[0-9a-f]{64}", path.name):
-            if f"sha256:{path.name}" not in used and _age_s(path) > BLOB_MIN_AGE_S:
+        with suppress(FileNotFoundError):  # a pull that ends renames its download, or deletes it
+            status = path.lstat()
+            age_s = time.time() - status.st_mtime
+            if re.fullmatch(r"[0-9a-f]{64}", path.name):
+                if is_pulling or f"sha256:{path.name}" in used or age_s <= BLOB_MIN_AGE_S:
+                    continue
                 blobs.append(path)
-        elif path.name.startswith(TEMPORARY) and path.suffix == ".part" and _age_s(path) > PARTIAL_MIN_AGE_S:
-            partials.append(path)
-    size = sum(path.stat().st_size for path in (*blobs, *partials))
-    return Garbage(blobs=tuple(blobs), partials=tuple(partials), orphans=frozenset(orphans), size_bytes=size)
+            elif path.name.startswith(TEMPORARY) and path.suffix == ".part":
+                if age_s <= PARTIAL_MIN_AGE_S or not _is_abandoned(path):
+                    continue
+                partials.append(path)
+            else:
+                continue
+            size += status.st_size
+    return Garbage(
+        blobs=tuple(blobs),
+        partials=tuple(partials),
+        orphans=frozenset(orphans),
+        size_bytes=size,
+        is_pulling=is_pulling,
+    )
 
 
 def collect(layout: Layout) -> Garbage:
-    """Delete the garbage and return it. Pulls may run meanwhile: at their end they fetch missing blobs again.
+    """Delete the garbage and return it. Pulls may run meanwhile; those that start now wait until this is done.
 
     Raises:
         DamagedArtifact: as in `find_garbage`; nothing was deleted.
         RegistryUnwritable: the registry can't be written.
     """
     with layout.writing():
-        garbage = find_garbage(layout)
-        if garbage.orphans:
-            # The index first: a kill in between leaves too many blobs, never too few.
-            layout.write_index(_without(layout.read_index(), garbage.orphans))
-        for path in (*garbage.blobs, *garbage.partials):
-            path.unlink(missing_ok=True)
+        os.close(open_own(layout.pulls_path))  # so that a pull can't start unseen
+        with lock_if_free(layout.pulls_path) as is_free:
+            garbage = _find_garbage(layout, is_pulling=not is_free)
+            if garbage.orphans:
+                # The index first: a kill in between leaves too many blobs, never too few.
+                layout.write_index(_without(layout.read_index(), garbage.orphans))
+            for path in garbage.blobs:
+                path.unlink(missing_ok=True)
+            for path in garbage.partials:
+                with suppress(FileNotFoundError), lock_if_free(path) as is_abandoned:
+                    if is_abandoned:
+                        path.unlink()
     return garbage
 
 
@@ -115,5 +148,6 @@ def _mentioned(layout: Layout, descriptor: Descriptor) -> set[str]:
     return {descriptor.digest, *re.findall(r"sha256:[0-9a-f]{64}", text)}
 
 
-def _age_s(path: Path) -> float:
-    return time.time() - path.stat().st_mtime
+def _is_abandoned(partial: Path) -> bool:
+    with lock_if_free(partial) as is_free:
+        return is_free

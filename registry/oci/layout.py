@@ -4,6 +4,7 @@
     index.json            a descriptor per tag; replaced as a whole, by rename
     blobs/sha256/<hex>    manifests, configs and files
     .tandem.lock          locked by the writing process
+    .tandem.pulls         locked by pulls, together, as long as they have blobs that no name protects yet
 
 Readers never lock: a blob never changes, the index is replaced as a whole, and it names only blobs that are on disk.
 """
@@ -14,14 +15,14 @@ import errno
 import hashlib
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from classifier.errors import DamagedArtifact, RegistryError, RegistryUnwritable
 from classifier.files import TEMPORARY, replace_file
 from classifier.types import from_json, to_json
-from registry.oci.locking import lock
+from registry.oci.locking import lock, open_own
 from registry.oci.manifest import INDEX_TYPE, Descriptor, Index
 from registry.oci.receiving import open_partial
 from registry.oci.references import is_digest
@@ -115,10 +116,13 @@ class Layout:
             DamagedArtifact: the blob is missing or differs from its descriptor.
         """
         path = self.blob_path(descriptor.digest)
+        hexdigest = ""
         try:
-            with path.open("rb") as file:
-                hexdigest = hashlib.file_digest(file, "sha256").hexdigest()
-                size = file.tell()
+            # The size first, so that a pipe, which has none, is never opened.
+            if (size := path.stat().st_size) == descriptor.size:
+                with path.open("rb") as file:
+                    hexdigest = hashlib.file_digest(file, "sha256").hexdigest()
+                    size = file.tell()
         except FileNotFoundError as error:
             raise DamagedArtifact(f"{path} is missing") from error
         except OSError as error:
@@ -134,7 +138,7 @@ class Layout:
         """
         with self._explaining_errors():
             (self.root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
-            file = os.open(self.root / ".tandem.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            file = open_own(self.root / ".tandem.lock")
             try:
                 lock(
                     file,
@@ -148,6 +152,34 @@ class Layout:
                 yield
             finally:
                 os.close(file)
+
+    @contextmanager
+    def pulling(self) -> Iterator[None]:
+        """Keep blobs that nothing names yet from being collected as garbage; any number of processes may pull at once.
+
+        Raises:
+            RegistryUnwritable: the folder can't be written, or a collection takes longer than `LOCK_TIMEOUT_S`.
+        """
+        with self._explaining_errors():
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = open_own(self.pulls_path)
+        try:
+            lock(
+                file,
+                LOCK_TIMEOUT_S,
+                shared=True,
+                waiting=f"waiting for 'tandem models gc' to finish in the registry {self.root}",
+                too_long=f"'tandem models gc' has been working in the registry {self.root} for {LOCK_TIMEOUT_S:.0f} s: "
+                "wait until it is done, or end it",
+            )
+            yield
+        finally:
+            os.close(file)
+
+    @property
+    def pulls_path(self) -> Path:
+        """The file that pulls lock."""
+        return self.root / ".tandem.pulls"
 
     @contextmanager
     def receiving(
@@ -229,8 +261,9 @@ class Layout:
         """
         for folder in (self.root, self.root / "blobs" / "sha256"):
             for path in folder.glob(f"{TEMPORARY}*.tmp"):
-                if time.time() - path.stat().st_mtime > _TEMPORARY_MAX_AGE_S:
-                    path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    if time.time() - path.lstat().st_mtime > _TEMPORARY_MAX_AGE_S:
+                        path.unlink()
 
 
 _RESTORE = "restore it from a copy, or move the registry's folder away and export the models again"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from classifier.errors import DamagedArtifact
 from classifier.files import sync_folder
 from registry.oci.hashing import BackgroundHash
-from registry.oci.locking import lock
+from registry.oci.locking import lock, open_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +88,8 @@ class PartialBlob:
         """Check the file once more and rename it to `path`, among the blobs."""
         self.check()
         self._file.flush()
+        # If an earlier process received all of it, `models gc` must not take the blob for an old one.
+        os.utime(self._file.fileno())
         os.fsync(self._file.fileno())
         self._path.replace(path)
         sync_folder(path.parent)
@@ -129,7 +131,7 @@ def open_partial(path: Path, blob: Descriptor, patience_s: float, advance: Advan
 
 def _lock(path: Path, patience_s: float) -> BinaryIO:
     while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
+        file = os.fdopen(open_own(path), "r+b")
         try:
             lock(
                 file.fileno(),
@@ -140,8 +142,11 @@ def _lock(path: Path, patience_s: float) -> BinaryIO:
                 progress=lambda file=file: os.fstat(file.fileno()).st_size,  # type: ignore[misc]
             )
             # During the wait the file may have been renamed or deleted; then this lock protects nothing.
-            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                return file
+            if os.path.samestat(status := os.fstat(file.fileno()), path.lstat()):
+                if status.st_uid == os.geteuid() and status.st_nlink == 1:
+                    return file
+                # Another user, or under another name, could change it after it was checked: this download starts anew.
+                path.unlink()
         except FileNotFoundError:
             pass
         except BaseException:

@@ -91,7 +91,8 @@ class Reference:
         Raises:
             InvalidReference: an OCI layout doesn't allow the name.
         """
-        host = "" if self.host is None else f"{self.host}/"
+        # The layout's grammar has no brackets. Only skopeo keeps to it here, and can't name a copy from `[::1]:5000`.
+        host = "" if self.host is None else re.sub(r"^\[.*\]", "ipv6", self.host) + "/"
         if not _LAYOUT_NAME.fullmatch(f"{host}{self.tagged}"):
             raise InvalidReference(
                 f"'{self}' can't name a model in the local registry: write a single '.', '_', '-' or '/' between "

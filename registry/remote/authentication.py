@@ -6,6 +6,7 @@ CNCF distribution project.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from classifier.errors import RegistryDenied
-from registry.remote.credentials import find_credentials
+from registry.remote.credentials import HelperFailed, find_credentials
 from registry.remote.failures import origin_of
 from registry.remote.hosts import may_be_plain
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from registry.remote.credentials import Credentials
+
+log = logging.getLogger(__name__)
 
 _PARAMETER = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _CLIENT = "tandem"
@@ -93,9 +96,20 @@ class Authenticator:
         return f"run 'docker login {self._host}', or set TANDEM_REGISTRY_USERNAME and TANDEM_REGISTRY_PASSWORD"
 
     def _answer(self, challenges: list[_Challenge], scope: str) -> str:
-        credentials = find_credentials(self._host)
+        try:
+            credentials = find_credentials(self._host)
+        except HelperFailed as failed:
+            try:
+                header = self._answer_as(None, challenges, scope)
+            except RegistryDenied:
+                raise failed from None
+            log.warning("going on without credentials, as for a public model: %s", failed)
+            return header
         if credentials is not None:
             self._secrets.update(credentials.secrets)
+        return self._answer_as(credentials, challenges, scope)
+
+    def _answer_as(self, credentials: Credentials | None, challenges: list[_Challenge], scope: str) -> str:
         for challenge in challenges:
             if challenge.scheme == "bearer" and "realm" in challenge.parameters:
                 return f"Bearer {self._fetch_token(challenge.parameters, credentials, scope)}"

@@ -20,6 +20,7 @@ from classifier.errors import RegistryDenied, RegistryError, RegistryUnreachable
 from registry.remote.authentication import Authenticator
 from registry.remote.failures import LATER, TransientFailure, network_failure, origin_of, overloaded, problem_of
 from registry.remote.hosts import answers_tls, api_host, is_loopback, is_plain, may_be_plain, open_pool, origin
+from registry.remote.reach import check_reach
 from registry.remote.retrying import time_limit_s
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ class Connection:
     def _exchange(
         self, method: str, url: str, headers: dict[str, str], body: Body | None, patience_s: float
     ) -> BaseHTTPResponse:
+        check_reach(self.host, url)
         if not may_be_plain(url):
             raise RegistryDenied(
                 f"{self.host} leads to {origin_of(url)}, which is not HTTPS: list its host in "

@@ -26,6 +26,10 @@ _HELPER_TIMEOUT_S = 60.0
 _IDENTITY_TOKEN_USER = "<token>"  # noqa: S105 - the user name that marks a helper's secret as a refresh token
 
 
+class HelperFailed(RegistryDenied):
+    """A credential helper can't be run or fails; a public model needs none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
     """A user name with a password or an identity token. No `repr` shows the secrets.
@@ -71,7 +75,8 @@ def find_credentials(host: str) -> Credentials | None:
     """Return the credentials for the registry `host`; None if there are none, as for public models.
 
     Raises:
-        RegistryDenied: Docker's config or the helper in it can't be used.
+        RegistryDenied: Docker's config can't be used.
+        HelperFailed: the helper in it can't be used.
     """
     if username := os.environ.get("TANDEM_REGISTRY_USERNAME"):
         return Credentials(username=username, password=os.environ.get("TANDEM_REGISTRY_PASSWORD", ""))
@@ -105,7 +110,8 @@ def _names(host: str) -> tuple[str, ...]:
 
 def _read_config(path: Path) -> _DockerConfig:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_DockerConfig)
+        # Docker and its kin take null for whatever is empty.
+        return msgspec.convert(_without_nulls(msgspec.json.decode(path.read_bytes())), _DockerConfig)
     except FileNotFoundError:
         return _DockerConfig()
     except OSError as error:
@@ -113,6 +119,12 @@ def _read_config(path: Path) -> _DockerConfig:
     except msgspec.MsgspecError:
         # Without the cause, whose message could quote the file.
         raise RegistryDenied(f"{path} is not a Docker config: repair it, or log in again with 'docker login'") from None
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return {} if value is None else value
 
 
 def _from_login(login: _Login, name: str, path: Path) -> Credentials | None:
@@ -142,26 +154,24 @@ def _ask_helper(helper: str, name: str) -> Credentials | None:
             check=False,
         )
     except OSError as error:
-        raise RegistryDenied(
+        raise HelperFailed(
             f"{program}, which {docker_config_path()} names for {name}, can't be run ({error.strerror}): install it, "
             "or remove it from that file"
         ) from error
     except subprocess.TimeoutExpired:
-        raise RegistryDenied(
+        raise HelperFailed(
             f"{program} gave no credentials for {name} within {_HELPER_TIMEOUT_S:.0f} s: run it yourself to see why"
         ) from None
     if done.returncode != 0:
         if b"credentials not found" in done.stdout:
             return None
-        raise RegistryDenied(
+        raise HelperFailed(
             f"{program} failed on {name} with exit code {done.returncode}: run 'echo {name} | {program} get' to see why"
         )
     try:
         answer = msgspec.json.decode(done.stdout, type=_HelperAnswer)
     except msgspec.MsgspecError:
-        raise RegistryDenied(
-            f"{program} gave an answer for {name} that is not a credential: check its version"
-        ) from None
+        raise HelperFailed(f"{program} gave an answer for {name} that is not a credential: check its version") from None
     if answer.username == _IDENTITY_TOKEN_USER:
         return Credentials(username="", identity_token=answer.secret)
     return Credentials(username=answer.username, password=answer.secret)

@@ -15,6 +15,7 @@ import urllib3
 from urllib3.util import parse_url
 
 from classifier.errors import RegistryError
+from registry.remote.reach import guarded_pools
 
 _API_HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _CERTIFICATES = Path("/etc/docker/certs.d")
@@ -99,7 +100,12 @@ def open_pool(host: str, connections: int, *, tls: bool) -> urllib3.PoolManager:
     if tls:
         settings["ssl_context"] = _trust(host)
     proxy = None if is_loopback(host) or urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https")
-    return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+    if proxy:
+        return urllib3.ProxyManager(proxy, **settings)
+    manager = urllib3.PoolManager(**settings)
+    if not is_loopback(host):
+        manager.pool_classes_by_scheme = guarded_pools(host)
+    return manager
 
 
 def _trust(host: str) -> ssl.SSLContext:

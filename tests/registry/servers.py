@@ -252,15 +252,22 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 @contextmanager
-def serve(handler: type[http.server.BaseHTTPRequestHandler], context: ssl.SSLContext | None = None) -> Iterator[str]:
+def serve(
+    handler: type[http.server.BaseHTTPRequestHandler],
+    context: ssl.SSLContext | None = None,
+    *,
+    address: str = "127.0.0.1",
+) -> Iterator[str]:
     """Yield the `host:port` of a server in this process."""
-    server = _Server(("127.0.0.1", 0), handler)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = type("Server", (_Server,), {"address_family": family})((address, 0), handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"localhost:{server.server_address[1]}"
+        host = f"[{address}]" if ":" in address else "localhost"
+        yield f"{host}:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()
@@ -268,11 +275,11 @@ def serve(handler: type[http.server.BaseHTTPRequestHandler], context: ssl.SSLCon
 
 
 @contextmanager
-def run_proxy(upstream: str, *, referrers_api: bool = False) -> Iterator[Proxy]:
+def run_proxy(upstream: str, *, referrers_api: bool = False, address: str = "127.0.0.1") -> Iterator[Proxy]:
     """Yield a proxy before the registry at `upstream`; with `referrers_api` it adds the API that the registry lacks."""
     proxy = Proxy(upstream)
     handler = _ReferrersHandler if referrers_api else _ProxyHandler
-    with serve(type("Handler", (handler,), {"proxy": proxy, "listed": {}})) as host:
+    with serve(type("Handler", (handler,), {"proxy": proxy, "listed": {}}), address=address) as host:
         proxy.host = host
         yield proxy
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import socket
 import subprocess
 import sys
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier.artifact import MODEL
-from classifier.errors import ModelNotFound, RegistryError
-from registry import LocalRegistry, Reference, pull, push
+from classifier.artifact import CONFIG, MODEL
+from classifier.errors import DamagedArtifact, ModelNotFound, RegistryError
+from registry import LocalRegistry, Reference, fetch_model, pull, push
 from registry.oci.layout import Layout
+from registry.oci.manifest import FILEPATH, MANIFEST_TYPE
 from registry.remote.models import RemoteModels
 from tests.conftest import ROOT
-from tests.registry.artifacts import make_files
+from tests.registry.artifacts import make_files, put
 from tests.registry.processes import IMPORTS, start, wait_for
-from tests.registry.servers import Proxy, free_port, needs_registry, needs_skopeo, skopeo
+from tests.registry.servers import Proxy, free_port, needs_registry, needs_skopeo, run_proxy, serve, skopeo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +29,16 @@ if TYPE_CHECKING:
     from tests.conftest import Tandem
 
 pytestmark = needs_registry
+
+
+def has_ipv6() -> bool:
+    """Return whether `::1` is an address of this machine."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def test_a_model_keeps_version_digest_and_files(registry: LocalRegistry, there: LocalRegistry, remote: str) -> None:
@@ -160,3 +174,78 @@ def test_the_index_is_read_by_skopeo_while_a_pull_was_killed(
     assert Layout(there.root).read_index().manifests
     raw = skopeo("inspect", "--raw", f"oci:{there.root}:{remote}:1")
     assert json.loads(raw)["schemaVersion"] == 2
+
+
+class _Endless(http.server.BaseHTTPRequestHandler):
+    """A registry with one model, whose manifest promises a config of a gigabyte."""
+
+    manifest: bytes
+    seen: list[str]
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing."""
+
+    def do_GET(self) -> None:
+        self.seen.append(self.path)
+        found = "/manifests/1" in self.path
+        self.send_response_only(200 if found else 404)
+        self.send_header("Content-Type", MANIFEST_TYPE)
+        self.send_header("Content-Length", str(len(self.manifest) if found else 0))
+        self.end_headers()
+        self.wfile.write(self.manifest if found else b"")
+
+
+@pytest.mark.parametrize("place", ["config.json", "config"])
+def test_a_config_of_a_gigabyte_is_not_fetched(registry: LocalRegistry, there: LocalRegistry, place: str) -> None:
+    """It is refused by the size in the manifest, before any file is fetched."""
+    manifest = json.loads(registry.layout.read_blob(registry.add("digits", make_files()).artifact.descriptor))
+    for descriptor in (manifest["config"], *manifest["layers"]):
+        name = descriptor.get("annotations", {}).get(FILEPATH, "config")
+        descriptor["size"] = 1_000_000_000 if name == place else descriptor["size"]
+    handler = type("Handler", (_Endless,), {"manifest": json.dumps(manifest).encode(), "seen": []})
+    with serve(handler) as host:
+        reference = Reference.parse(f"{host}/acme/digits:1")
+        with pytest.raises(DamagedArtifact, match=r"its config.json has 1,000,000,000 bytes, more than the 4,194,304"):
+            pull(reference, there)
+    assert not any("/blobs/" in path for path in handler.seen)
+    assert there.models() == []
+
+
+def test_a_config_of_a_gigabyte_is_not_read(registry: LocalRegistry) -> None:
+    """In a layout that somebody copied in: its size is looked at first."""
+    artifact = registry.add("digits", make_files()).artifact
+    manifest = json.loads(registry.layout.read_blob(artifact.descriptor))
+    for layer in manifest["layers"]:
+        if layer["annotations"][FILEPATH] == CONFIG:
+            layer["size"] = 1_000_000_000
+            with registry.layout.blob_path(layer["digest"]).open("wb") as file:
+                file.truncate(1_000_000_000)
+    put(registry, "large:1", manifest, MANIFEST_TYPE)
+    with pytest.raises(DamagedArtifact, match=r"its config.json has 1,000,000,000 bytes"):
+        registry.resolve("large:1").config  # noqa: B018
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"])
+def test_a_registry_here_is_never_asked_through_a_proxy(
+    registry: LocalRegistry, there: LocalRegistry, remote: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A company's proxy can't reach this machine's loopback, whether NO_PROXY says so or not."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv(variable, f"http://localhost:{free_port()}")
+    pushed = push(registry.add("digits", make_files()).artifact.reference, remote, registry)
+    assert pull(pushed.reference, there).digest == pushed.digest
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_a_registry_with_an_ipv6_address(registry: LocalRegistry, there: LocalRegistry, remote_host: str) -> None:
+    """`[::1]:5000/acme/digits` is pushed, pulled, listed and opened again without the network."""
+    with run_proxy(remote_host, address="::1") as proxy:
+        target = f"{proxy.host}/tests/{uuid.uuid4().hex}/digits"
+        assert proxy.host.startswith("[::1]:")
+        digest = push(registry.add("digits", make_files()).artifact.reference, target, registry).digest
+        assert pull(Reference.parse(f"{target}:1"), there).digest == digest
+        proxy.requests.clear()
+        assert fetch_model(f"{target}:1", there).digest == digest
+        assert proxy.requests == []
+    assert [model.reference for model in there.models()] == [f"{target}:1"]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from classifier.errors import ModelNotFound, ModelNotNamed
+from registry import LocalRegistry, resolving
 from tests.registry.artifacts import make_files
-
-if TYPE_CHECKING:
-    from registry import LocalRegistry
 
 OTHER_DIGEST = "sha256:" + "0" * 64
 
@@ -61,10 +57,31 @@ def test_an_unknown_reference_says_what_there_is(stocked: LocalRegistry, referen
 
 
 @pytest.mark.parametrize("reference", [None, "digits", "digits:3"])
-def test_an_empty_registry_says_how_to_fill_it(registry: LocalRegistry, reference: str | None) -> None:
+def test_an_empty_registry_says_how_to_fill_it(
+    registry: LocalRegistry, reference: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first error that a newcomer meets has the two commands that make a model."""
+    monkeypatch.setattr(resolving, "find_spec", lambda name: name)
     with pytest.raises(ModelNotFound, match=r"holds no model yet; 'tandem train digits .*'tandem export"):
         registry.resolve(reference)
+
+
+@pytest.mark.parametrize("reference", [None, "digits", "digits:3"])
+def test_an_empty_registry_where_nothing_can_be_trained(
+    registry: LocalRegistry, reference: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with a wrong mount: the error says what to mount, and where."""
+    monkeypatch.setattr(resolving, "find_spec", lambda name: None)
+    home = registry.root.parent
+    with pytest.raises(ModelNotFound, match=f"holds no model yet; mount a TANDEM_HOME that holds one at {home}, or"):
+        registry.resolve(reference)
+
+
+def test_a_registry_that_is_mounted_too_high(stocked: LocalRegistry) -> None:
+    """The error says where it belongs."""
+    wrong = LocalRegistry(stocked.root / "registry")
+    with pytest.raises(ModelNotFound, match=f"but {stocked.root} is itself a registry: mount it at {wrong.root}"):
+        wrong.resolve("digits")
 
 
 def test_a_remote_reference_without_a_copy_says_how_to_get_one(registry: LocalRegistry) -> None:

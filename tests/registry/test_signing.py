@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from classifier.errors import RegistryError, UntrustedArtifact
 from registry import LocalRegistry, Reference, fetch_model, find_model, pull, push
-from registry.attaching import attach
+from registry.attaching import attach, sign
+from registry.oci.index import REF_NAME
 from registry.oci.referrers import read_referrers
 from registry.remote.models import RemoteModels
 from registry.remote.referrers import fetch_referrers
@@ -78,7 +80,7 @@ def test_signatures_travel(
     registry: LocalRegistry, signed: Path, proxy: Proxy, remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are pushed and pulled with the model; no file of an unsigned model is fetched."""
-    target = f"{proxy.host}/{remote.partition('/')[2]}"
+    target = f"{proxy.host}/{remote.partition('/')[2]}/digits"
     for version in ("1", "2"):
         push(f"digits:{version}", target, registry)
     monkeypatch.setenv("TANDEM_TRUSTED_KEY", str(signed))
@@ -152,3 +154,75 @@ def test_a_file_that_is_no_key(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("no key")
     with pytest.raises(RegistryError, match="openssl ecparam"):
         sign_manifest(b"{}", tmp_path / "key")
+
+
+def old_signature(registry: LocalRegistry, reference: str, private: Path) -> None:
+    """Sign a model as releases did that bound no name."""
+    artifact = registry.resolve(reference)
+    signature = sign_manifest(artifact.layout.read_blob(artifact.descriptor), private)
+    attach(artifact, signature, artifact_type=SIGNATURE_TYPE, title=SIGNATURE)
+
+
+def name_as(registry: LocalRegistry, entry: str) -> None:
+    """Give digits:1 another name in the index, as whoever can write to the folder may."""
+    index = json.loads((registry.root / "index.json").read_bytes())
+    first = next(each for each in index["manifests"] if each.get("annotations", {}).get(REF_NAME) == "digits:1")
+    index["manifests"].append({**first, "annotations": {REF_NAME: entry}})
+    (registry.root / "index.json").write_bytes(json.dumps(index).encode())
+
+
+@pytest.mark.parametrize("name", ["fraud-detector:7", "digits:7", "fraud-detector:1", "my-digits:1", "digits/other:1"])
+def test_a_signed_model_under_another_name(
+    registry: LocalRegistry, signed: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signature is for one name and version; the error says which, and how to sign this one."""
+    monkeypatch.setenv("TANDEM_TRUSTED_KEY", str(signed))
+    name_as(registry, name)
+    with pytest.raises(UntrustedArtifact, match="is signed as digits:1, not under this name and version") as refused:
+        fetch_model(name, registry)
+    assert "if it is the right model, sign it with 'tandem models sign" in str(refused.value)
+    sign(name, signed.with_suffix(".pem"), registry)
+    assert fetch_model(name, registry).digest == registry.resolve("digits:1").digest
+
+
+def test_an_alias_of_a_signed_model(registry: LocalRegistry, signed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aliases move, so they are not part of a signature."""
+    registry.tag("digits:1", "production")
+    monkeypatch.setenv("TANDEM_TRUSTED_KEY", str(signed))
+    for reference in ("digits", "digits:production", registry.resolve("digits:1").identity):
+        assert fetch_model(reference, registry).version == 1
+
+
+@needs_registry
+def test_a_remote_model_under_another_name(
+    registry: LocalRegistry, signed: Path, remote: str, there: LocalRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A push keeps the last part of the name and the version, or needs another signature; nothing is fetched before."""
+    private = signed.with_suffix(".pem")
+    same, renumbered, renamed = f"{remote}/digits:1", f"{remote}/digits:7", f"{remote}/fraud-detector:1"
+    for target in (same, renumbered, renamed):
+        push("digits:1", target, registry)
+    monkeypatch.setenv("TANDEM_TRUSTED_KEY", str(signed))
+    assert pull(Reference.parse(same), there).version == 1
+    for target in (renumbered, renamed):
+        with pytest.raises(UntrustedArtifact, match="is signed as digits:1, not under this name"):
+            pull(Reference.parse(target), there)
+        sign(target, private, there)
+    assert pull(Reference.parse(renamed), there).version == 1
+
+
+def test_a_signature_of_an_earlier_release(
+    registry: LocalRegistry, tandem: Tandem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts for the name in the signed config, with a line that says what it lacks; for no other name."""
+    private, public = make_keys(tmp_path, "ours")
+    registry.add("digits", make_files())
+    old_signature(registry, "digits:1", private)
+    verified = tandem("models", "verify", "digits:1", "--key", public)
+    assert verified.stdout.endswith(" ok\n")
+    assert "binds no version" in verified.stderr
+    assert "'tandem models sign digits:1 --key PRIVATE_KEY'" in verified.stderr
+    name_as(registry, "fraud-detector:7")
+    monkeypatch.setenv("TANDEM_TRUSTED_KEY", str(public))
+    with pytest.raises(UntrustedArtifact, match="'fraud-detector:7' is signed as digits, not under this name"):
+        fetch_model("fraud-detector:7", registry)

@@ -62,11 +62,12 @@ def test_class_folder_without_images(train: Train, my_digits: Path) -> None:
     assert f"these class folders in {my_digits}/train hold no images: 9;" in error_of(train, my_digits)
 
 
-def test_labels_that_differ(train: Train, my_digits: Path) -> None:
-    """The error lists the labels that only one folder has."""
+def test_label_that_would_never_be_trained(train: Train, my_digits: Path) -> None:
+    """The error lists the labels that only val/ has."""
     shutil.rmtree(my_digits / "train" / "2")
-    shutil.rmtree(my_digits / "val" / "0")
-    assert "only train/ has 0 and only val/ has 2" in error_of(train, my_digits)
+    error = error_of(train, my_digits)
+    assert "val/ in" in error
+    assert "that train/ lacks, so they would never be trained: 2; add them to train/, or remove them" in error
 
 
 def test_one_class(train: Train, my_digits: Path) -> None:
@@ -99,7 +100,25 @@ def test_images_that_cannot_be_read(train: Train, my_digits: Path) -> None:
     error = error_of(train, my_digits)
     assert error.startswith("Error: 7 images can't be read: ")
     assert all(str(file) in error for file in files[:5])
-    assert "and 2 more" in error
+    assert "and 2 more, all listed above; repair or remove them, or leave them out with --skip-unreadable" in error
+
+
+def test_complete_list_of_images_that_cannot_be_read(train: Train, my_digits: Path) -> None:
+    """The log has a line for each image that the error doesn't name."""
+    files = sorted(my_digits.rglob("*.png"))[:7]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:40])
+    lines = subprocess.run(command(my_digits), capture_output=True, text=True, check=False).stderr.splitlines()
+    listed = [line for line in lines if "unreadable: " in line]
+    assert len(listed) == 7
+    assert all(any(str(file) in line for line in listed) for file in files)
+
+
+def test_skipping_leaves_a_class_without_images(train: Train, my_digits: Path) -> None:
+    """--skip-unreadable never trains a label without images."""
+    for file in (my_digits / "train" / "2").iterdir():
+        file.write_bytes(b"")
+    assert "no training image of 2 in" in error_of(train, my_digits, "--skip-unreadable")
 
 
 def test_dangling_link(train: Train, my_digits: Path) -> None:
@@ -211,17 +230,27 @@ def test_resume_without_a_run(train: Train, few_digits: Path) -> None:
 
 def test_resume_with_other_options(train: Train, few_digits: Path, undisturbed: Run) -> None:
     """The error names each difference, with the old value and the new one."""
-    changed = ("--epochs", "13", "--lr", "0.5", "--batch-size", "16")
+    changed = ("--seed", "13", "--lr", "0.5", "--batch-size", "16", "--skip-unreadable")
     error = error_of(train, few_digits, "--run", undisturbed.path, "--resume", *changed)
-    assert "(--epochs was 12, not 13; --lr was 0.002, not 0.5)" in error
+    assert "--seed was 0, not 13" in error
+    assert "--lr was 0.002, not 0.5" in error
+    assert "--skip-unreadable was False, not True" in error
+    assert "--batch-size" not in error
+
+
+def test_fewer_epochs_than_there_are(train: Train, few_digits: Path, undisturbed: Run) -> None:
+    error = error_of(train, few_digits, "--run", undisturbed.path, "--resume", "--epochs", "5")
+    assert "has 12 epochs already, so --epochs 5 is too few" in error
 
 
 def test_resume_with_other_data(train: Train, few_digits: Path, my_digits: Path) -> None:
-    """A run can't be resumed with another folder, nor with other images in the same folder."""
+    """A run can't be resumed with other images, in another folder or in the same one."""
     assert train(my_digits, "--run", "run", *TWO_EPOCHS).exit_code == 0
-    assert f"DATA was {my_digits}, not" in error_of(train, few_digits, "--run", "run", "--resume")
     next((my_digits / "train" / "0").iterdir()).unlink()
-    assert "have changed since run was started" in error_of(train, my_digits, "--run", "run", "--resume")
+    assert "are not those that run was started with" in error_of(train, my_digits, "--run", "run", "--resume")
+    other = Path(shutil.copytree(few_digits, "other"), "val", "0")
+    next(other.iterdir()).unlink()
+    assert "images in other are not those" in error_of(train, "other", "--run", "run", "--resume")
 
 
 def test_damaged_run(train: Train, few_digits: Path, undisturbed: Run, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ _MAX_SIZE = 4096  # of a `Preprocessing`
 
 
 class ImageTransform(Protocol):
-    """Changes one image: takes uint8 `[H, W, 3]` and a seed, returns uint8 `[H', W', 3]`."""
+    """Changes one image: takes uint8 `[H, W, 3]` and a seed, returns uint8 `[size, size, 3]`."""
+
+    size: int
 
     def __call__(self, image_hwc: torch.Tensor, seed: int) -> torch.Tensor:
         """Return the changed image; the same seed gives the same image."""
@@ -36,6 +38,7 @@ class RandomCrop:
     """Crops a part of random size, position and aspect ratio, resizes it to `size`, and mirrors half of the images."""
 
     def __init__(self, size: int, *, flip: bool) -> None:
+        self.size = size
         v2 = import_torchvision().transforms.v2
         crop = v2.RandomResizedCrop(size, scale=_CROP_AREA, antialias=True)
         self._transform = v2.Compose([crop, v2.RandomHorizontalFlip()]) if flip else crop

@@ -31,9 +31,12 @@ def digits_folder() -> Path:
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
 
     Raises:
-        OutputError: the folder can't be written.
+        OutputError: the folder can't be written, or this user has no home folder for it.
     """
-    target = tandem_home() / "datasets" / "digits"
+    try:
+        target = tandem_home() / "datasets" / "digits"
+    except RuntimeError as error:
+        raise OutputError("this user has no home folder for the digits: set TANDEM_HOME") from error
     if target.is_dir():
         return target
     try:

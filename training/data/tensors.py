@@ -1,8 +1,8 @@
-"""Images as tensors: decoded once or in every epoch, shuffled, and normalised."""
+"""Images as tensors: decoded once or in every epoch, drawn into batches, and normalised."""
 
 from __future__ import annotations
 
-import signal
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -10,22 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from classifier.errors import DataError, ImageError
 from classifier.hardware import cpu_limit
 from classifier.images import decode_image, read_image
-from classifier.wording import counted
+from classifier.wording import counted, one_line, utf8_text
 from training.data.augment import RandomCrop, training_preprocessing
-from training.data.folders import name_some
+from training.data.scanning import NAMED_IN_ERRORS, name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from classifier.progress import Advance
     from classifier.types import Preprocessing
     from training.data.augment import ImageTransform
     from training.data.folders import ImageFolders, Sample
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES_IN_MEMORY = 1 << 30
 """A data set whose decoded images fit in this is decoded once; a larger one, in every epoch."""
@@ -48,7 +50,6 @@ class BadBatch:
 
 
 _CHUNK = 64
-_MAX_WORKERS = 8
 
 Draw = list[tuple[int, int]]
 """The images of one batch: for each, its index and the seed for its augmentation."""
@@ -63,17 +64,6 @@ def normalise(images_nhwc: torch.Tensor, preprocessing: Preprocessing) -> torch.
     mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
     std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
     return (images_nhwc.permute(0, 3, 1, 2).to(torch.float32) / 255 - mean) / std
-
-
-class _Draws(Sampler[Draw]):
-    def __init__(self, draws: Sequence[Draw]) -> None:
-        self._draws = draws
-
-    def __iter__(self) -> Iterator[Draw]:
-        return iter(self._draws)
-
-    def __len__(self) -> int:
-        return len(self._draws)
 
 
 class ImageSet(Dataset[Batch | BadBatch]):
@@ -113,6 +103,22 @@ class ImageSet(Dataset[Batch | BadBatch]):
             return BadBatch(bad)
         return torch.stack(images), self._labels[[index for index, _ in draw]]
 
+    def keep(self, samples: Sequence[Sample]) -> None:
+        """Leave out all images but `samples`, which are some of them in the same order."""
+        if len(samples) == len(self.samples):
+            return
+        kept = frozenset(samples)
+        indices = [index for index, sample in enumerate(self.samples) if sample in kept]
+        self.samples, self._labels = samples, self._labels[indices]
+        if self._pixels is not None:
+            self._pixels = self._pixels[indices]
+
+    @property
+    def image_bytes(self) -> int:
+        """The size of an image in a batch."""
+        side = self.preprocessing.crop_size if self.transform is None else self.transform.size
+        return 3 * side**2
+
     @property
     def is_quick(self) -> bool:
         """Whether an image is just copied from memory, without decoding or transforming it."""
@@ -138,15 +144,23 @@ class ImageSet(Dataset[Batch | BadBatch]):
 
 
 def read_images(
-    folders: ImageFolders, preprocessing: Preprocessing, *, flip: bool, advance: Advance
+    folders: ImageFolders, preprocessing: Preprocessing, *, flip: bool, advance: Advance, skip_unreadable: bool = False
 ) -> tuple[ImageSet, ImageSet]:
     """Return the training images and the validation images, after decoding each of them once.
 
     That finds unreadable images now, not hours later in the middle of an epoch. Images that fit in memory are not
     decoded again.
 
+    Args:
+        folders: the images.
+        preprocessing: how to decode them.
+        flip: whether training images are mirrored at random.
+        advance: is told how many images were read.
+        skip_unreadable: leave out the unreadable images; the log names each.
+
     Raises:
-        DataError: some images are unreadable; the message counts them and names the first few.
+        DataError: some images are unreadable; the message counts them and names the first few, the log names the rest.
+            With `skip_unreadable`: too few images are left.
     """
     training = training_preprocessing(preprocessing)
     pixels = len(folders.train) * training.crop_size**2 + len(folders.val) * preprocessing.crop_size**2
@@ -161,15 +175,34 @@ def read_images(
         with ThreadPoolExecutor(max_workers=cpu_limit()) as pool:
             for found in pool.map(partial(images.read, advance=advance), chunks):
                 bad += found
+    if bad and not skip_unreadable:
+        raise bad_images(bad, remedy=", or leave them out with --skip-unreadable")
     if bad:
-        raise _bad_images(bad)
+        _log_all(bad)
+        readable = folders.without({path.relative_to(folders.root).as_posix() for path, _ in bad})
+        train.keep(readable.train)
+        val.keep(readable.val)
+        logger.warning("left out %s that can't be read", counted(len(bad), "image"))
     return train, val
 
 
-def _bad_images(bad: Sequence[BadImage]) -> DataError:
-    named = name_some(f"{path} ({error})" for path, error in bad)
+def _log_all(bad: Sequence[BadImage]) -> None:
+    for path, error in bad:
+        logger.warning("unreadable: %s (%s)", _shown(path), error)
+
+
+def _shown(path: Path) -> str:
+    return one_line(utf8_text(path))
+
+
+def bad_images(bad: Sequence[BadImage], *, remedy: str = "") -> DataError:
+    """Return the error that counts unreadable images and names the first few; if there are more, the log lists all."""
+    if len(bad) > NAMED_IN_ERRORS:
+        _log_all(bad)
+    named = name_some(f"{_shown(path)} ({error})" for path, error in bad)
     which = "it" if len(bad) == 1 else "them"
-    return DataError(f"{counted(len(bad), 'image')} can't be read: {named}; repair or remove {which}")
+    above = ", all listed above" if len(bad) > NAMED_IN_ERRORS else ""
+    return DataError(f"{counted(len(bad), 'image')} can't be read: {named}{above}; repair or remove {which}{remedy}")
 
 
 def draw_batches(images: int, *, batch_size: int, generator: torch.Generator) -> list[Draw]:
@@ -188,42 +221,3 @@ def draw_batches(images: int, *, batch_size: int, generator: torch.Generator) ->
 def in_order(images: int, *, batch_size: int) -> list[Draw]:
     """Return batches of all images in order; the last batch may be smaller."""
     return [[(i, 0) for i in range(start, min(start + batch_size, images))] for start in range(0, images, batch_size)]
-
-
-def load_batches(images: ImageSet, draws: Sequence[Draw], *, workers: int, pin: bool) -> Iterator[Batch]:
-    """Yield the batches listed in `draws`, loaded ahead by `workers` processes.
-
-    Raises:
-        DataError: an image has become unreadable, or a worker was killed.
-    """
-    loader: DataLoader[Batch | BadBatch] = DataLoader(
-        images,
-        sampler=_Draws(draws),
-        batch_size=None,  # the sampler yields whole batches
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=_ignore_interrupts,
-        generator=torch.Generator(),  # by default it would use the generator that dropout uses
-    )
-    try:
-        for batch in loader:
-            if isinstance(batch, BadBatch):
-                raise _bad_images(batch.images)
-            images_nhwc, labels = batch
-            yield images_nhwc, labels
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            "a process that loads images was killed, usually because memory ran out: give fewer --workers"
-        ) from error
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    # Ctrl-C reaches workers too; the parent ends them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def default_workers(images: ImageSet) -> int:
-    """Return how many processes should load batches: none if images are just copied from memory."""
-    return 0 if images.is_quick else min(_MAX_WORKERS, cpu_limit())

@@ -7,15 +7,19 @@ import os
 import pty
 import re
 import subprocess
+import unicodedata
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from classifier.artifact import CARD, EVALUATION, FILES, MODEL
+from classifier.artifact import CARD, CONFIG, EVALUATION, FILES, MODEL
+from classifier.types import to_json
 from classifier.wording import table_lines
 from registry import LocalRegistry
+from registry.oci.manifest import MANIFEST_TYPE, describe
 from tests.conftest import TANDEM, Tandem
-from tests.registry.artifacts import make_files
+from tests.registry.artifacts import CONFIG_OF_DIGITS, make_files, put
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,3 +208,22 @@ def test_the_exported_model_is_listed_with_its_accuracy(tandem_home: Path, tande
 def test_nothing_that_a_model_says_moves_the_cursor() -> None:
     """Labels, types and names come from whoever made the model."""
     assert table_lines(("LABELS",), [("a\x1b[2J\nb",)]) == ["LABELS", "a [2J b"]
+
+
+def test_nothing_moves_the_cursor(registry: LocalRegistry, tandem: Tandem) -> None:
+    """A model's card, labels and types may come from anybody; no control character of theirs reaches a terminal."""
+    evil = "\x1b[2J\x9b31m\x07"
+    config = to_json(replace(CONFIG_OF_DIGITS, labels=("0", evil)))
+    registry.add("digits", make_files() | {CARD: f"# digits\n{evil}\n".encode(), CONFIG: config})
+    put(registry, "other:1", {"schemaVersion": 2, "config": describe(b"", evil)}, MANIFEST_TYPE)
+    shown = [
+        tandem("models", "list"),
+        tandem("models", "show", "digits"),
+        tandem("models", "show", "digits", "--card"),
+        tandem("models", "show", "other", check=False),
+        tandem("models", "verify", "other:1", check=False),
+    ]
+    for done in shown:
+        assert {char for char in done.stdout + done.stderr if unicodedata.category(char) == "Cc"} <= {"\n"}
+    assert "# digits\n" in shown[2].stdout
+    assert "[2J" in shown[2].stdout

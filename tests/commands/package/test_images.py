@@ -139,6 +139,16 @@ def test_a_push_to_docker_hub(docker: Docker, host: str) -> None:
     assert push_image(f"{host}/acme/digits-service:1") == f"{host}/acme/digits-service@sha256:0123"
 
 
+@pytest.mark.parametrize("names", ["", "localhost/acme/digits-service@sha256:0123"])
+def test_a_push_whose_digest_docker_does_not_know(docker: Docker, names: str) -> None:
+    """One sentence with the way to the digest; the image is pushed."""
+    docker(f'test "$1" = push || echo "{names}"')
+    with pytest.raises(
+        ContainerError, match=r"is pushed, but Docker knows no digest of it as ghcr.io/acme/digits-service"
+    ):
+        push_image("ghcr.io/acme/digits-service:1")
+
+
 def test_the_revision_of_the_sources(tmp_path: Path) -> None:
     """The commit; `-dirty` where any file differs from it or is new; `unknown` where git knows nothing."""
     assert source_revision(tmp_path) == "unknown"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from classifier.errors import DamagedArtifact
 from registry import LocalRegistry, Reference, fetch_model, push
 from registry.oci.garbage import collect, find_garbage
+from registry.oci.manifest import describe
 from registry.remote.models import RemoteModels
 from tests.registry.artifacts import make_files
 from tests.registry.processes import start, wait_for
@@ -135,3 +137,52 @@ collect(registry.layout)
             break
         assert killed == -signal.SIGKILL
     assert point >= 4
+
+
+def test_a_download_that_is_going_on_is_kept(registry: LocalRegistry) -> None:
+    """However old its beginning is: a pull may wait for a slow registry."""
+    registry.add("digits", make_files())
+    blob = describe(b"graph" * 1000, "")
+    with registry.layout.receiving(blob, lambda size: None) as partial:
+        assert partial is not None
+        make_old(registry)
+        assert find_garbage(registry.layout).partials == ()
+        assert collect(registry.layout).partials == ()
+        partial.write(b"graph" * 1000)
+    assert registry.layout.has_blob(blob)
+
+
+def test_a_pull_that_is_going_on_keeps_its_blobs(registry: LocalRegistry, tandem: Tandem) -> None:
+    """However old they are: nothing names them until the last one is there."""
+    registry.add("digits", make_files())
+    (registry.root / "blobs" / "sha256" / ("a" * 64)).write_bytes(b"pulled")
+    make_old(registry)
+    with registry.layout.pulling(), registry.layout.pulling():
+        assert find_garbage(registry.layout).blobs == ()
+        assert collect(registry.layout).blobs == ()
+        assert "a pull is running, so files that no model uses are kept" in tandem("models", "gc", "--yes").stderr
+    assert [path.name for path in collect(registry.layout).blobs] == ["a" * 64]
+
+
+def test_files_that_vanish_meanwhile(registry: LocalRegistry) -> None:
+    """Pulls that end rename and delete their files while garbage is looked for: no error, ever."""
+    registry.add("digits", make_files())
+    folder = registry.root / "blobs" / "sha256"
+    going = True
+
+    def finish_pulls() -> None:
+        while going:
+            for number in range(40):
+                part = folder / f".tandem-{number:064x}.part"
+                part.touch()
+                part.replace(folder / f"{number:064x}") if number % 2 else part.unlink()
+
+    with ThreadPoolExecutor() as threads:
+        pulls = threads.submit(finish_pulls)
+        try:
+            for _ in range(300):
+                find_garbage(registry.layout)
+                collect(registry.layout)
+        finally:
+            going = False
+        pulls.result()

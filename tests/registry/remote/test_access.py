@@ -6,7 +6,7 @@ import http.server
 import json
 import logging
 from base64 import b64encode
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -147,6 +147,31 @@ def test_bearer(bearer: tuple[str, type[_TokenHandler]], docker_config: Path) ->
     assert asked == {"service": ["tests"], "scope": ["repository:a:pull", "repository:acme/digits:pull"]}
     assert handler.seen[0][1] is None
     assert handler.seen[2][1] == f"Bearer {TOKEN}"
+
+
+class _Public(_TokenHandler):
+    def give_token(self, fields: dict[str, list[str]]) -> None:
+        self.answer(200, json.dumps({"token": TOKEN}).encode(), {})
+
+
+@pytest.mark.parametrize("config", [{"credsStore": "absent"}, {"credHelpers": {"HOST": "absent"}}])
+def test_a_public_model_needs_no_credential_helper(
+    docker_config: Path, caplog: pytest.LogCaptureFixture, config: dict[str, Any]
+) -> None:
+    """Docker's config names a helper that this machine lacks: a registry that gives tokens to all is still read."""
+    with serve(type("Handler", (_Public,), {"seen": [], "elsewhere": ""})) as host:
+        docker_config.write_text(json.dumps(config).replace("HOST", host))
+        assert tags_of(host) == ["1"]
+    assert "going on without credentials, as for a public model: docker-credential-absent, which" in caplog.text
+
+
+def test_a_private_model_needs_the_credential_helper(
+    bearer: tuple[str, type[_TokenHandler]], docker_config: Path
+) -> None:
+    """The error is the helper's, not that nobody has logged in."""
+    docker_config.write_text(json.dumps({"credsStore": "absent"}))
+    with pytest.raises(RegistryDenied, match=r"docker-credential-absent, which .* can't be run .*: install it"):
+        tags_of(bearer[0])
 
 
 def test_an_identity_token_is_exchanged(bearer: tuple[str, type[_TokenHandler]], docker_config: Path) -> None:

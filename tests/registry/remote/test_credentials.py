@@ -68,6 +68,36 @@ def test_a_config_that_cannot_be_read(docker_config: Path, content: str) -> None
     assert "c2VjcmV0" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "null",
+        '{"auths": null}',
+        '{"auths": {"ghcr.io": null}}',
+        '{"auths": {}, "credsStore": null, "credHelpers": null}',
+        '{"credHelpers": {"ghcr.io": null}}',
+        '{"auths": {"ghcr.io": {"auth": null, "username": null}}}',
+    ],
+)
+def test_null_is_empty(docker_config: Path, content: str) -> None:
+    """Docker, podman and skopeo read such files."""
+    docker_config.write_text(content)
+    assert find_credentials("ghcr.io") is None
+
+
+def test_null_beside_a_login(docker_config: Path) -> None:
+    docker_config.write_text('{"auths": {"ghcr.io": {"auth": "dTpw", "identitytoken": null}}, "credsStore": null}')
+    assert find_credentials("ghcr.io") == Credentials(username="u", password="p")
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A container's user may have none: there are no credentials."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    monkeypatch.setenv("HOME", "")
+    assert find_credentials("ghcr.io") is None
+
+
 def test_secrets_are_in_no_repr() -> None:
     """A traceback or a log line with the value shows the user's name alone."""
     shown = repr(Credentials(username=USER, password=PASSWORD, identity_token="refresh-secret"))

@@ -61,7 +61,7 @@ def test_everything_attached_travels(
 ) -> None:
     """Signature, SBOM and reports come with push and pull, page by page; a tag is made only without the API."""
     proxy, has_api = either
-    target = f"{proxy.host}/{remote.partition('/')[2]}"
+    target = f"{proxy.host}/{remote.partition('/')[2]}/digits"
     digest = push("digits:1", target, registry).digest
     assert (RemoteModels(Reference.parse(target)).repository.find_manifest(digest.replace(":", "-")) is None) == has_api
     expected = sorted([SIGNATURE, SBOM, PARITY, PARITY, PARITY])

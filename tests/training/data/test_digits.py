@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -71,4 +72,17 @@ def test_unwritable_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the folder and the variable that changes it."""
     monkeypatch.setenv("TANDEM_HOME", "/proc/tandem")
     with pytest.raises(OutputError, match=r"/proc/tandem/datasets/digits \(.*\): set TANDEM_HOME"):
+        digits_folder()
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user may have no home folder: one sentence with the remedy."""
+    monkeypatch.delenv("TANDEM_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(OutputError, match="no home folder for the digits: set TANDEM_HOME"):
         digits_folder()

@@ -5,7 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.folders import ImageFolders, hold_out, name_some, open_folders
+from training.data.folders import ImageFolders, hold_out, open_folders
+from training.data.scanning import name_some
 
 ROOT = Path("/data")
 names = st.sets(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1), min_size=2)

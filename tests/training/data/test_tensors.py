@@ -14,7 +14,8 @@ from classifier.types import Preprocessing
 from export.graphs.graph import EndToEnd
 from training.data import tensors
 from training.data.folders import open_folders
-from training.data.tensors import Batch, ImageSet, draw_batches, in_order, load_batches, normalise, read_images
+from training.data.loading import load_batches
+from training.data.tensors import Batch, ImageSet, draw_batches, in_order, normalise, read_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +95,9 @@ def test_image_that_vanishes_during_training(my_digits: Path, monkeypatch: pytes
     train, _ = read_images(folders, PREPROCESSING, flip=False, advance=no_bar)
     for sample in folders.train:
         sample.path.unlink()
-    with pytest.raises(DataError, match=r"^7 images can't be read: .*\.png' does not exist.* and 2 more; repair"):
+    with pytest.raises(
+        DataError, match=r"^7 images can't be read: .*\.png' does not exist.* and 2 more, all listed above; repair"
+    ):
         load(train, workers=workers)
 
 
