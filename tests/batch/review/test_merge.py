@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -19,6 +21,7 @@ from batch.review.merge import merge_shards
 from batch.run.lock import open_run_folder
 from classifier.errors import OutputError
 from tests.batch.conftest import ROOT, read_parts
+from tests.batch.inputs.conftest import Web
 from tests.batch.run.test_folder import fail_at
 from tests.batch.run.test_replaced import files_of
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def run_shards(
-    run: Run, out: Path, *inputs: Path, count: int = 3, only: set[int] | None = None, **options: Any
+    run: Run, out: Path, *inputs: Path | str, count: int = 3, only: set[int] | None = None, **options: Any
 ) -> None:
     for number in only or range(1, count + 1):
         shard = Shard(number=number, count=count)
@@ -154,20 +157,20 @@ def test_any_shards_of_any_chunks_merge_into_the_run_of_one_process(
 
 
 def test_shards_that_read_other_versions_of_a_tar_file(tmp_path: Path, run: Run, few: Path) -> None:
-    """One that was written anew between two shards, with the same names, is refused, and nothing is made."""
-    tar, out = tmp_path / "images.tar", tmp_path / "out"
-    images = sorted(few.rglob("*.png"))
-
-    def write(images: list[Path]) -> None:
-        with tarfile.open(tar, "w") as file:
-            for number, image in enumerate(images):
-                file.add(image, f"{number:02}.png")
-
-    write(images[:20])
-    run_shards(run, out, tar, count=2, only={1})
-    write(images[20:] + images[:1] * 20)
-    run_shards(run, out, tar, count=2, only={2})
-    with pytest.raises(OutputError, match="of different runs|read other versions of a tar file"):
+    """One that was written anew between two shards, with members of the same names and sizes, is refused."""
+    out, images = tmp_path / "out", sorted(few.rglob("*.png"))
+    size = max(image.stat().st_size for image in images)
+    with Web(tmp_path) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        for number in (1, 2):
+            with tarfile.open(tmp_path / "images.tar", "w") as tar:
+                for member, image in enumerate(images[:: 1 if number == 1 else -1]):
+                    info = tarfile.TarInfo(f"{member:02}.png")
+                    info.size = size
+                    tar.addfile(info, io.BytesIO(image.read_bytes().ljust(size, b"\0")))
+            run_shards(run, out, f"{web.url}/images.tar", count=2, only={number})
+        web.shutdown()
+    with pytest.raises(OutputError, match="read other versions of a tar file"):
         merge_shards(out)
     assert not (out / "parts").exists()
 
