@@ -149,7 +149,7 @@ def torture(session: nox.Session) -> None:
             "run/test_folder",
             "run/test_replaced",
             "run/test_ray_runner",
-            "inputs/test_urls",
+            "inputs/stores/test_urls",
             "pipeline/test_contained",
         )
     ]

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
-from batch.inputs import fetching, urls
 from batch.inputs.opening import Found, decompressed, is_compressed, opening
 from batch.inputs.sources import Stamp
+from batch.inputs.stores import fetching, urls
 
 if TYPE_CHECKING:
     from collections import Counter

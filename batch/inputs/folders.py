@@ -8,7 +8,7 @@ import os
 import tempfile
 from typing import IO, TYPE_CHECKING
 
-from batch.inputs import urls
+from batch.inputs.stores import urls
 from classifier.errors import DataError
 from classifier.wording import utf8_text
 

@@ -12,11 +12,11 @@ from contextlib import closing
 from itertools import chain
 from typing import IO, TYPE_CHECKING
 
-from batch.inputs import urls
 from batch.inputs.archives import list_tar
 from batch.inputs.folders import walk
 from batch.inputs.named import HOLDER_SUFFIXES, kind_of_file
 from batch.inputs.selection import SUFFIXES_ALONE
+from batch.inputs.stores import urls
 from batch.inputs.tables import list_table
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES

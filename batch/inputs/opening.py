@@ -12,8 +12,8 @@ import zlib
 from contextlib import closing, contextmanager
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from batch.inputs import fetching, urls
 from batch.inputs.sources import Stamp
+from batch.inputs.stores import fetching, urls
 from classifier.errors import DataError
 from classifier.wording import utf8_text
 

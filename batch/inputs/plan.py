@@ -18,7 +18,7 @@ from batch.inputs.listing import list_images, read_records
 from batch.inputs.named import Input, Kind
 from batch.inputs.selection import SUFFIXES_ALONE, Selection
 from batch.inputs.sources import Sources, as_path, beside, path_text
-from batch.inputs.urls import is_url
+from batch.inputs.stores.urls import is_url
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
 from classifier.wording import counted, utf8_text

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from batch.inputs import urls
+from batch.inputs.stores import urls
 from classifier.types import from_json, to_json
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from batch.inputs.archives import read_span, read_tar
 from batch.inputs.opening import is_compressed
-from batch.inputs.stores import read_object, read_range
+from batch.inputs.stores.objects import read_object, read_range
+from batch.inputs.stores.urls import is_url
 from batch.inputs.tables import read_table
-from batch.inputs.urls import is_url
 from classifier.errors import ImageTooLarge, UnreadableImage
 from classifier.images import LIMITS, read_image
 

@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from batch.inputs.stores import note_read
-from batch.inputs.urls import is_url
+from batch.inputs.stores.objects import note_read
+from batch.inputs.stores.urls import is_url
 from batch.pipeline.contained import inline_limits
 from batch.pipeline.loading import LoadedImage, load_image
 from batch.pipeline.processes import Process, pipes, receive, send

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from batch.inputs.plan import digest_of
 from batch.inputs.shards import Shard
 from batch.inputs.sources import as_path, stamps_of
-from batch.inputs.urls import is_url
+from batch.inputs.stores.urls import is_url
 from batch.review.results import find_shards, require_one_count
 from batch.run.folder import reading, writing
 from batch.run.lock import open_run_folder, unchanging

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batch.inputs.shards import Shard
-from batch.inputs.urls import is_url
+from batch.inputs.stores.urls import is_url
 from batch.run.fingerprint import Fingerprint
 from batch.run.record import Commit
 from classifier.errors import OutputError

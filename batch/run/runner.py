@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from batch.inputs.plan import digest_of, planned_images, planned_inputs, require_images, write_plan
 from batch.inputs.selection import SUFFIXES_ALONE, Selection
 from batch.inputs.sources import inputs_as_planned
-from batch.inputs.urls import is_url
+from batch.inputs.stores.urls import is_url
 from batch.pipeline.contained import IMAGE_TIMEOUT_S
 from batch.rows.formats import Columns, read_rows
 from batch.run.fingerprint import Fingerprint

@@ -50,7 +50,7 @@ def test_a_bucket_is_listed_by_the_plan_alone(
     bucket.pipe_file("photos/texts/notes.txt", b"notes")
     inputs = find_inputs(["s3://photos/texts"])
     with monkeypatch.context() as patch:
-        patch.delattr("batch.inputs.urls.list_folder")
+        patch.delattr("batch.inputs.stores.urls.list_folder")
         check_job(BatchJob(inputs=inputs, output=tmp_path / "out"))
     with pytest.raises(DataError, match=r"no image in 's3://photos/texts' \(skipped: other suffix 1\)"):
         run(tmp_path / "out", "s3://photos/texts")

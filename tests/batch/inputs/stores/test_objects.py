@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batch.inputs import stores
 from batch.inputs.named import find_inputs
+from batch.inputs.stores import objects
 from classifier.errors import DataError
 from tests.batch.conftest import read_parts
 from tests.batch.images import rows_of
@@ -39,8 +39,8 @@ ERRORS = {
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a second for an answer, remember no store of other tests, and try again at once."""
     monkeypatch.setenv("TANDEM_URL_TIMEOUT", "1")
-    monkeypatch.setattr(stores, "_STORES", stores._Stores())
-    monkeypatch.setattr(stores, "_PAUSE_S", 0)
+    monkeypatch.setattr(objects, "_STORES", objects._Stores())
+    monkeypatch.setattr(objects, "_PAUSE_S", 0)
 
 
 @pytest.fixture

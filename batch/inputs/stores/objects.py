@@ -10,8 +10,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from batch.inputs.fetching import codes_of, fetch, status_of
-from batch.inputs.urls import reaching, why
+from batch.inputs.stores.fetching import codes_of, fetch, status_of
+from batch.inputs.stores.urls import reaching, why
 from classifier.errors import DataError, UnreadableImage
 
 if TYPE_CHECKING:

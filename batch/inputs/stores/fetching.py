@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batch.inputs.urls import call, open_file_system, reaching, wait_for
+from batch.inputs.stores.urls import call, open_file_system, reaching, wait_for
 from classifier.errors import DataError
 
 if TYPE_CHECKING:
