@@ -129,6 +129,13 @@ def gpu(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.cuda", "--work", str(work), *session.posargs)
 
 
+@nox.session(default=False)
+def reported(session: nox.Session) -> None:
+    """Run the tests of situations that people reported of systems like this one."""
+    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3]", *group("tests"))
+    session.run("pytest", "-n", "2", "-m", "reported", *session.posargs)
+
+
 @nox.session(requires=["digits"])
 def ray(session: nox.Session) -> None:
     """Run the tests that start a Ray cluster on this machine. Takes a minute."""

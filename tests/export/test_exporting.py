@@ -290,6 +290,7 @@ def test_help_ends_with_an_example() -> None:
 
 
 @pytest.mark.parametrize("precisions", ["fp32", "fp32,fp16,int8"])
+@pytest.mark.reported("export-telemetry")
 def test_an_export_writes_no_telemetry(
     tandem: Callable[..., object],
     digits_run: Path,

@@ -21,6 +21,7 @@ ONE = ("--epochs", "1", "--batch-size", "16", "--patience", "12")
 TWO = ("--epochs", "2", "--batch-size", "16", "--patience", "12")
 
 
+@pytest.mark.reported("run-after-data-moved")
 def test_data_set_that_moved(train: Train, my_digits: Path, tandem: Tandem, tmp_path: Path) -> None:
     """--resume takes the same images in another folder and remembers it; export takes them by --data."""
     assert train(my_digits, "--run", "run", *ONE).exit_code == 0
@@ -83,6 +84,7 @@ def test_more_patience(train: Train, few_digits: Path) -> None:
     assert len(Run.open(Path("run")).read_metrics()) > stopped
 
 
+@pytest.mark.reported("train-class-without-val")
 def test_class_without_validation_images(
     train: Train, my_digits: Path, tandem: Tandem, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -101,6 +103,7 @@ def test_class_without_validation_images(
 
 
 @pytest.mark.parametrize("large", [False, True])
+@pytest.mark.reported("train-corrupt-images")
 def test_unreadable_images_are_left_out(
     train: Train, my_digits: Path, tandem: Tandem, tmp_path: Path, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

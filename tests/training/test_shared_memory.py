@@ -52,6 +52,7 @@ def train_with(mount_options: str, photos: Path, run: Path) -> subprocess.Comple
     )
 
 
+@pytest.mark.reported("train-small-shared-memory")
 def test_small_shared_memory(photos: Path, tmp_path: Path) -> None:
     """Workers send images through pipes: the same weights, and one line that says how to be faster."""
     trained = {size: train_with(f"size={size}", photos, tmp_path / size) for size in ("1m", "64m")}

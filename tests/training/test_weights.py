@@ -72,6 +72,7 @@ def equal_but_for(network: nn.Module, published: State, head: set[str]) -> bool:
 
 @pytest.mark.parametrize("given", ["DEFAULT", "file"])
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.reported("weights-default-as-published")
 def test_weights_as_torchvision_publishes_them(
     name: str, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +129,7 @@ SAVED_BY: dict[str, Callable[[nn.Module], Any]] = {
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile imports what it deprecates
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mnasnet0_5"])
 @pytest.mark.parametrize("trainer", SAVED_BY)
+@pytest.mark.reported("weights-of-other-trainers")
 def test_weights_of_other_trainers(name: str, trainer: str, tmp_path: Path) -> None:
     """Prefixes and wrappers of usual training scripts are taken off."""
     trained = build_network(name, classes=5, image_size=32)
@@ -181,6 +183,7 @@ def names_of_networks() -> list[str]:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", names_of_networks())
 @pytest.mark.parametrize("versioned", [True, False])
+@pytest.mark.reported("export-mnasnet")
 def test_checkpoint_round_trip(name: str, versioned: bool, tmp_path: Path) -> None:
     """What a run saves of a network, it loads; also as runs of earlier releases saved it, without versions."""
     size = 8 if name == "small_cnn" else 224

@@ -101,6 +101,7 @@ def test_the_contents_say_how_a_tar_file_is_compressed(
 
 
 @pytest.mark.parametrize("compression", COMPRESSED)
+@pytest.mark.reported("tar-concatenated")
 def test_after_the_end_of_a_tar_file_only_zeros_may_follow(tmp_path: Path, few: Path, compression: str) -> None:
     """Tar files that were joined with `cat`, before or after compression, are refused; padding with zeros is not."""
     plain = make_tar(tmp_path / "plain.tar", few, "w").read_bytes()
@@ -128,6 +129,7 @@ def listed(path: Path) -> tuple[list[Found], Counter[str]]:
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 @pytest.mark.parametrize("batches", [9, 1])
+@pytest.mark.reported("tar-hard-link")
 def test_hard_links_have_the_bytes_of_their_targets(
     tmp_path: Path, run: Run, few: Path, mode: str, batches: int
 ) -> None:

@@ -118,6 +118,7 @@ def test_a_list_with_a_byte_order_mark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shard", ["x.tar", "x.TAR.GZ", "s3://bucket/x.tar", "x.parquet"])
+@pytest.mark.reported("list-of-shards")
 def test_a_list_of_shards_is_refused(tmp_path: Path, shard: str) -> None:
     """A list or a table that names files of images is refused with the name, not classified as broken images."""
     (tmp_path / "list").write_text(f"a.png\n{shard}\n")

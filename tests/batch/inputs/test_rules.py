@@ -100,6 +100,7 @@ def listed(inputs: tuple[Input, ...], selection: Selection) -> tuple[list[str], 
 
 
 @pytest.mark.parametrize("source", WALKED, ids=lambda source: source.__name__)
+@pytest.mark.reported("synology-thumbnails")
 def test_the_rules_are_those_of_a_folder(tree: Path, web: Web, source: Any, request: pytest.FixtureRequest) -> None:
     """Every rule takes from a tar file, compressed or remote, and from a bucket what it takes from their folder.
 

@@ -87,6 +87,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.reported("parquet-datasets-paths", "parquet-dictionary-and-views")
 def test_every_way_to_write_a_column(tmp_path: Path, run: Run, few: Path, kind: str) -> None:
     """Columns as pandas, polars, Arrow and datasets write them give the images that they hold or point to."""
     columns = table_of(few)

@@ -167,6 +167,7 @@ def bmp_of_32_bits(colours: np.ndarray, alpha: int) -> bytes:
 
 
 class TestBmpAlpha:
+    @pytest.mark.reported("bmp-with-zero-alpha")
     def test_alpha_of_0_everywhere_is_opaque(self) -> None:
         """Windows leaves the fourth byte unset: such an image is its colours, not an empty page."""
         colours = np.asarray(photo(30, 30))
@@ -202,6 +203,7 @@ class TestDark16Bits:
             pytest.param(png(2, 1, 8, 0, b"\0\x0f\x01"), False, id="8 bits"),
         ],
     )
+    @pytest.mark.reported("png-16-bit-of-low-range")
     def test_a_line_says_so_once(self, data: bytes, is_said: bool, caplog: pytest.LogCaptureFixture) -> None:
         """12 bits of data in 16 can't be told from a dark image: the pixels are those levels, and a line says so."""
         for _ in range(3):

@@ -79,6 +79,7 @@ def test_a_config_that_cannot_be_read(docker_config: Path, content: str) -> None
         '{"auths": {"ghcr.io": {"auth": null, "username": null}}}',
     ],
 )
+@pytest.mark.reported("docker-config-with-null")
 def test_null_is_empty(docker_config: Path, content: str) -> None:
     """Docker, podman and skopeo read such files."""
     docker_config.write_text(content)

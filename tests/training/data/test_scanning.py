@@ -55,6 +55,7 @@ SKIPPED = {
 
 
 @pytest.mark.parametrize(("reason", "file"), [(reason, file) for reason, files in SKIPPED.items() for file in files])
+@pytest.mark.reported("synology-thumbnails")
 def test_what_is_skipped(classes: Path, reason: str, file: str, caplog: pytest.LogCaptureFixture) -> None:
     """Entries that are no images of the user are left out, and the log counts them by reason."""
     add(classes / file)

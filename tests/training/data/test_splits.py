@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         ("", (".", None)),
     ],
 )
+@pytest.mark.reported("train-names-of-splits")
 def test_names_of_splits(tmp_path: Path, folders: str, found: tuple[str, str | None]) -> None:
     """Splits are found by their usual names in any case; what could be a class stays one."""
     for name in folders.split():

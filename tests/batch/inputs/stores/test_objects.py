@@ -65,6 +65,7 @@ def as_list(tmp_path: Path, urls: list[str]) -> Any:
 
 @pytest.mark.parametrize("what", ERRORS)
 @pytest.mark.parametrize("processes", [0, 1], ids=["threads", "processes"])
+@pytest.mark.reported("http-dead-links-in-list", "http-slow-link-in-list")
 def test_an_object_that_fails_is_a_row(
     tmp_path: Path, run: Run, web: Web, images: list[str], what: str, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +134,7 @@ def remote_tar(web: Web, images: list[str], tmp_path: Path) -> str:
     return f"{web.url}/x.tar"
 
 
+@pytest.mark.reported("tar-over-http-without-range")
 def test_a_server_that_ignores_ranges(tmp_path: Path, run: Run, web: Web, remote_tar: str) -> None:
     """No image can be read out of a tar file whose server sends the whole of it: refused, in the plan and resumed."""
     assert run(tmp_path / "out", remote_tar).ok == 3
@@ -191,6 +193,7 @@ def failing_s3(image: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [("AccessDenied-403", "permission_denied"), ("NoSuchKey-404", "missing"), ("InvalidRange-416", "empty"),
      ("NotImplemented-501", "store_error"), ("InvalidObjectState-403", "permission_denied")],
 )  # fmt: skip
+@pytest.mark.reported("s3-empty-object-in-list")
 def test_an_object_of_s3_that_fails_is_a_row(tmp_path: Path, run: Run, failing_s3: None, key: str, reason: str) -> None:
     """An object of S3 that can't be read is a row, as one behind any other URL."""
     urls = ["s3://bucket/a.png", f"s3://bucket/{key}", "s3://bucket/b.png"]
@@ -206,6 +209,7 @@ def test_refused_credentials_stop_the_run(tmp_path: Path, run: Run, failing_s3: 
         run(tmp_path / "out", inputs=as_list(tmp_path, urls))
 
 
+@pytest.mark.reported("s3-double-slash")
 def test_a_key_is_no_chain_of_file_systems(tmp_path: Path, run: Run, few: Path, s3: Any) -> None:
     """Keys with `::`, `!` and empty folder names are read as they are; listed, what has no name is counted."""
     s3.mkdir("odd")
