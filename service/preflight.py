@@ -81,9 +81,13 @@ def check_model(artifact: Artifact, *, workers: int = 1) -> None:
 
 def _least_memory(workers: int) -> int:
     """Return the bytes that this process and its workers need at least: each holds BentoML, or else the open model."""
-    own, opening_model = (
-        resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    # Not ru_maxrss: that counts the program that started this one, too. A limit on memory means Linux.
+    [own] = (
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM:")
     )
+    opening_model = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     return own + workers * max(own, opening_model)
 
 

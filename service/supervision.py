@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,10 @@ def _create_arbiter(watchers: list[Any], **options: Any) -> Any:
         watcher.respawn = True  # in a container BentoML would not replace a worker
         watcher.hooks["after_reap"] = _report_death
     arbiter = _bentoml_s_arbiter(watchers, check_delay=CHECK_EVERY_S, **options)
+    if sys.platform == "linux":
+        # Abstract sockets: the two free ports that BentoML has looked up may be taken by now.
+        arbiter.endpoint = arbiter.ctrl.endpoint = f"ipc://@tandem-{uuid.uuid4().hex}"
+        arbiter.pubsub_endpoint = f"ipc://@tandem-{uuid.uuid4().hex}"
     begin = arbiter.initialize
 
     def initialize() -> None:

@@ -37,8 +37,8 @@ ERRORS = {
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait a second for an answer, remember no store of other tests, and try again at once."""
-    monkeypatch.setenv("TANDEM_URL_TIMEOUT", "1")
+    """Wait two seconds for an answer, remember no store of other tests, and try again at once."""
+    monkeypatch.setenv("TANDEM_URL_TIMEOUT", "2")
     monkeypatch.setattr(objects, "_STORES", objects._Stores())
     monkeypatch.setattr(objects, "_PAUSE_S", 0)
 
@@ -210,8 +210,11 @@ def test_refused_credentials_stop_the_run(tmp_path: Path, run: Run, failing_s3: 
 
 
 @pytest.mark.reported("s3-double-slash")
-def test_a_key_is_no_chain_of_file_systems(tmp_path: Path, run: Run, few: Path, s3: Any) -> None:
+def test_a_key_is_no_chain_of_file_systems(
+    tmp_path: Path, run: Run, few: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keys with `::`, `!` and empty folder names are read as they are; listed, what has no name is counted."""
+    monkeypatch.setenv("TANDEM_URL_TIMEOUT", "30")
     s3.mkdir("odd")
     image = min(few.rglob("*.png")).read_bytes()
     keys = ["a::b.png", "simplecache::file.png", "x!y.png", "zip:.png", "#?.png", "*[0].png"]
