@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from classifier.errors import DamagedArtifact, ModelNotFound, ModelNotNamed
-from registry.oci.references import tag_of_bare_name
+from registry.oci.references import tag_of_bare_name, tag_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,8 @@ def find_artifact(reference: Reference, stored: Sequence[Artifact], root: Path) 
         tag = reference.tag or tag_of_bare_name([tag for artifact in named for tag in artifact.tags])
         matching = [artifact for artifact in named if tag in artifact.tags]
     if not matching:
-        known = ", ".join(tag for artifact in named for tag in artifact.tags if tag is not None) or "no tag"
+        tags = sorted((tag for artifact in named for tag in artifact.tags if tag is not None), key=tag_order)
+        known = ", ".join(tags) or "no tag"
         raise ModelNotFound(
             f"model '{reference}' is not in the registry {root}: '{reference.repository}' has {known}; {SEE_LIST}"
         )

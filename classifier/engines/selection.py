@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from classifier.artifact import CONFIG
 from classifier.engines import onnxruntime, openvino
@@ -17,12 +17,13 @@ from classifier.engines.runtime import GPU_WHEEL, check_cuda, check_wheels, inst
 from classifier.errors import DamagedArtifact, EngineUnavailable
 from classifier.extras import install_extra
 from classifier.hardware import cpu, cpu_of_onednn
+from classifier.types import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from classifier.engines import Engine, Tuning
-    from classifier.types import AllowedPrecision, CpuFeature, DeviceKind, ModelConfig, Precision
+    from classifier.types import AllowedPrecision, CpuFeature, DeviceKind, ModelConfig
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,8 @@ def choose(config: ModelConfig, *, engine: str = AUTO, device: str = AUTO, preci
     """
     if engine not in (AUTO, *ENGINES):
         raise EngineUnavailable(f"there is no engine '{engine}'; choose {_either(AUTO, *ENGINES)}")
+    if precision not in (AUTO, *get_args(Precision)):
+        raise EngineUnavailable(f"there is no precision '{precision}'; choose {_either(AUTO, *get_args(Precision))}")
     kind, index = (AUTO, 0) if device == AUTO else parse_device(device)
     known = sorted(
         (way for way in config.allowed if _key(way) in AUTO_ORDER), key=lambda way: AUTO_ORDER.index(_key(way))

@@ -95,7 +95,7 @@ def test_a_name_that_is_not_text(tandem: Any, images: list[Path], tmp_path: Path
         (
             ["--precision", "int4"],
             1,
-            "model 'digits' does not allow precision 'int4', as 'tandem models show' says; choose",
+            "there is no precision 'int4'; choose auto, fp32, bf16, fp16 or int8",
         ),
         (["--top-k", "0"], 2, "Invalid value for '-k'"),
     ],

@@ -40,8 +40,8 @@ def test_no_reference_means_the_only_model(stocked: LocalRegistry) -> None:
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("digits:4", r"'digits:4' is not in the registry .*'digits' has 1, candidate, 2, 3; 'tandem models list'"),
-        ("digits:production", "'digits' has 1, candidate, 2, 3"),
+        ("digits:4", r"'digits:4' is not in the registry .*'digits' has 1, 2, 3, candidate; 'tandem models list'"),
+        ("digits:production", "'digits' has 1, 2, 3, candidate"),
         ("digits:03", "'digits' has 1"),
         ("digit", "did you mean 'digits'"),
         ("digist:2", "did you mean 'digits'"),

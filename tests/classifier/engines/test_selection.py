@@ -99,7 +99,7 @@ BOTH_NOT_INSTALLED = "need OpenVINO, which is not installed (pip install -e '.[o
         (
             {"precision": "int4"},
             {},
-            f"model 'digits' does not allow precision 'int4', {AS_SHOWN}; choose {HERE}",
+            "there is no precision 'int4'; choose auto, fp32, bf16, fp16 or int8",
         ),
         (
             {"precision": "bf16", "engine": "onnxruntime"},

@@ -149,7 +149,7 @@ def test_rm_asks_on_a_terminal(stocked: LocalRegistry, answer: bytes, left: int)
 @pytest.mark.parametrize(
     ("command", "code", "sentence"),
     [
-        (["show", "digits:7"], 1, "'digits' has 1, production, 2"),
+        (["show", "digits:7"], 1, "'digits' has 1, 2, production"),
         (["show", "Digits"], 1, "lower-case"),
         (["show", "digits@sha256:0123"], 1, "all its 64"),
         (["rm", "ghcr.io/acme/digits:3"], 1, "'tandem models pull ghcr.io/acme/digits:3' fetches it"),
