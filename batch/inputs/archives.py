@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 from batch.inputs.opening import Found, decompressed, is_compressed, opening
 from batch.inputs.sources import Stamp
 from batch.inputs.stores import fetching, urls
+from classifier.images import LIMITS
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -54,8 +55,22 @@ def list_tar(input: Input, skipped: Counter[str], selection: Selection) -> Itera
 
 @contextmanager
 def _opening_tar(input: Input) -> Iterator[tarfile.TarFile]:
-    with opening(input) as file, tarfile.TarFile(fileobj=decompressed(file)) as tar:
+    with opening(input) as file, tarfile.TarFile(fileobj=_BoundedReads(decompressed(file))) as tar:  # type: ignore[arg-type]
         yield tar
+
+
+class _BoundedReads:
+    """A file that is read in pieces of the largest image at most: a header in a small `.tar.gz` can be gigabytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.name, self.mode = "", "rb"
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+        self._read = file.read
+
+    def read(self, size: int) -> bytes:
+        if size > LIMITS.max_bytes:
+            raise tarfile.ReadError(f"a header in it has {size:,} bytes")
+        return self._read(size)
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -29,6 +29,10 @@ _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal
 """Signals that code sends to itself. Any other comes from outside."""
 
 
+_KEPT = ("PATH", "PYTHON", "LD_", "DYLD_", "LANG", "LC_", "TZ", "TMPDIR", "VIRTUAL_ENV", "MALLOC_")
+"""How the names of variables begin that the process inherits."""
+
+
 class NoAnswer(Exception):
     """The process can't be started, or ended for no cause of the image's; the message says which: `was killed …`."""
 
@@ -61,6 +65,11 @@ class Reply:
     ended: str = ""
 
 
+def _environment() -> dict[str, str]:
+    """Return what Python and its libraries need to start, and no password: a codec that is broken into finds none."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
+
+
 class ForkingProcess(Process):
     """The child process, which forks for each image.
 
@@ -70,7 +79,7 @@ class ForkingProcess(Process):
 
     def __init__(self) -> None:
         try:
-            super().__init__("batch.pipeline.forks")
+            super().__init__("batch.pipeline.forks", environment=_environment())
         except OSError as error:
             raise NoAnswer(f"can't be started ({error.strerror})") from error
         self.has_ended = False

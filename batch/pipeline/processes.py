@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import io
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ _LONGEST = 2**32
 class Process:
     """A module, run with `-m` in a child process."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] = os.environ) -> None:
         # The child ends when its pipe closes. A SIGTERM to all processes of a container must reach only the run, which
         # may need this child to finish a chunk; so the child is started with SIGTERM blocked.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -39,7 +40,13 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # a process with one thread can fork
+                # Passwords of registry and keys are none of their business. A process with one thread can fork.
+                env={
+                    name: value
+                    for name, value in environment.items()
+                    if not name.startswith(("TANDEM_REGISTRY_", "TANDEM_KEY_"))
+                }
+                | {"OPENBLAS_NUM_THREADS": "1"},
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -200,3 +200,13 @@ def test_a_tar_in_memory_does_not_grow(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 500_000
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME], ids=["pax", "long name"])
+def test_a_header_of_gigabytes_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    """A small compressed tar file can hold a header that takes more memory than there is: it is refused."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 3 << 30
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)))
+    with pytest.raises(DataError, match="a header in it has 3,221,225,472 bytes"):
+        listed(tmp_path / "x.tar.gz")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -211,3 +212,16 @@ def _without_end(record: bytes) -> bytes:
     fields = json.loads(record)
     fields["attempts"][-1]["ended"] = None
     return json.dumps(fields).encode()
+
+
+def test_a_contained_process_inherits_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A codec that is broken into finds neither the registry's password nor a cloud's keys."""
+    secrets = ("TANDEM_REGISTRY_PASSWORD", "TANDEM_KEY_PASSWORD", "AWS_SECRET_ACCESS_KEY")
+    for name in secrets:
+        monkeypatch.setenv(name, "opensesame")
+    with Decoder(PREPROCESSING, suspects=1) as decode:
+        decode(encode(30, 20, "PNG"))
+        [process] = [
+            child for child in psutil.Process().children() if "batch.pipeline.forks" in " ".join(child.cmdline())
+        ]
+        assert not set(secrets) & process.environ().keys()
