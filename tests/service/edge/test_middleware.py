@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.edge.middleware import UNKNOWN
-from tests.service.test_connections import assert_refusal, everything
+from tests.service.edge.test_connections import assert_refusal, everything
 
 if TYPE_CHECKING:
     from tests.serving import Server
