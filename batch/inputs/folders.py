@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable, Iterator
 
+    from batch.inputs.holders.opening import Found
     from batch.inputs.named import Input
-    from batch.inputs.opening import Found
     from batch.inputs.selection import Selection
 
 MAX_NAMES = 100_000

@@ -12,12 +12,12 @@ from contextlib import closing
 from itertools import chain
 from typing import IO, TYPE_CHECKING
 
-from batch.inputs.archives import list_tar
 from batch.inputs.folders import walk
+from batch.inputs.holders.archives import list_tar
+from batch.inputs.holders.tables import list_table
 from batch.inputs.named import HOLDER_SUFFIXES, kind_of_file
 from batch.inputs.selection import SUFFIXES_ALONE
 from batch.inputs.stores import urls
-from batch.inputs.tables import list_table
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
 from classifier.wording import utf8_text
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator, Sequence
 
+    from batch.inputs.holders.opening import Found
     from batch.inputs.named import Input
-    from batch.inputs.opening import Found
     from batch.inputs.selection import Selection
 
 MAX_PATH_BYTES = 1 << 16

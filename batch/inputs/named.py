@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from batch.inputs.sources import Mount, Stamp, lost_mount
+from batch.inputs.stamps import Mount, Stamp, lost_mount
 from batch.inputs.stores import urls
 from classifier.errors import DataError
 from classifier.wording import utf8_text

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from batch.inputs.listing import list_images, read_records
 from batch.inputs.named import Input, Kind
 from batch.inputs.selection import SUFFIXES_ALONE, Selection
-from batch.inputs.sources import Sources, as_path, beside, path_text
+from batch.inputs.sources import Sources, beside
+from batch.inputs.stamps import as_path, path_text
 from batch.inputs.stores.urls import is_url
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from batch.inputs.opening import Found
+    from batch.inputs.holders.opening import Found
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch.inputs.archives import read_span, read_tar
-from batch.inputs.opening import is_compressed
+from batch.inputs.holders.archives import read_span, read_tar
+from batch.inputs.holders.opening import is_compressed
+from batch.inputs.holders.tables import read_table
 from batch.inputs.stores.objects import read_object, read_range
 from batch.inputs.stores.urls import is_url
-from batch.inputs.tables import read_table
 from classifier.errors import ImageTooLarge, UnreadableImage
 from classifier.images import LIMITS, read_image
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from batch.inputs.plan import digest_of
 from batch.inputs.shards import Shard
-from batch.inputs.sources import as_path, stamps_of
+from batch.inputs.sources import stamps_of
+from batch.inputs.stamps import as_path
 from batch.inputs.stores.urls import is_url
 from batch.review.results import find_shards, require_one_count
 from batch.run.folder import reading, writing

@@ -10,7 +10,7 @@ from classifier.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batch.inputs.sources import Stamp
+    from batch.inputs.stamps import Stamp
 
 _NOT_IN_RANGE = 416
 

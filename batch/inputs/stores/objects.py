@@ -17,7 +17,7 @@ from classifier.errors import DataError, UnreadableImage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batch.inputs.sources import Stamp
+    from batch.inputs.stamps import Stamp
 
 FAILURES_BEFORE_ANY_SUCCESS = 20
 """Objects in a row that may fail before one was read."""

@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
+from batch.inputs.stamps import Stamp
 from classifier.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,15 +51,15 @@ def is_folder(url: str) -> bool:
     return bool(_info(url)["type"] == "directory")
 
 
-def version_of(url: str) -> tuple[int | None, str | None]:
-    """Return the size of an object and its store's mark of this version of it; None for what the store doesn't say.
+def stamp_of(url: str) -> Stamp:
+    """Return the stamp of an object.
 
     Raises:
         DataError: nothing is there, or it can't be reached.
     """
     info = _info(url)
     mark = next((info[name] for name in _MARKS if info.get(name)), None)
-    return info.get("size"), None if mark is None else str(mark)
+    return Stamp(size=info.get("size"), written=None if mark is None else str(mark))
 
 
 def _info(url: str) -> dict[str, Any]:

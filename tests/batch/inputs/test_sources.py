@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.inputs.named import find_inputs
-from batch.inputs.sources import as_path, path_text
+from batch.inputs.stamps import as_path, path_text
 from batch.pipeline import loading, reading
 from classifier.errors import DataError, OutputError
 from tests.batch.conftest import mounted, read_parts

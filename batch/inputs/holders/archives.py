@@ -9,8 +9,8 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
-from batch.inputs.opening import Found, decompressed, is_compressed, opening
-from batch.inputs.sources import Stamp
+from batch.inputs.holders.opening import Found, decompressed, is_compressed, opening
+from batch.inputs.stamps import Stamp
 from batch.inputs.stores import fetching, urls
 from classifier.images import LIMITS
 

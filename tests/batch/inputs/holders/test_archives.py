@@ -29,7 +29,7 @@ from tests.batch.conftest import read_parts
 from tests.batch.images import WHAT, make_tar, rows_of
 
 if TYPE_CHECKING:
-    from batch.inputs.opening import Found
+    from batch.inputs.holders.opening import Found
     from tests.batch.conftest import Run
 
 

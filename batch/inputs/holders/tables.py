@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch.inputs.opening import Found, opening
+from batch.inputs.holders.opening import Found, opening
 from classifier.errors import DataError
 from classifier.wording import utf8_text
 

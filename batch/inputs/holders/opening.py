@@ -12,7 +12,7 @@ import zlib
 from contextlib import closing, contextmanager
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from batch.inputs.sources import Stamp
+from batch.inputs.stamps import Stamp
 from batch.inputs.stores import fetching, urls
 from classifier.errors import DataError
 from classifier.wording import utf8_text
@@ -43,7 +43,7 @@ def opening(input: Input) -> Iterator[IO[bytes]]:
     try:
         if urls.is_url(input.location):
             if input.stamp is not None:
-                input.require_unchanged(Stamp.of_url(input.location))
+                input.require_unchanged(urls.stamp_of(input.location))
             with urls.reaching(input.location), closing(urls.open_url(input.location)) as file:
                 yield file
         else:
