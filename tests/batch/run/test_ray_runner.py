@@ -130,8 +130,8 @@ def _node_without_driver(cluster: Any) -> Any:
     """Return a node that may be removed: Ray refuses to remove the one that the driver talks to."""
     import ray
 
-    driver = ray._private.worker._global_node.raylet_socket_name
-    return next(node for node in cluster.worker_nodes if node.raylet_socket_name != driver)
+    driver = ray._private.worker.global_worker.node._raylet_socket_name
+    return next(node for node in cluster.worker_nodes if node._raylet_socket_name != driver)
 
 
 @on_cluster
