@@ -1,4 +1,4 @@
-"""This machine's CPUs: their instruction set, and how many of them and how much memory this process may use.
+"""What this process may use: CPUs and their instruction set, memory, open files.
 
 For GPUs see `classifier.engines.nvidia`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -133,6 +134,14 @@ def cpu_limit(root: Path = Path("/")) -> int:
 def memory_limit(root: Path = Path("/")) -> int | None:
     """Return how many bytes of memory this process's control groups allow it; None if they set no limit."""
     return min(_cgroup_values(root, "memory", _memory_v1, _memory_v2), default=None)
+
+
+def allow_open_files(number: int) -> None:
+    """Let this process open at least `number` files, or as many as the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _cgroup_values(

@@ -6,12 +6,17 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def counted(number: int, noun: str) -> str:
     """Return a number and its noun: `1 image`, `2,000 images`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """Return counts by reason as text, sorted: `3 hidden, 2 symbolic link`."""
+    return ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()))
 
 
 def duration(seconds: float) -> str:
@@ -28,6 +33,11 @@ def duration(seconds: float) -> str:
 def one_line(text: str) -> str:
     """Return `text` on one line, without control characters: it can't move a terminal's cursor."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def escaped(text: str) -> str:
+    """Return `text` with its control and direction characters as Python writes them, so that they are visible."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def utf8_text(path: str | os.PathLike[str]) -> str:

@@ -31,7 +31,7 @@ _PATHS = ("TANDEM_HOME", "TANDEM_TRUSTED_KEY", "TANDEM_REGISTRY_CA", "DOCKER_CON
 
 def supervise() -> int:
     """Adjust BentoML, if this is `bentoml serve`, and return how many workers it shall start."""
-    # Set but not to "false": whoever wants to send reports to BentoML's makers says so.
+    # Reports to BentoML's makers are off unless the user has set the variable; BentoML takes only "true" for off.
     os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "true"
     usage_stats.do_not_track.cache_clear()
     command = click.get_current_context(silent=True)

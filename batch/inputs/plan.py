@@ -22,7 +22,7 @@ from batch.inputs.stamps import as_path, path_text
 from batch.inputs.stores.urls import is_url
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
-from classifier.wording import counted, utf8_text
+from classifier.wording import counted, tally, utf8_text
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
@@ -115,7 +115,7 @@ class Plan:
         skipped = sum(self.skipped.values())
         seen = self.images + skipped
         text = f"planned {counted(self.images, 'image')}, of {seen:,} {'entry' if seen == 1 else 'entries'} seen"
-        return f"{text}; skipped {skipped:,}: {describe_skipped(self.skipped)}" if skipped else text
+        return f"{text}; skipped {skipped:,}: {tally(self.skipped)}" if skipped else text
 
     @property
     def chunks(self) -> int:
@@ -148,11 +148,6 @@ def require_images(inputs: Sequence[Input], selection: Selection = SUFFIXES_ALON
 def describe_counts(counts: Mapping[str, int]) -> str:
     """Return counts as text, `hidden 1, other suffix 3`."""
     return ", ".join(f"{what} {count:,}" for what, count in sorted(counts.items()))
-
-
-def describe_skipped(counts: Mapping[str, int]) -> str:
-    """Return counts of skipped entries as text, `3 hidden, 2 symbolic link`."""
-    return ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()))
 
 
 def write_plan(path: Path, inputs: Sequence[Input], *, chunk_size: int, selection: Selection = SUFFIXES_ALONE) -> Plan:

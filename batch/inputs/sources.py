@@ -89,10 +89,9 @@ def inputs_as_planned(plan: Path, inputs: Sequence[Input], *, resumed: bool) -> 
     Raises:
         DataError: a file that holds images, or a list of them, was written anew.
     """
-    try:
-        sources = from_json(beside(plan).read_bytes(), list[_Source])
-    except (OSError, ValueError):
-        return tuple(inputs)  # of a run that an older Tandem began
+    sources = _read(plan)
+    if sources is None:
+        return tuple(inputs)
     planned = tuple(
         replace(
             input,
@@ -109,8 +108,14 @@ def inputs_as_planned(plan: Path, inputs: Sequence[Input], *, resumed: bool) -> 
 
 def stamps_of(plan: Path) -> list[Stamp | None] | None:
     """Return the stamp of each input of the plan at `plan`; None if an older Tandem made it."""
+    sources = _read(plan)
+    return None if sources is None else [source.stamp for source in sources]
+
+
+def _read(plan: Path) -> list[_Source] | None:
+    """Return what a plan was made of; None if an older Tandem made it."""
     try:
-        return [source.stamp for source in from_json(beside(plan).read_bytes(), list[_Source])]
+        return from_json(beside(plan).read_bytes(), list[_Source])
     except (OSError, ValueError):
         return None
 

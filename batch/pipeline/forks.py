@@ -1,7 +1,6 @@
 """The process that decodes dangerous images: it forks for each one, and sets the limits in the fork.
 
-A fork that ends for no cause of the image's, as when the kernel kills it for want of memory, says nothing about the
-image.
+If the kernel kills a fork because memory has run out, that says nothing about its image.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -18,6 +17,7 @@ from batch.run.folder import reading, writing
 from batch.run.lock import open_run_folder, unchanging
 from batch.run.record import RunRecord, read_attempts
 from classifier.errors import OutputError
+from classifier.hardware import allow_open_files
 from classifier.types import to_json
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def merge_shards(output: Path) -> RunRecord:
         OutputError: a shard is missing, is not done, or is of another run; or the output can't be written.
     """
     shards = _find_shards(output)
-    _allow_open_files(len(shards))
+    allow_open_files(len(shards) + _OTHER_FILES)  # each lock is one
     with ExitStack() as locks:
         for shard in shards:
             if shard.began:
@@ -60,14 +60,6 @@ def merge_shards(output: Path) -> RunRecord:
         folder.write_record(to_json(record))
         folder.succeed()
     return record
-
-
-def _allow_open_files(number: int) -> None:
-    """Let this process open `number` files more than usual, as far as the system permits: each lock is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(number + _OTHER_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _find_shards(output: Path) -> list[RunFolder]:
@@ -92,6 +84,7 @@ def _find_shards(output: Path) -> list[RunFolder]:
 def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tuple[Attempt, ...]]:
     """Return the fingerprint of the whole run, with all commits and attempts, after checking each shard."""
     first: Fingerprint | None = None
+    versions: list[object] | None = None
     commits: dict[int, Commit] = {}
     attempts: list[Attempt] = []
     for number, folder in enumerate(shards, 1):
@@ -100,8 +93,10 @@ def _prove(shards: list[RunFolder]) -> tuple[Fingerprint, dict[int, Commit], tup
             raise OutputError(
                 f"the shard '{folder.path}' is not done; run it again with --shard {number}/{len(shards)}"
             )
-        first = first or run
-        if None not in (ours := _versions(folder, run), theirs := _versions(shards[0], first)) and ours != theirs:
+        found = _versions(folder, run)
+        if first is None:
+            first, versions = run, found
+        if None not in (found, versions) and found != versions:
             raise OutputError(
                 f"the shards '{folder.path}' and '{shards[0].path}' read other versions of a tar file, table or list, "
                 "which was written anew between them; run both again from the start"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch.review.survey import SCORE_BINS
 from classifier.extras import installed_version
-from classifier.wording import counted, duration
+from classifier.wording import counted, duration, escaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -171,10 +171,7 @@ def _when(record: RunRecord) -> dict[str, Any]:
 
 
 def _visible(value: object) -> object:
-    """Return text with its control and direction characters escaped, so that they are visible."""
-    if type(value) is not str or value.isprintable():
-        return value
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+    return value if type(value) is not str or value.isprintable() else escaped(value)
 
 
 def _percent(share: float, digits: int = 1) -> str:

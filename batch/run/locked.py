@@ -36,7 +36,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 class LockedFolder(RunFolder):
     """The output folder of one run, locked by this process. `lock.open_run_folder` opens it.
 
-    Every method that writes raises an OutputError if the disk fails, or if the output is no longer the locked one.
+    Every method that writes raises an OutputError if the disk fails, or if the output has been removed or replaced.
     """
 
     def __init__(self, path: Path, lock: IO[bytes]) -> None:

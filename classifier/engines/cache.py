@@ -78,7 +78,7 @@ def read_entry(entry: Entry) -> memoryview | None:
         return None
     except ValueError:  # An empty file can't be mapped.
         return None
-    # The key comes last, because OpenVINO wants the contents aligned in memory.
+    # The key comes last, because OpenVINO needs the contents aligned in memory.
     ending = _ending(entry.key)
     contents, digest = data[: -len(ending) - _DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if data[len(contents) : -_DIGEST_BYTES] != ending or hashlib.sha256(data[:-_DIGEST_BYTES]).digest() != digest:
@@ -119,7 +119,7 @@ def _ending(key: bytes) -> bytes:
 
 
 def _is_private(status: os.stat_result) -> bool:
-    """Return whether a folder or file belongs to this user, is no link, and is writable by nobody else."""
+    """Return whether a folder or file is not a link, belongs to this user, and can be written by nobody else."""
     if not hasattr(os, "geteuid"):
         return True
     is_own = status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode)

@@ -6,7 +6,6 @@
 - `limits`: what one image may cost; checked before any pixel is decoded.
 - `memory`: how much all threads together may use to decode.
 - `colours`: every pixel type → 8-bit RGB.
-- `endings`: JPEGs that lack their end mark.
 - `orientation`: the EXIF orientation, read and applied.
 - `scans`: how long a JPEG may take to decode.
 - `endings`: JPEGs that lack only their end mark.

@@ -63,12 +63,14 @@ class Container:
         data: what the codec needs of a JPEG or PNG; the whole file of a WebP or BMP.
         exif: the first EXIF block of a JPEG or PNG, without its `Exif` prefix in a JPEG; else empty.
         lacks_end: whether a JPEG ends in the pixel data of a scan, without its end mark.
+        scans: number of scans of a JPEG.
     """
 
     format: str
     data: bytes
     exif: bytes = b""
     lacks_end: bool = False
+    scans: int = 0
 
 
 def open_container(data: bytes) -> Container:
@@ -121,7 +123,7 @@ def _open_jpeg(data: bytes) -> Container:
             exif = data[start + 4 + len(EXIF_PREFIX) : end]
         if kind not in _JPEG_METADATA:
             parts.append(data[start:end])
-    return Container(format="JPEG", data=b"".join(parts), exif=exif, lacks_end=lacks_end)
+    return Container(format="JPEG", data=b"".join(parts), exif=exif, lacks_end=lacks_end, scans=scans)
 
 
 def _open_png(data: bytes) -> Container:

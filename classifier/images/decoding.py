@@ -155,7 +155,7 @@ def _is_plain(source: ImageFile, container: Container) -> bool:
         return False
     if container.format == "JPEG":
         # A progressive JPEG, or one of several scans, keeps its coefficients until the last scan.
-        return b"\xff\xc2" not in container.data and container.data.count(b"\xff\xda") == 1
+        return container.scans == 1 and b"\xff\xc2" not in container.data
     return container.format == "PNG"
 
 

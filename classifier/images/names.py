@@ -20,7 +20,7 @@ SYSTEM_FOLDERS = frozenset(
 
 
 def reason_to_skip_name(name: str) -> str | None:
-    """Return why an entry of this name, a file or a folder, is no image of the user: a short noun; None if it may be.
+    """Return why a file or folder of this name is skipped, as a short noun; None if it is taken.
 
     Training and the bulk run both apply it to every part of a path below the folder, archive or bucket that was named.
     """

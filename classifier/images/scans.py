@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 MAX_SCANNED_PIXELS = 4_000_000_000
 """Maximum of scans × pixels: 5 to 10 s of one CPU. Encoders write about 10 scans, or 1,000,000,000 at most."""
 
-_START_OF_SCAN = b"\xff\xda"
-
 
 def check_scans(container: Container, size: tuple[int, int]) -> None:
     """Check that an image of this size is no JPEG whose scans take long to decode.
@@ -21,12 +19,10 @@ def check_scans(container: Container, size: tuple[int, int]) -> None:
     Raises:
         ImageTooLarge: its scans pass over more than MAX_SCANNED_PIXELS.
     """
-    if container.format != "JPEG":
-        return
     width, height = size
-    scans = container.data.count(_START_OF_SCAN)
-    if scans * width * height > MAX_SCANNED_PIXELS:
+    if container.scans * width * height > MAX_SCANNED_PIXELS:
         raise ImageTooLarge(
-            f"the JPEG image of {width:,} × {height:,} pixels in {scans} scans takes too long to decode: re-encode it",
+            f"the JPEG image of {width:,} × {height:,} pixels in {container.scans} scans takes too long to decode: "
+            "re-encode it",
             reason="too_slow",
         )

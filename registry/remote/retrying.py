@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from classifier.environment import seconds_in
 from classifier.errors import RegistryError
 from registry.oci.receiving import DamagedInTransit
 from registry.remote.failures import TransientFailure
@@ -30,16 +30,10 @@ def time_limit_s() -> float:
     Raises:
         RegistryError: the variable is not a number of seconds.
     """
-    text = os.environ.get("TANDEM_REGISTRY_TIMEOUT")
     try:
-        seconds = float(text) if text else _DEFAULT_TIME_LIMIT_S
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise RegistryError(
-            f"TANDEM_REGISTRY_TIMEOUT is '{text}', which is not a number of seconds: set it to a number such as 120"
-        )
-    return seconds
+        return seconds_in("TANDEM_REGISTRY_TIMEOUT", _DEFAULT_TIME_LIMIT_S)
+    except ValueError as error:
+        raise RegistryError(str(error)) from error
 
 
 def retry(operation: Callable[[], _T], *, limit_s: float) -> _T:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from classifier.answers import Error, Refusal
+from classifier.hardware import allow_open_files
 from service import limits
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ _CHECK_EVERY_S = 2
 def bound_connections() -> None:
     """Make uvicorn use `BoundedProtocol` in this process."""
     # Room for connections that are accepted before the one over the limit is closed.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    allow_open_files(_OPEN_FILES)
     # BentoML's worker leaves the choice of the protocol to uvicorn, which looks it up here.
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedProtocol.__name__}"
 

@@ -13,6 +13,7 @@ from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddle
 from starlette.middleware import Middleware
 from starlette.routing import Match
 
+from classifier.wording import escaped
 from service.edge.endpoints import refusal
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _escape(record: logging.LogRecord) -> bool:
 
 
 def _printable(text: str) -> str:
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    text = escaped(text)
     return text if len(text) <= _LOGGED_CHARS else f"{text[:_LOGGED_CHARS]}…"
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
 from classifier.images.names import reason_to_skip_name
+from classifier.wording import tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -128,7 +129,6 @@ def _identity(folder: Path) -> _Identity:
 
 
 def _log_counts(folder: Path, images: int, skipped: Counter[str]) -> None:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
     logger.log(
         logging.WARNING if skipped else logging.INFO,
         "%s: %s images of %s entries seen; skipped %s%s",
@@ -136,7 +136,7 @@ def _log_counts(folder: Path, images: int, skipped: Counter[str]) -> None:
         f"{images:,}",
         f"{images + skipped.total():,}",
         f"{skipped.total():,}",
-        reasons and f": {reasons}",
+        f": {tally(skipped)}" if skipped else "",
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from batch.inputs.stamps import Stamp
+from classifier.environment import seconds_in
 from classifier.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,16 +30,10 @@ def time_limit_s() -> float:
     Raises:
         DataError: the variable is not a number of seconds.
     """
-    text = os.environ.get("TANDEM_URL_TIMEOUT")
     try:
-        seconds = float(text) if text else _DEFAULT_TIME_LIMIT_S
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise DataError(
-            f"TANDEM_URL_TIMEOUT is '{text}', which is not a number of seconds: set it to a number such as 60"
-        )
-    return seconds
+        return seconds_in("TANDEM_URL_TIMEOUT", _DEFAULT_TIME_LIMIT_S)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def is_folder(url: str) -> bool:
