@@ -23,7 +23,16 @@ nox.options.sessions = ["lint", "tests"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 IMAGE_SOURCES = {
     # uv is needed to build a Bento, not to serve it.
-    "service-cpu": ("pyproject.toml", "--extra=cpu", "--extra=service", "--extra=signing", "--no-emit-package=uv"),
+    "service-cpu": (
+        "pyproject.toml",
+        "--extra=cpu",
+        "--extra=service",
+        "--extra=signing",
+        "--no-emit-package=uv",
+        "--extra=cache",
+        "--extra=log",
+        "--extra=tracing",
+    ),
     "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch", "--extra=s3", "--extra=signing"),
     "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch", "--extra=s3", "--extra=signing"),
     "build": ("--group=pyproject.toml:build",),
@@ -46,7 +55,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite, except tests that need Docker, a GPU or many minutes."""
-    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3]", *group("tests"))
+    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3,cache,log,tracing]", *group("tests"))
     # Two processes on any machine: many tests start servers or train, which use several threads.
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
@@ -54,7 +63,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, types, the direction of imports, and the Dockerfiles."""
-    install(session, "-e", ".[cpu,train,service,batch,signing]", *group("tests"), *group("lint"))
+    install(session, "-e", ".[cpu,train,service,batch,signing,cache,log,tracing]", *group("tests"), *group("lint"))
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy")
@@ -87,7 +96,7 @@ def torchless(session: nox.Session) -> None:
     shutil.rmtree(dist, ignore_errors=True)
     session.run("hatchling", "build", "--target", "wheel", "--directory", str(dist))
     (wheel,) = dist.glob("tandem-*.whl")
-    install(session, f"{wheel}[cpu,service,batch,signing]", *group("tests"))
+    install(session, f"{wheel}[cpu,service,batch,signing,cache,log,tracing]", *group("tests"))
     absent = ("torch", "torchvision", "onnx", "sklearn")
     session.run("python", "-c", f"from importlib.util import find_spec; assert not any(map(find_spec, {absent}))")
     session.run(
@@ -132,7 +141,7 @@ def gpu(session: nox.Session) -> None:
 @nox.session(default=False)
 def reported(session: nox.Session) -> None:
     """Run the tests of situations that people reported of systems like this one."""
-    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3]", *group("tests"))
+    install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3,cache,log,tracing]", *group("tests"))
     session.run("pytest", "-n", "2", "-m", "reported", *session.posargs)
 
 
