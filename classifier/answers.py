@@ -66,10 +66,37 @@ class Error:
     Attributes:
         reason: the kind of failure in one word, stable across releases.
         message: a sentence for people.
+        request_id: of the request, as in the service's log; null for one image of several, and for what is not HTTP.
     """
 
     reason: str
     message: str
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchItem:
+    """The result of one image of `POST /classify_batch`: `predictions`, or `error`; the other is null."""
+
+    predictions: tuple[Prediction, ...] | None = None
+    error: Error | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchClassification:
+    """The answer of `POST /classify_batch`.
+
+    Attributes:
+        results: one for each image, in the order of the images.
+        model: what classified the images, `digits@sha256:…`.
+        digest: of that model, `sha256:…`.
+        engine: what ran the model.
+    """
+
+    results: tuple[BatchItem, ...]
+    model: str
+    digest: str
+    engine: EngineInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,9 @@ MAX_PIPELINED = 16
 HEAD_WITHIN_S = 20
 """Time to receive a request line with its headers."""
 ANSWER_WITHIN_S = 150
-"""Time from a complete request until the client has taken its answer; longer than BentoML's own timeout."""
+"""Time from a complete request until the client has taken its answer; longer than the limits below."""
 SLACK_S = 5
-"""What `service.edge.connections` gives in addition, so that `service.edge.endpoints` refuses a slow body first."""
+"""What `service.edge.connections` gives in addition, so that `service.edge.classify` refuses a slow body first."""
 
 MAX_BODY_BYTES = LIMITS.max_bytes + 64 * 2**10
 """One body: an image, plus the boundaries and headers of a multipart form."""
@@ -35,8 +35,11 @@ MAX_IN_FLIGHT = 128
 BODY_WITHIN_S = 60
 """Time to receive a body. A request that is still sending does not count as in flight; only its bytes count."""
 START_WITHIN_S = 20
-"""Time from a complete body to the start of its classification. Added to `BODY_WITHIN_S`, it must stay below BentoML's
-own timeout (`traffic` in `service.service`), or the client gets BentoML's error instead of ours."""
+"""Time from a complete body to the start of its classification."""
+MAX_IMAGES = 128
+"""Images of one request."""
+BATCH_WITHIN_S = 100
+"""Time for all images of one request."""
 RETRY_AFTER_S = 1
 """What `Retry-After` tells a client that was refused because of overload."""
 
@@ -47,7 +50,37 @@ def buffered_bytes(memory: int | None) -> int:
 
 
 class Overloaded(Exception):
-    """The service has no room for a request. `service.edge.endpoints` answers it with 503 and Retry-After."""
+    """The service has no room for a request. `service.edge.refusals` answers it with 503 and Retry-After."""
+
+
+class Admission:
+    """Counts the requests in flight: those whose images are waiting or being classified."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+
+    def check(self) -> None:
+        """Check that there is room for a request. Before its body is read, and again after.
+
+        Raises:
+            Overloaded: too many are in flight.
+        """
+        if self.in_flight >= MAX_IN_FLIGHT:
+            raise Overloaded("too many requests are waiting; try again")
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count a request for as long as the block runs.
+
+        Raises:
+            Overloaded: too many are in flight.
+        """
+        self.check()
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
 
 
 class Buffer:

@@ -5,31 +5,25 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path  # noqa: TC003  # BentoML reads the types of an API's parameters
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import anyio
 import bentoml
 from pydantic import Field
-from starlette.exceptions import HTTPException
 
-from classifier.answers import Classification, ModelDescription, SelfTest
-from classifier.hardware import cpu_limit, memory_limit
+from classifier.answers import BatchClassification, BatchItem, Classification, Error
+from classifier.errors import ImageError
 from registry import LocalRegistry
+from service.edge.application import Application
+from service.edge.classify import ROUTES
 from service.edge.connections import bound_connections
-from service.edge.endpoints import ROUTES, refuse
-from service.edge.middleware import guard
 from service.edge.openapi import complete
 from service.edge.uploads import DEFAULT_TOP_K
 from service.image import SealedImage
-from service.limits import Buffer, buffered_bytes
-from service.metrics import publish_model_info
 from service.opening import open_served
 from service.preflight import check_model, check_port
 from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
+from service.serving import Serving
 from service.supervision import make_paths_absolute, supervise
-
-if TYPE_CHECKING:
-    from classifier.model import Model
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
@@ -37,19 +31,12 @@ _WORKERS = supervise()
 
 
 class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is untyped
-    """BentoML's service object with our routes, limits and OpenAPI document."""
+    """BentoML's service object with our application and OpenAPI document."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """Return BentoML's Starlette application with our routes first: BentoML has its own `/classify`.
-
-        Workers call this, and then start uvicorn.
-        """
-        app = super().to_asgi(is_main=is_main)
-        app.router.routes[:0] = ROUTES
-        app.add_exception_handler(HTTPException, refuse)
-        guard(app)
+        """Return our application around BentoML's. Workers call this, and then start uvicorn."""
         bound_connections()
-        return app
+        return Application(super().to_asgi(is_main=is_main), ROUTES)
 
     @property
     def openapi_spec(self) -> Any:
@@ -61,7 +48,6 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
 @bentoml.service(
     service_class=TandemService,
     workers=_WORKERS,
-    traffic={"timeout": 120},  # the last resort: the timeouts of `service.limits` come first
     image=SealedImage(base_image="python:3.11-slim-bookworm", distro=""),
 )
 class Classifier:
@@ -89,41 +75,47 @@ class Classifier:
     def __init__(self) -> None:
         # A worker answers nothing, not even /readyz, before this returns: ready means opened and self-tested.
         artifact = resolve_served(_bento())
-        self.model = open_served(LocalRegistry.holding(artifact), artifact.identity)
-        # Threads that decode and infer. The engine starts its own threads on the same cores.
-        self.workers = anyio.CapacityLimiter(cpu_limit())
-        self.in_flight = 0
-        self.buffer = Buffer(buffered_bytes(memory_limit()))
-        self.description = _describe(self.model)
-        publish_model_info(self.model)
+        model = open_served(LocalRegistry.holding(artifact), artifact.identity)
+        self.serving = Serving.start(model)
         log.info(
             "%s runs on %s and passed its self-test of %d images",
-            self.model.identity,
-            self.model.engine.info,
-            self.description.self_test.images,
+            model.identity,
+            model.engine.info,
+            len(model.golden.images),
         )
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # BentoML is untyped
+    def close(self) -> None:
+        """End what runs in the background. BentoML calls this when the worker ends."""
+        self.serving.close()
+
+    # BentoML's clients are made from these methods. HTTP requests meet `service.edge.classify`.
 
     @bentoml.api  # type: ignore[untyped-decorator]  # BentoML is untyped
     def classify(self, image: Path, top_k: Annotated[int, Field(ge=1)] = DEFAULT_TOP_K) -> Classification:
         """Return the labels with the highest scores for an image: JPEG, PNG, WebP or BMP."""
-        # BentoML's clients and OpenAPI document are made from this method. HTTP requests meet `service.edge.endpoints`.
-        return self.classify_image(image.read_bytes(), top_k)
+        [found] = self._classify([image], top_k)
+        if isinstance(found, ImageError):
+            raise found
+        info = self.serving.description
+        return Classification(predictions=found, model=info.model, digest=info.digest, engine=info.engine)
 
-    def classify_image(self, image: bytes, top_k: int) -> Classification:
-        """Return the labels with the highest scores for an encoded image.
-
-        Raises:
-            ImageError: the image can't be classified.
-        """
-        model = self.model
-        [scores] = model.scores(model.decode(image).pixels[None])
-        model.check_finite(scores)
-        return Classification(
-            predictions=model.top_k(scores, top_k),
-            model=model.identity,
-            digest=model.digest,
-            engine=model.engine.info,
+    @bentoml.api  # type: ignore[untyped-decorator]  # BentoML is untyped
+    def classify_batch(
+        self, images: list[Path], top_k: Annotated[int, Field(ge=1)] = DEFAULT_TOP_K
+    ) -> BatchClassification:
+        """Return the labels with the highest scores for each of several images, or why it has none."""
+        results = tuple(
+            BatchItem(error=Error(reason=found.reason, message=str(found)))
+            if isinstance(found, ImageError)
+            else BatchItem(predictions=found)
+            for found in self._classify(images, top_k)
         )
+        info = self.serving.description
+        return BatchClassification(results=results, model=info.model, digest=info.digest, engine=info.engine)
+
+    def _classify(self, images: list[Path], top_k: int) -> Any:
+        return self.serving.model.classify([image.read_bytes() for image in images], top_k)
 
 
 def _bento() -> bentoml.Bento | None:
@@ -131,17 +123,3 @@ def _bento() -> bentoml.Bento | None:
     service: Any = Classifier  # the decorator has replaced the class by a service object
     bento: bentoml.Bento | None = service.bento
     return bento
-
-
-def _describe(model: Model) -> ModelDescription:
-    info = model.engine.info
-    return ModelDescription(
-        model=model.identity,
-        name=model.name,
-        digest=model.digest,
-        architecture=model.config.architecture,
-        labels=model.config.labels,
-        preprocessing=model.config.preprocessing,
-        engine=info,
-        self_test=SelfTest(images=len(model.golden.images), tolerance=model.golden.tolerances[info.precision]),
-    )

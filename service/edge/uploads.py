@@ -10,6 +10,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from classifier.errors import ImageTooLarge
 from classifier.images import LIMITS
+from service.edge.refusals import BadRequest
 from service.limits import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
@@ -19,20 +20,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 DEFAULT_TOP_K = 5
-
-
-class BadRequest(Exception):
-    """A request without a usable image or with invalid options.
-
-    Attributes:
-        status: the HTTP status of the answer.
-        reason: the kind of failure in one word, stable across releases.
-    """
-
-    def __init__(self, message: str, *, reason: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +41,13 @@ async def read_upload(request: Request, reserve: Callable[[int], None]) -> Uploa
         ImageTooLarge: the body is larger than any accepted image. The rest of it is not read.
     """
     top_k: UploadFile | str | None = request.query_params.get("top_k")
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        form = await _read_form(request, reserve)
+    if is_form(request):
+        form = await read_form(request, reserve)
         image = await _image_of(form)
         top_k = form.get("top_k", top_k)
     else:
-        image = b"".join([chunk async for chunk in _bounded_stream(request, reserve)])
-    return Upload(image=image, top_k=_parse_top_k(top_k))
+        image = b"".join([chunk async for chunk in bounded_stream(request, reserve)])
+    return Upload(image=image, top_k=parse_top_k(top_k))
 
 
 class _InMemoryParser(MultiPartParser):
@@ -68,9 +55,15 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = MAX_BODY_BYTES
 
 
-async def _read_form(request: Request, reserve: Callable[[int], None]) -> FormData:
+def is_form(request: Request) -> bool:
+    """Return whether the body says that it is a multipart form."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+async def read_form(request: Request, reserve: Callable[[int], None]) -> FormData:
+    """Return the form in `request`, kept in memory. Raises as `read_upload`."""
     try:
-        return await _InMemoryParser(request.headers, _bounded_stream(request, reserve)).parse()
+        return await _InMemoryParser(request.headers, bounded_stream(request, reserve)).parse()
     except MultiPartException as error:
         raise BadRequest(f"the multipart form can't be read: {error.message}", reason="malformed_form") from error
 
@@ -86,7 +79,7 @@ async def _image_of(form: FormData) -> bytes:
     return await images[0].read()
 
 
-async def _bounded_stream(request: Request, reserve: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+async def bounded_stream(request: Request, reserve: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
     """Yield the body in chunks; raise ImageTooLarge once its declared or received length is over the limit."""
     declared = request.headers.get("content-length", "0")
     received = 0
@@ -104,7 +97,12 @@ def _too_large() -> ImageTooLarge:
     return ImageTooLarge(f"the body is over the limit of {LIMITS.max_bytes:,} bytes for an image: send a smaller image")
 
 
-def _parse_top_k(value: UploadFile | str | None) -> int:
+def parse_top_k(value: UploadFile | str | None) -> int:
+    """Return the number of labels that was asked for, or the default.
+
+    Raises:
+        BadRequest: it is not a number of labels.
+    """
     if value is None:
         return DEFAULT_TOP_K
     # int() alone would accept '1_0', ' 7' and '+7', and raises above 4,300 digits.

@@ -26,7 +26,7 @@ def assert_refused(answer: httpx.Response, status: int, reason: str) -> str:
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert error["reason"] == reason
-    assert set(error) == {"reason", "message"}
+    assert set(error) == {"reason", "message", "request_id"}
     assert "Traceback" not in answer.text
     message: str = error["message"]
     return message

@@ -5,52 +5,46 @@ The endpoints run in this process, with the real service behind them, so that a 
 
 from __future__ import annotations
 
+import threading
 import time
-import warnings
+from concurrent.futures import wait
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import bentoml
 import httpx
 import pytest
 from starlette.applications import Starlette
 
 import service.limits
-from service.edge.endpoints import ROUTES
-from service.limits import BODY_WITHIN_S, MAX_IN_FLIGHT, START_WITHIN_S, buffered_bytes
+from classifier.model import Model
+from service.edge.application import Application
+from service.edge.classify import ROUTES
+from service.limits import MAX_IN_FLIGHT, buffered_bytes
+from service.serving import Serving
 from tests.service.conftest import FORM, assert_refused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     Post = Callable[..., Awaitable[httpx.Response]]
 
 
-@pytest.fixture(scope="module")
-def served() -> Any:
-    """Return BentoML's service object."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # BentoML calls a deprecated function of pathspec
-        from service.service import Classifier
-    return Classifier
-
-
 @pytest.fixture
-def classifier(served: Any, digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the service instance that answers."""
-    monkeypatch.setenv("TANDEM_HOME", str(digits_home))
-    classifier = served.inner()
-    monkeypatch.setattr(bentoml, "get_current_service", lambda: classifier)
-    return classifier
+def serving(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
+    """Yield what answers in this process."""
+    serving = Serving.start(model)
+    monkeypatch.setattr(Serving, "current", lambda: serving)
+    yield serving
+    serving.close()
 
 
 def run(test: Callable[[Post], Awaitable[None]]) -> None:
     """Run `test` in an event loop, with a function that posts to /classify."""
 
     async def main() -> None:
-        transport = httpx.ASGITransport(Starlette(routes=ROUTES))
+        transport = httpx.ASGITransport(Application(Starlette(), ROUTES))
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             await test(partial(client.post, "/classify"))
 
@@ -63,75 +57,77 @@ async def until(true: Callable[[], bool]) -> None:
             await anyio.sleep(0.01)
 
 
-async def hold(workers: anyio.CapacityLimiter) -> None:
+@contextmanager
+def occupied(serving: Serving) -> Iterator[None]:
     """Occupy every thread of the service."""
-    for _ in range(int(workers.total_tokens)):
-        await workers.acquire_on_behalf_of(object())
+    release = threading.Event()
+    threads = serving.scorer._threads
+    holds = [threads.submit(release.wait, 60) for _ in range(threads._max_workers)]
+    try:
+        yield
+    finally:
+        release.set()
+        wait(holds)
 
 
-def assert_idle(classifier: Any) -> None:
-    assert classifier.in_flight == 0
-    assert classifier.buffer._held == 0
+def assert_idle(serving: Serving) -> None:
+    assert serving.admission.in_flight == 0
+    assert serving.buffer._held == 0
 
 
-def test_a_full_queue_refuses_the_next_request(classifier: Any, image: bytes) -> None:
+def test_a_full_queue_refuses_the_next_request(serving: Serving, image: bytes) -> None:
     """The refusal comes while the others still wait; they are answered once a thread is free."""
 
     async def test(post: Post) -> None:
+        answers: list[httpx.Response] = []
+
+        async def keep() -> None:
+            answers.append(await post(content=image))
+
         async with anyio.create_task_group() as waiting:
-            answers: list[httpx.Response] = []
-
-            async def keep() -> None:
-                answers.append(await post(content=image))
-
-            borrower = object()
-            tokens = int(classifier.workers.total_tokens)
-            classifier.workers.total_tokens = 1
-            await classifier.workers.acquire_on_behalf_of(borrower)
-            for _ in range(MAX_IN_FLIGHT):
-                waiting.start_soon(keep)
-            await until(lambda: classifier.in_flight == MAX_IN_FLIGHT)
-            refused = await post(content=image)
-            assert_refused(refused, 503, "overloaded")
-            assert int(refused.headers["retry-after"]) >= 1
-            assert not answers
-            classifier.workers.release_on_behalf_of(borrower)
-            classifier.workers.total_tokens = tokens
+            with occupied(serving):
+                for _ in range(MAX_IN_FLIGHT):
+                    waiting.start_soon(keep)
+                await until(lambda: serving.admission.in_flight == MAX_IN_FLIGHT)
+                refused = await post(content=image)
+                assert_refused(refused, 503, "overloaded")
+                assert int(refused.headers["retry-after"]) >= 1
+                assert not answers
         assert [answer.status_code for answer in answers] == [200] * MAX_IN_FLIGHT
-        assert_idle(classifier)
+        assert_idle(serving)
 
     run(test)
 
 
-def test_waiting_for_a_thread_ends(classifier: Any, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_thread_ends(serving: Serving, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that waits too long is refused, and not classified later."""
     monkeypatch.setattr(service.limits, "START_WITHIN_S", 0.05)
-    monkeypatch.setattr(classifier, "classify_image", lambda *_: pytest.fail("was classified"))
+    monkeypatch.setattr(Model, "decode", lambda *_: pytest.fail("was decoded"))
 
     async def test(post: Post) -> None:
-        await hold(classifier.workers)
-        refused = await post(content=image)
-        assert "0.05 s" in assert_refused(refused, 503, "overloaded")
-        assert "retry-after" in refused.headers
-        assert_idle(classifier)
+        with occupied(serving):
+            refused = await post(content=image)
+            assert "0.05 s" in assert_refused(refused, 503, "overloaded")
+            assert "retry-after" in refused.headers
+        assert_idle(serving)
 
     run(test)
 
 
-def test_image_that_has_begun_is_answered(classifier: Any, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_that_has_begun_is_answered(serving: Serving, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is on waiting: an image that started in time gets its answer, however long that takes."""
     monkeypatch.setattr(service.limits, "START_WITHIN_S", 0.05)
-    classify_image = classifier.classify_image
+    decode = Model.decode
 
-    def take_long(image: bytes, top_k: int) -> Any:
+    def take_long(model: Model, image: bytes) -> Any:
         time.sleep(0.3)
-        return classify_image(image, top_k)
+        return decode(model, image)
 
-    monkeypatch.setattr(classifier, "classify_image", take_long)
+    monkeypatch.setattr(Model, "decode", take_long)
 
     async def test(post: Post) -> None:
         assert (await post(content=image)).status_code == 200
-        assert_idle(classifier)
+        assert_idle(serving)
 
     run(test)
 
@@ -145,7 +141,7 @@ def test_image_that_has_begun_is_answered(classifier: Any, image: bytes, monkeyp
     ids=["raw", "form"],
 )
 def test_waiting_for_a_body_ends(
-    classifier: Any, image: bytes, content_type: str, head: bytes, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, image: bytes, content_type: str, head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A body that stops or trickles in is refused, and the connection closed after the answer."""
     monkeypatch.setattr(service.limits, "BODY_WITHIN_S", 0.2)
@@ -160,17 +156,17 @@ def test_waiting_for_a_body_ends(
         refused = await post(content=trickle(), headers={"Content-Type": content_type})
         assert_refused(refused, 408, "slow_body")
         assert refused.headers["connection"] == "close"
-        assert_idle(classifier)
+        assert_idle(serving)
 
     run(test)
 
 
 @pytest.mark.parametrize("form", [False, True])
 def test_bodies_together_are_bounded(
-    classifier: Any, image: bytes, form: bool, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, image: bytes, form: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bodies from many clients never take more memory than the limit allows."""
-    monkeypatch.setattr(classifier.buffer, "size", 3 * len(image))
+    monkeypatch.setattr(serving.buffer, "size", 3 * len(image))
 
     async def test(post: Post) -> None:
         enough = anyio.Event()
@@ -182,25 +178,25 @@ def test_bodies_together_are_bounded(
 
         async with anyio.create_task_group() as others:
             others.start_soon(partial(post, content=half()))
-            await until(lambda: classifier.buffer._held == 2 * len(image))
+            await until(lambda: serving.buffer._held == 2 * len(image))
             body = {"files": {"image": image * 2}} if form else {"content": image * 2}
             assert_refused(await post(**body), 503, "overloaded")
-            assert classifier.buffer._held == 2 * len(image)
+            assert serving.buffer._held == 2 * len(image)
             assert (await post(content=image)).status_code == 200
             enough.set()
-        assert_idle(classifier)
+        assert_idle(serving)
 
     run(test)
 
 
-def test_body_larger_than_the_memory(classifier: Any, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_larger_than_the_memory(serving: Serving, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can never be held is too large: trying again, as after an overload, would not help."""
-    monkeypatch.setattr(classifier.buffer, "size", len(image) - 1)
+    monkeypatch.setattr(serving.buffer, "size", len(image) - 1)
 
     async def test(post: Post) -> None:
         assert_refused(await post(content=image), 413, "too_large")
         assert_refused(await post(files={"image": image}), 413, "too_large")
-        assert_idle(classifier)
+        assert_idle(serving)
 
     run(test)
 
@@ -209,8 +205,3 @@ def test_body_larger_than_the_memory(classifier: Any, image: bytes, monkeypatch:
 def test_container_with_little_memory(memory: int | None, size: int) -> None:
     """Bodies take an eighth of a container's memory, in MiB."""
     assert buffered_bytes(None if memory is None else memory * 2**20) == size * 2**20
-
-
-def test_our_timeouts_end_before_bentoml_s(served: Any) -> None:
-    """BentoML's own timeout answers in another form, so ours must come first."""
-    assert served.config["traffic"]["timeout"] > BODY_WITHIN_S + START_WITHIN_S

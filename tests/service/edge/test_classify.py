@@ -224,7 +224,7 @@ class TestFuzz:
         )
         if answer.status_code != 200:
             assert answer.status_code in {400, 413, 415, 422}, answer.text
-            assert set(answer.json()["error"]) == {"reason", "message"}
+            assert set(answer.json()["error"]) == {"reason", "message", "request_id"}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,76 @@
+"""What is known about one request and its answer: metrics, access log and prediction log are written from it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Scope
+
+    from classifier.types import Prediction
+    from service.scoring import Scored
+
+UNKNOWN = "unknown"
+"""The endpoint of every path that has no route."""
+
+_KEY = "tandem.exchange"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one image of a request.
+
+    Attributes:
+        index: its place in the request, from 0.
+        sha256: of the encoded image; None if nothing needed it.
+        scored: its scores; None if there are none, and `reason` says why.
+        reason: the kind of failure in one word; None if it has scores.
+    """
+
+    index: int
+    size_bytes: int
+    sha256: bytes | None = None
+    scored: Scored | None = None
+    predictions: tuple[Prediction, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request and its answer.
+
+    Attributes:
+        request_id: the client's `X-Request-Id`, or a new one.
+        endpoint: the path of the route, or `UNKNOWN`.
+        client: name of the API key that was used.
+        status: HTTP status of the answer; 0 until it begins.
+        reason: why the request was refused, in one word.
+        outcomes: of the images that were looked at.
+    """
+
+    request_id: str
+    endpoint: str = UNKNOWN
+    client: str | None = None
+    status: int = 0
+    reason: str | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, scope: Scope) -> Exchange:
+        """Return the exchange of a new request, and keep it in `scope`."""
+        asked = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        # Another client's ID would be a line of the log and a header of the answer: take only plain ones.
+        exchange = cls(request_id=asked.decode() if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(16))
+        scope[_KEY] = exchange
+        return exchange
+
+    @classmethod
+    def of(cls, request: Request) -> Exchange:
+        """Return the exchange that a request is part of."""
+        exchange: Exchange = request.scope[_KEY]
+        return exchange
