@@ -37,6 +37,8 @@ def one_line(text: str) -> str:
 
 def escaped(text: str) -> str:
     """Return `text` with its control and direction characters as Python writes them, so that they are visible."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

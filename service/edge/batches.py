@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from classifier.errors import ImageError
 from service import limits
 from service.edge.refusals import BadRequest
-from service.edge.uploads import bounded_stream, is_form, parse_top_k, read_form
+from service.edge.uploads import bounded_stream, content_of, is_form, parse_top_k, read_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ async def _images_of(form: FormData) -> Sequence[bytes | ImageError]:
     fields = form.getlist("images")
     _check_count(len(fields))
     return [
-        await field.read()
+        await content_of(field)
         if isinstance(field, UploadFile)
         else ImageError("the field 'images' is text; send a file", reason="no_image")
         for field in fields

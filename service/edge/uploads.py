@@ -76,7 +76,14 @@ async def _image_of(form: FormData) -> bytes:
         raise BadRequest("the form has no field 'image'; send the image as a file of that name", reason="no_image")
     if not isinstance(images[0], UploadFile):
         raise BadRequest("the field 'image' is text; send it as a file (curl -F image=@FILE)", reason="no_image")
-    return await images[0].read()
+    return await content_of(images[0])
+
+
+async def content_of(file: UploadFile) -> bytes:
+    """Return what a file of a form holds, and free its memory."""
+    content = await file.read()
+    await file.close()
+    return content
 
 
 async def bounded_stream(request: Request, reserve: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
