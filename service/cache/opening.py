@@ -13,7 +13,7 @@ from classifier.extras import install_extra
 from classifier.shaping import Shaping
 from service.cache.memory import MemoryCache
 from service.cache.results import ResultCache
-from service.cache.shared import GIVE_UP_AFTER_S, SharedCache
+from service.cache.shared import ANSWER_WITHIN_S, GIVE_UP_AFTER_S, SharedCache
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -51,7 +51,7 @@ def open_cache(model: Model) -> ResultCache | None:
     )
 
 
-def open_shared(url: str, ttl_s: float) -> SharedCache:
+def open_shared(url: str, ttl_s: float, *, answer_within_s: float = ANSWER_WITHIN_S) -> SharedCache:
     """Return the Redis at a URL, with the password that the environment names, not connected yet.
 
     Raises:
@@ -83,7 +83,13 @@ def open_shared(url: str, ttl_s: float) -> SharedCache:
         # Not the reason itself: it can quote the password.
         raise InvalidSetting(f"{URL} has an option that the client for Redis does not take: remove it") from error
     place = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-    return SharedCache(Redis(connection_pool=pool), place=f"{parts.scheme}://{place}", secret=password, ttl_s=ttl_s)
+    return SharedCache(
+        Redis(connection_pool=pool),
+        place=f"{parts.scheme}://{place}",
+        secret=password,
+        ttl_s=ttl_s,
+        answer_within_s=answer_within_s,
+    )
 
 
 def _check(url: str) -> SplitResult:
