@@ -20,13 +20,21 @@ COMMANDS: Commands = {
     "models": ("commands.models.group:models", "List, show, tag, push, pull, sign, verify and remove models."),
     "classify": ("commands.classify:classify", "Classify a few images and print the top labels."),
     "batch": ("commands.batch.run:batch", "Classify every image of a folder into Parquet, CSV or JSON Lines."),
+    "serve": ("commands.serve:serve", "Answer images over HTTP with the scores of one model."),
     "parity": ("commands.parity:parity", "Prove that a service and a bulk run give the same scores."),
     "package": ("commands.package.command:package", "Build, label and push an image that holds one model."),
     "selftest": ("commands.selftest:selftest", "Replay a model's golden set on this machine."),
     "doctor": ("commands.doctor.command:doctor", "Say what this machine can run, and how to fix the rest."),
 }
 
-EXTRAS = {"train": "train", "export": "train", "batch": "batch", "parity": "batch", "package": "service"}
+EXTRAS = {
+    "train": "train",
+    "export": "train",
+    "batch": "batch",
+    "parity": "batch",
+    "serve": "service",
+    "package": "service",
+}
 """The extra that installs a command's packages, beside an engine."""
 
 _OWN = ("tandem", "classifier", "registry", "training", "export", "service", "batch", "parity", "commands")
@@ -38,7 +46,7 @@ Example, from nothing to a proof:
   tandem train digits --run runs/digits
   tandem export runs/digits --name digits
   tandem batch ~/.tandem/datasets/digits/test --model digits --output out
-  bentoml serve
+  tandem serve digits &
   tandem parity digits ~/.tandem/datasets/digits/test --service http://localhost:3000
 """
 

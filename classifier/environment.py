@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
+
+_UNITS = {
+    unit.lower(): size
+    for unit, size in {
+        "": 1,
+        "B": 1,
+        "kB": 10**3,
+        "MB": 10**6,
+        "GB": 10**9,
+        "KiB": 2**10,
+        "MiB": 2**20,
+        "GiB": 2**30,
+    }.items()
+}
 
 
 def seconds_in(variable: str, default: float) -> float:
@@ -21,3 +36,20 @@ def seconds_in(variable: str, default: float) -> float:
             f"{variable} is '{text}', which is not a number of seconds: set it to a number such as {default:g}"
         )
     return seconds
+
+
+def bytes_in(variable: str, default: int) -> int:
+    """Return the number of bytes that an environment variable holds, such as `128MiB`, or `default` if it is not set.
+
+    Raises:
+        ValueError: it holds something else; the message is one for users.
+    """
+    text = os.environ.get(variable)
+    if not text:
+        return default
+    number = re.fullmatch(r"([0-9]{1,15}) ?([A-Za-z]*)", text.strip())
+    if number is None or number[2].lower() not in _UNITS:
+        raise ValueError(
+            f"{variable} is '{text}', which is not a number of bytes: set it to a number such as 128MiB or 1GB"
+        )
+    return int(number[1]) * _UNITS[number[2].lower()]

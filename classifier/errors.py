@@ -25,7 +25,8 @@ TandemError                  commands print it and exit with 1
 ├── OutputError              an output can't be written, or holds something else
 ├── TooManyFailures          a bulk run passed its limit on failed images
 ├── ServiceError             a service can't be reached, or does not answer as a Tandem service
-└── ContainerError           a container image can't be built or pushed
+├── ContainerError           a container image can't be built or pushed
+└── InvalidSetting           an environment variable holds a value that can't be used
 """
 
 from __future__ import annotations
@@ -150,3 +151,7 @@ class ServiceError(TandemError):
 
 class ContainerError(TandemError):
     """A container image can't be built or pushed."""
+
+
+class InvalidSetting(TandemError):
+    """An environment variable holds a value that can't be used."""

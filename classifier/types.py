@@ -190,8 +190,10 @@ class EngineInfo:
 
     def bit_equal_to(self, other: EngineInfo) -> bool:
         """Return whether both give bit-equal scores; else the scores agree within the tolerance."""
-        return self._numerics() == other._numerics()
+        return self.numerics == other.numerics
 
-    def _numerics(self) -> tuple[str | int | None, ...]:
+    @property
+    def numerics(self) -> tuple[str | int | None, ...]:
+        """What the bits of a score depend on: all fields, but of the device only its kind."""
         device_kind = self.device.partition(":")[0]
         return self.name, self.version, device_kind, self.precision, self.instruction_set, self.batch_size

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from PIL import features
 
 from batch.inputs.plan import Plan  # noqa: TC001 # msgspec reads the annotations, here and below
 from batch.inputs.shards import Shard  # noqa: TC001
 from batch.rows.columns import SCHEMA_VERSION
 from batch.rows.formats import Columns, Format, library_of  # msgspec reads the annotations
-from classifier.extras import installed_version
+from classifier.shaping import library_versions
 from classifier.types import EngineInfo  # noqa: TC001
 
 if TYPE_CHECKING:
@@ -121,12 +120,7 @@ class Fingerprint:
 
 def versions(format: Format) -> dict[str, str]:
     """Return the versions of the libraries that shape pixels or a format's bytes."""
-    packages = ("tandem", "pillow", library_of(format))
-    found = {name: installed_version(name) or "not installed" for name in packages}
-    # A Pillow built from source decodes with the libraries of its machine.
-    for codec in ("libjpeg_turbo", "zlib", "webp"):
-        found[codec] = str(features.version(codec))
-    return found
+    return library_versions(library_of(format))
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, object]]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from classifier.environment import seconds_in
+from classifier.environment import bytes_in, seconds_in
 
 
 @pytest.mark.parametrize(("text", "seconds"), [(None, 60.0), ("", 60.0), ("5", 5.0), ("0.5", 0.5)])
@@ -20,3 +20,23 @@ def test_what_is_no_number_of_seconds(text: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TANDEM_X", text)
     with pytest.raises(ValueError, match=f"TANDEM_X is '{text}', which is not a number of seconds: .* such as 60"):
         seconds_in("TANDEM_X", 60.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [(None, 7), ("", 7), ("0", 0), ("12", 12), ("12B", 12), ("3 kB", 3000), ("2MiB", 2 << 20), ("1gb", 10**9)],
+)
+def test_bytes(text: str | None, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of 1,000 and of 1,024, in any case; no unit means bytes."""
+    monkeypatch.delenv("TANDEM_X", raising=False)
+    if text is not None:
+        monkeypatch.setenv("TANDEM_X", text)
+    assert bytes_in("TANDEM_X", 7) == size
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "1.5GB", "1 MiB MiB", "MiB", "1e9", "1TB", "9" * 5000])
+def test_what_is_no_number_of_bytes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence names the variable, its value, and a number that would do."""
+    monkeypatch.setenv("TANDEM_X", text)
+    with pytest.raises(ValueError, match=r"TANDEM_X is .*, which is not a number of bytes: .* such as 128MiB"):
+        bytes_in("TANDEM_X", 7)
