@@ -28,6 +28,7 @@ class Outcome:
     Attributes:
         index: its place in the request, from 0.
         sha256: of the encoded image; None if nothing needed it.
+        status: the HTTP status that the image alone would have got.
         scored: its scores; None if there are none, and `reason` says why.
         reason: the kind of failure in one word; None if it has scores.
     """
@@ -35,6 +36,7 @@ class Outcome:
     index: int
     size_bytes: int
     sha256: bytes | None = None
+    status: int = 200
     scored: Scored | None = None
     predictions: tuple[Prediction, ...] = ()
     reason: str | None = None
@@ -59,6 +61,15 @@ class Exchange:
     status: int = 0
     reason: str | None = None
     outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def cached(self) -> str | None:
+        """Whether the result cache had the images that were scored: all, some or none; None without such images."""
+        scored = [outcome.scored for outcome in self.outcomes if outcome.scored is not None]
+        hits = sum(each.cached is not None for each in scored)
+        if not scored:
+            return None
+        return "hit" if hits == len(scored) else "partial" if hits else "miss"
 
     @classmethod
     def begin(cls, scope: Scope) -> Exchange:

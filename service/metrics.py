@@ -36,7 +36,7 @@ class Metrics:
         of.request_seconds(exchange.endpoint).observe(elapsed_s)
         for outcome in exchange.outcomes:
             of.image(outcome.reason or _SCORED).inc()
-            if scored := outcome.scored:
+            if (scored := outcome.scored) and scored.cached is None:
                 of.queue.observe(scored.queue_s)
                 of.decode.observe(scored.decode_s)
                 of.inference.observe(scored.inference_s)

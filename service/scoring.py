@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier.model import Model
+    from service.cache import Level, ResultCache
     from service.gathering import Execution
 
 
@@ -33,12 +34,14 @@ class Scored:
         queue_s: waiting for a thread and for the engine.
         decode_s: from bytes to pixels.
         inference_s: the execution that this image was part of.
+        cached: the level of the result cache that had the scores; None if they were computed.
     """
 
     scores: NDArray[np.float32]
     queue_s: float = 0.0
     decode_s: float = 0.0
     inference_s: float = 0.0
+    cached: Level | None = None
 
 
 class Scorer:
@@ -46,11 +49,15 @@ class Scorer:
 
     Args:
         executed: takes the number of images and the seconds of each execution, in any thread.
+        cache: keeps scores of earlier images.
     """
 
-    def __init__(self, model: Model, *, executed: Callable[[int, float], None]) -> None:
+    def __init__(
+        self, model: Model, *, executed: Callable[[int, float], None], cache: ResultCache | None = None
+    ) -> None:
         self.model = model
         self._executed = executed
+        self._cache = cache
         info = model.engine.info
         devices = info.device.count(",") + 1
         # A thread that runs the engine on a GPU only waits, and should not be missing where images are decoded.
@@ -65,9 +72,20 @@ class Scorer:
         """Images of one request that are worth having on the way at the same time."""
         return self._busy_size
 
-    async def score_image(self, data: bytes) -> Scored:
-        """Return the scores of an encoded image. Raises as `score`, and ImageError if it can't be decoded."""
-        return await self.score(lambda: self.model.decode(data).pixels)
+    async def score_image(self, data: bytes, *, sha256: bytes | None) -> Scored:
+        """Return the scores of an encoded image, from the cache if that has them and `sha256` is given.
+
+        Raises:
+            ImageError: it can't be decoded. See also `score`.
+        """
+        cache = None if sha256 is None else self._cache
+        if cache is not None and sha256 is not None and (found := await cache.get(sha256)):
+            scores, level = found
+            return Scored(scores=scores, cached=level)
+        scored = await self.score(lambda: self.model.decode(data).pixels)
+        if cache is not None and sha256 is not None:
+            cache.put(sha256, scored.scores)
+        return scored
 
     async def score(self, prepare: Callable[[], NDArray[np.uint8]]) -> Scored:
         """Return the scores of the image that `prepare`, called in a thread, returns as uint8 `[H, W, 3]`.

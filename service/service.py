@@ -85,9 +85,9 @@ class Classifier:
         )
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # BentoML is untyped
-    def close(self) -> None:
+    async def close(self) -> None:
         """End what runs in the background. BentoML calls this when the worker ends."""
-        self.serving.close()
+        await self.serving.close()
 
     # BentoML's clients are made from these methods. HTTP requests meet `service.edge.classify`.
 

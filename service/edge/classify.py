@@ -13,7 +13,7 @@ from classifier.answers import BatchClassification, BatchItem, Classification, E
 from classifier.errors import ImageError
 from service import limits
 from service.edge.batches import read_batch
-from service.edge.refusals import BadRequest, json_response
+from service.edge.refusals import BadRequest, json_response, status_of
 from service.edge.uploads import read_upload
 from service.exchange import Exchange, Outcome
 from service.limits import Overloaded
@@ -112,16 +112,19 @@ async def classify_image(
         ImageError: the image can't be classified.
         Overloaded: it would wait too long.
     """
-    size = 0 if isinstance(image, ImageError) else len(image)
+    size, sha256 = 0, None
     try:
         if isinstance(image, ImageError):
             raise image
-        scored = await serving.scorer.score_image(image)
+        size, sha256 = len(image), await serving.sha256_of(image)
+        scored = await serving.scorer.score_image(image, sha256=sha256)
         predictions = serving.model.top_k(scored.scores, top_k)
     except ImageError as error:
-        exchange.outcomes.append(Outcome(index=index, size_bytes=size, reason=error.reason))
+        refused = Outcome(index=index, size_bytes=size, sha256=sha256, status=status_of(error), reason=error.reason)
+        exchange.outcomes.append(refused)
         raise
-    exchange.outcomes.append(Outcome(index=index, size_bytes=size, scored=scored, predictions=predictions))
+    found = Outcome(index=index, size_bytes=size, sha256=sha256, scored=scored, predictions=predictions)
+    exchange.outcomes.append(found)
     return predictions
 
 

@@ -33,13 +33,15 @@ class Observed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         started = perf_counter()
-        exchange = Exchange.begin(scope)
+        exchange, serving = Exchange.begin(scope), Serving.current()
         sent: dict[bytes, bytes] = {}
 
         async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 message["headers"].append((b"x-request-id", exchange.request_id.encode()))
+                if serving.cache is not None and (cached := exchange.cached):
+                    message["headers"].append((b"x-tandem-cache", cached.encode()))
                 sent.update(message["headers"])
             await send(message)
 
@@ -52,12 +54,10 @@ class Observed:
                 await refuse(refusal, exchange.request_id)(scope, receive, send_observed)
         finally:
             exchange.endpoint = self._endpoint_of(scope)
-            self._end(scope, exchange, sent, perf_counter() - started)
-
-    def _end(self, scope: Scope, exchange: Exchange, sent: dict[bytes, bytes], elapsed_s: float) -> None:
-        Serving.current().metrics.count(exchange, elapsed_s)
-        if exchange.endpoint not in UNLOGGED:
-            _log(scope, exchange, sent, elapsed_s)
+            elapsed_s = perf_counter() - started
+            serving.metrics.count(exchange, elapsed_s)
+            if exchange.endpoint not in UNLOGGED:
+                _log(scope, exchange, sent, elapsed_s)
 
 
 def _log(scope: Scope, exchange: Exchange, sent: dict[bytes, bytes], elapsed_s: float) -> None:

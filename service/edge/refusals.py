@@ -58,7 +58,7 @@ def refusal_of(error: Exception) -> BadRequest:
             retry = {"Retry-After": str(limits.RETRY_AFTER_S)}
             return BadRequest(str(error), reason="overloaded", status=503, headers=retry)
         case ImageError():
-            return BadRequest(str(error), reason=error.reason, status=_status_of(error))
+            return BadRequest(str(error), reason=error.reason, status=status_of(error))
         case ClientDisconnect():
             return BadRequest("the client hung up", reason="client_closed", status=CLIENT_CLOSED_REQUEST)
         case HTTPException():
@@ -81,7 +81,8 @@ def json_response(answer: Any, *, status: int = 200, headers: Mapping[str, str] 
     return Response(msgspec.json.encode(answer), status, headers, media_type="application/json")
 
 
-def _status_of(error: ImageError) -> int:
+def status_of(error: ImageError) -> int:
+    """Return the HTTP status of a request whose only image can't be classified."""
     match error:
         case ImageTooLarge():
             return 413

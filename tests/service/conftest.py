@@ -35,7 +35,8 @@ def assert_refused(answer: httpx.Response, status: int, reason: str) -> str:
 @pytest.fixture(scope="session")
 def server(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Yield the service of the model `digits:1`."""
-    with serving(tmp_path_factory.mktemp("serve"), home=digits_home) as server:
+    # Without the cache: the tests ask for the same few images again and again.
+    with serving(tmp_path_factory.mktemp("serve"), home=digits_home, TANDEM_CACHE="0") as server:
         yield server
 
 
