@@ -19,6 +19,7 @@ from service.edge.connections import bound_connections
 from service.edge.endpoints import ROUTES, refuse
 from service.edge.middleware import guard
 from service.edge.openapi import complete
+from service.edge.page import PAGE_ROUTES, remove_bentoml_page
 from service.edge.uploads import DEFAULT_TOP_K
 from service.image import SealedImage
 from service.limits import Buffer, buffered_bytes
@@ -45,7 +46,8 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
         Workers call this, and then start uvicorn.
         """
         app = super().to_asgi(is_main=is_main)
-        app.router.routes[:0] = ROUTES
+        remove_bentoml_page(app)
+        app.router.routes[:0] = [*ROUTES, *PAGE_ROUTES]
         app.add_exception_handler(HTTPException, refuse)
         guard(app)
         bound_connections()
