@@ -35,15 +35,13 @@ _MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascrip
 _BENTOML_PAGE = frozenset({"index", "static_content", "assets"})
 """The names of the routes of BentoML's page and of what it loads."""
 
-_NOTHING_ELSE = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-_PAGE_POLICY = (
+_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    f"img-src 'self' blob:; require-trusted-types-for 'script'; {_NOTHING_ELSE}"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# Swagger UI's style sheet has its icons as `data:` images.
-_DOCS_POLICY = (
-    f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; {_NOTHING_ELSE}"
-)
+_PAGE_POLICY = f"{_POLICY}; img-src 'self' blob:; require-trusted-types-for 'script'"
+_DOCS_POLICY = f"{_POLICY}; img-src 'self' data:"
+"""Swagger UI's style sheet has its icons as `data:` images, and its script makes HTML from strings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,10 @@ import { askForKey } from "./key.js";
 import { ask, Failure } from "./service.js";
 
 const AT_ONCE = 4; // more would only fill the service's queue, and keep other clients waiting
+const DEFAULT_TOP_K = 5;
 const SPOKEN = 10; // a screen reader names the labels of so many images
+
+const NOT_A_FILE = "That was not a file. Save the image first, then drop it.";
 
 const element = (id) => document.getElementById(id);
 const results = element("results");
@@ -124,7 +127,7 @@ function duration(ms) {
 }
 
 function chosenTopK() {
-  return topK.validity.valid && topK.value ? Number(topK.value) : 5;
+  return topK.validity.valid && topK.value ? Number(topK.value) : DEFAULT_TOP_K;
 }
 
 function add(files) {
@@ -217,7 +220,8 @@ for (const picker of [element("files"), element("camera")]) {
   });
 }
 topK.addEventListener("change", () => {
-  topK.value = Math.min(Math.max(Math.trunc(topK.value) || 5, 1), topK.max || Infinity);
+  const wanted = topK.value === "" ? DEFAULT_TOP_K : Math.trunc(topK.value);
+  topK.value = Math.min(Math.max(wanted, 1), topK.max || Infinity);
   for (const card of cards.values()) if (card.state === "done") card.showAnswer();
   enqueue([...cards.values()].filter((card) => card.lacksLabels && !queue.includes(card)));
 });
@@ -239,6 +243,6 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
   if (event.dataTransfer.files.length) add(event.dataTransfer.files);
-  else element("progress").textContent = "That was not a file. Save the image first, then drop it.";
+  else element("progress").textContent = element("announcement").textContent = NOT_A_FILE;
 });
 showModel();

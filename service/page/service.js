@@ -49,7 +49,9 @@ export async function ask(path, options, { askForKey, onPause, signal }) {
       pausedUntil = Math.max(pausedUntil, Date.now() + 1000 * seconds);
       onPause?.(seconds);
     } else if (response.ok) {
-      const answer = await response.json();
+      const answer = await response.json().catch(() => {
+        throw new Failure("The answer broke off, or is not the service's.", true);
+      });
       return { answer, elapsed_ms: performance.now() - began };
     } else {
       throw new Failure(await reason(response), response.status >= 500 || BUSY.includes(response.status));
@@ -107,6 +109,6 @@ function retryAfter(response) {
 /** Return the service's sentence, or the status if a proxy has answered in another form. */
 async function reason(response) {
   const refusal = await response.json().catch(() => null);
-  const sentence = refusal?.error?.message ?? `The service answered with status ${response.status}`;
+  const sentence = refusal?.error?.message || `The service answered with status ${response.status}`;
   return `${sentence[0].toUpperCase()}${sentence.slice(1)}${/[.!?]$/.test(sentence) ? "" : "."}`;
 }
