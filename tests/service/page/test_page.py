@@ -279,6 +279,22 @@ class TestKeys:
         expect(tab.open().get_by_label("API key")).to_be_visible()
 
 
+def test_below_a_prefix(open_tab: Callable[..., Tab], digits: list[Path]) -> None:
+    """A proxy may serve the service under a path: no address of the pages begins at the root."""
+    tab = open_tab()
+
+    def forward(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=route.request.url.replace("/below/", "/")))
+
+    tab.page.route("**/*", lambda route: route.fulfill(status=404))
+    tab.page.route("**/below/**", forward)
+    tab.open("/below/")
+    tab.pick(digits[0])
+    tab.wait(1)
+    assert len(tab.labels()) == 5
+    expect(tab.open("/below/docs").locator(".opblock").first).to_be_visible()
+
+
 def test_without_scripts(open_tab: Callable[..., Tab]) -> None:
     """A browser without JavaScript is told what to do instead."""
     tab = open_tab(java_script_enabled=False)
