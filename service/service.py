@@ -17,6 +17,7 @@ from service.edge.application import Application
 from service.edge.classify import ROUTES
 from service.edge.connections import bound_connections
 from service.edge.openapi import complete
+from service.edge.page import PAGE_ROUTES
 from service.edge.uploads import DEFAULT_TOP_K
 from service.image import SealedImage
 from service.opening import open_served
@@ -36,7 +37,7 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
     def to_asgi(self, is_main: bool = True) -> Any:
         """Return our application around BentoML's. Workers call this, and then start uvicorn."""
         bound_connections()
-        return Application(super().to_asgi(is_main=is_main), ROUTES)
+        return Application(super().to_asgi(is_main=is_main), [*ROUTES, *PAGE_ROUTES])
 
     @property
     def openapi_spec(self) -> Any:

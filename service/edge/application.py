@@ -40,6 +40,7 @@ class Application:
         self._bentoml = bentoml
         kept = [route for route in bentoml.routes if isinstance(route, Route) and route.path in KEPT]
         self._router = Router([*routes, *kept], redirect_slashes=False)
+        # Two routes may share an endpoint: then either path is a fine label.
         self._paths = {route.endpoint: route.path for route in self._router.routes if isinstance(route, Route)}
         app: ASGIApp = self._router
         for middleware in reversed(around):

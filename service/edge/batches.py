@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from classifier.errors import ImageError
 from service import limits
 from service.edge.refusals import BadRequest
-from service.edge.uploads import bounded_stream, content_of, is_form, parse_top_k, read_form
+from service.edge.uploads import bounded_stream, content_of, is_form, parse_top_k, read_form, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,11 +40,11 @@ async def read_batch(request: Request, reserve: Callable[[int], None]) -> BatchU
         BadRequest: the body is neither form nor list, or has no image or too many; or `top_k` is not a number.
         ImageTooLarge: the body is over the limit. The rest of it is not read.
     """
-    top_k: UploadFile | str | None = request.query_params.get("top_k")
+    top_k = request.query_params.get("top_k")
     if is_form(request):
         form = await read_form(request, reserve)
         images = await _images_of(form)
-        top_k = form.get("top_k", top_k)
+        top_k = await text_of(form.get("top_k", top_k))
     else:
         body = b"".join([chunk async for chunk in bounded_stream(request, reserve)])
         reserve(len(body))  # the images and the text that they are decoded from

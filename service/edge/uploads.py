@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 DEFAULT_TOP_K = 5
+_MAX_DIGITS = 99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +41,11 @@ async def read_upload(request: Request, reserve: Callable[[int], None]) -> Uploa
         BadRequest: the form is malformed, or has no image or several; or `top_k` is not a number of labels.
         ImageTooLarge: the body is larger than any accepted image. The rest of it is not read.
     """
-    top_k: UploadFile | str | None = request.query_params.get("top_k")
+    top_k = request.query_params.get("top_k")
     if is_form(request):
         form = await read_form(request, reserve)
         image = await _image_of(form)
-        top_k = form.get("top_k", top_k)
+        top_k = await text_of(form.get("top_k", top_k))
     else:
         image = b"".join([chunk async for chunk in bounded_stream(request, reserve)])
     return Upload(image=image, top_k=parse_top_k(top_k))
@@ -104,7 +105,14 @@ def _too_large() -> ImageTooLarge:
     return ImageTooLarge(f"the body is over the limit of {LIMITS.max_bytes:,} bytes for an image: send a smaller image")
 
 
-def parse_top_k(value: UploadFile | str | None) -> int:
+async def text_of(field: UploadFile | str | None) -> str | None:
+    """Return a field's text. Swagger UI sends a number as a file of type application/json."""
+    if not isinstance(field, UploadFile):
+        return field
+    return (await field.read(_MAX_DIGITS + 1)).decode(errors="replace")
+
+
+def parse_top_k(value: str | None) -> int:
     """Return the number of labels that was asked for, or the default.
 
     Raises:
@@ -113,7 +121,7 @@ def parse_top_k(value: UploadFile | str | None) -> int:
     if value is None:
         return DEFAULT_TOP_K
     # int() alone would accept '1_0', ' 7' and '+7', and raises above 4,300 digits.
-    top_k = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 100 else 0
+    top_k = int(value) if value.isdecimal() and len(value) <= _MAX_DIGITS else 0
     if top_k < 1:
         raise BadRequest("top_k is the number of labels to answer, 1 or more", reason="bad_top_k", status=422)
     return top_k

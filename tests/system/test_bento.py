@@ -56,6 +56,8 @@ def test_serves_the_pinned_model_without_a_registry(
         tmp_path / "serve", bento.tag, home=tmp_path / "none", cwd=tmp_path, bentoml_home=bento.bentoml_home
     ) as server:
         assert server.model["digest"] == model.digest
+        for path in ("/", "/page/page.js", "/page/page.css", "/docs", "/docs/swagger-ui-bundle.js"):
+            assert httpx.get(f"{server.url}{path}").status_code == 200
         for image, row in zip(images, expected, strict=True):
             predictions = httpx.post(f"{server.url}/classify?top_k=10", content=image).json()["predictions"]
             scores = {prediction["index"]: prediction["score"] for prediction in predictions}

@@ -65,16 +65,17 @@ class TestMetrics:
     def test_only_known_routes_are_labels(self, server: Server) -> None:
         """Unknown paths share one label, so scanning a service doesn't make its metrics grow."""
         with httpx.Client(base_url=server.url) as client:
-            for path in ("nowhere", "docs.json", "model", "metrics"):
+            for path in ("nowhere", "docs.json", "page/x", "docs/x", "model", "metrics"):
                 client.get(f"/{path}")
             before, size = endpoints(server), len(client.get("/metrics").text)
             for number in range(500):
                 client.get(f"/nowhere/{number}")
-                client.get(f"/static_content/{number}")
+                client.get(f"/page/{number}")
+                client.get(f"/docs/{number}")
                 client.post(f"/classify{number}")
             assert endpoints(server) == before
             assert UNKNOWN in before
-            assert {"/model", "/docs.json"} < before
+            assert {"/model", "/docs.json", "/page/{name}", "/docs/{name}"} < before
             assert len(client.get("/metrics").text) < size + 5000
 
     def test_the_log_has_the_path(self, server: Server) -> None:

@@ -83,3 +83,16 @@ class TestForms:
         parameter = httpx.post(f"{server.url}/classify", content=image, params={"top_k": top_k})
         assert_refused(field, 422, "bad_top_k")
         assert_refused(parameter, 422, "bad_top_k")
+
+    @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/octet-stream"])
+    def test_top_k_may_be_a_file(self, server: Server, image: bytes, content_type: str) -> None:
+        """Swagger UI sends a number of a form as a file part of type application/json."""
+        files = {"image": ("x.png", image), "top_k": ("blob", b"2", content_type)}
+        answer = httpx.post(f"{server.url}/classify", files=files).raise_for_status().json()
+        assert len(answer["predictions"]) == 2
+
+    @pytest.mark.parametrize("top_k", [b"", b"0", b'"2"', b"[2]", b"\xff", b"2\n", b"9" * 100, b"9" * 100_000])
+    def test_bad_top_k_in_a_file_is_refused(self, server: Server, image: bytes, top_k: bytes) -> None:
+        """A file is checked as a field is."""
+        files = {"image": ("x.png", image), "top_k": ("blob", top_k, "application/json")}
+        assert_refused(httpx.post(f"{server.url}/classify", files=files), 422, "bad_top_k")
