@@ -19,6 +19,7 @@ from service.edge.connections import bound_connections
 from service.edge.openapi import complete
 from service.edge.page import PAGE_ROUTES
 from service.edge.uploads import DEFAULT_TOP_K
+from service.edge.v2.routes import V2_ROUTES
 from service.image import SealedImage
 from service.opening import open_served
 from service.preflight import check_model, check_port
@@ -37,7 +38,7 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
     def to_asgi(self, is_main: bool = True) -> Any:
         """Return our application around BentoML's. Workers call this, and then start uvicorn."""
         bound_connections()
-        return Application(super().to_asgi(is_main=is_main), [*ROUTES, *PAGE_ROUTES])
+        return Application(super().to_asgi(is_main=is_main), [*ROUTES, *V2_ROUTES, *PAGE_ROUTES])
 
     @property
     def openapi_spec(self) -> Any:
@@ -77,7 +78,7 @@ class Classifier:
         # A worker answers nothing, not even /readyz, before this returns: ready means opened and self-tested.
         artifact = resolve_served(_bento())
         model = open_served(LocalRegistry.holding(artifact), artifact.identity)
-        self.serving = Serving.start(model)
+        self.serving = Serving.start(model, artifact.versions)
         log.info(
             "%s runs on %s and passed its self-test of %d images",
             model.identity,

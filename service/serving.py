@@ -27,9 +27,14 @@ _HASHED_AT_ONCE = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """The parts of a service, which its endpoints use."""
+    """The parts of a service, which its endpoints use.
+
+    Attributes:
+        versions: that the served digest has in the registry, ascending; none if only its digest was asked for.
+    """
 
     model: Model
+    versions: tuple[int, ...]
     description: ModelDescription
     scorer: Scorer
     metrics: Metrics
@@ -38,7 +43,7 @@ class Serving:
     cache: ResultCache | None
 
     @classmethod
-    def start(cls, model: Model) -> Self:
+    def start(cls, model: Model, versions: tuple[int, ...]) -> Self:
         """Return what serves an open, self-tested model, with what the environment asks for.
 
         Raises:
@@ -47,6 +52,7 @@ class Serving:
         metrics, cache = Metrics(model), open_cache(model)
         return cls(
             model=model,
+            versions=versions,
             description=_describe(model),
             scorer=Scorer(model, executed=metrics.count_execution, cache=cache),
             metrics=metrics,

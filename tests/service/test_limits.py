@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def serving(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
     """Yield what answers in this process."""
-    serving = Serving.start(model)
+    serving = Serving.start(model, ())
     monkeypatch.setattr(Serving, "current", lambda: serving)
     yield serving
     serving.close()
