@@ -98,6 +98,7 @@ def open_tab(browser: Browser, server: Server) -> Iterator[Callable[..., Tab]]:
     yield make
     for tab in tabs:
         tab.page.context.close()
+    for tab in tabs:
         assert not tab.foreign
         assert not tab.violations
         assert not tab.errors

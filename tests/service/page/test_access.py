@@ -92,6 +92,8 @@ def test_contrast(
 def test_keyboard_alone(tab: Tab, digits: list[Path]) -> None:
     """Every control is reached by Tab in the order of the page, shows its focus, and works by the keyboard."""
     keyboard, page = tab.page.keyboard, tab.page
+    # Before the first key: playwright begins to catch the dialog without waiting until the browser does.
+    page.on("filechooser", lambda _: None)
     ring = "(element) => getComputedStyle(element).outlineStyle + getComputedStyle(element).outlineWidth"
     keyboard.press("Tab")
     expect(page.get_by_role("link", name="API documentation")).to_be_focused()
