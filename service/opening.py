@@ -1,4 +1,4 @@
-"""Open the model that a service serves. Run with `python -m`, test that it opens, without importing BentoML."""
+"""Open the model that a service serves. Run with `python -m`, test that it and the cache open, without BentoML."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from classifier.errors import EngineUnavailable, TandemError
 from registry import LocalRegistry, open_model
+from service.cache import open_cache
 
 if TYPE_CHECKING:
     from classifier.model import Model
@@ -36,6 +37,6 @@ def open_served(registry: LocalRegistry, reference: str) -> Model:
 
 if __name__ == "__main__":
     try:
-        open_served(LocalRegistry(Path(sys.argv[1])), sys.argv[2])
+        open_cache(open_served(LocalRegistry(Path(sys.argv[1])), sys.argv[2]))
     except TandemError as error:
         sys.exit(str(error))
