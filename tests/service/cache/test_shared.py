@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -344,6 +345,32 @@ def test_a_frozen_redis_costs_a_few_requests_the_limit(own: RedisServer) -> None
     asyncio.run(scenario())
 
 
+def test_a_slow_redis_is_asked_less_and_less(running: RedisServer) -> None:
+    """If every answer takes 150 ms, lookups pause, each time for longer, instead of costing each request the limit."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
+        while data := await reader.read(65_536):
+            await asyncio.sleep(delay_s)
+            writer.write(data)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", running.port)
+        await asyncio.gather(pump(reader, back, 0), pump(there, writer, 0.15))
+
+    async def scenario() -> None:
+        proxy = await asyncio.start_server(relay, "127.0.0.1", 0)
+        url = f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        async with proxy, opened(url, answer_within_s=ANSWER_WITHIN_S) as cache:
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                await timed_miss(cache)
+                await asyncio.sleep(0.01)
+            assert 2 <= cache.counts["redis"].errors <= 6
+
+    asyncio.run(scenario())
+
+
 def test_closing_does_not_wait_for_a_frozen_redis(own: RedisServer) -> None:
     """A service that ends is not held up for longer than a second or two."""
 
@@ -486,6 +513,27 @@ def test_a_unix_socket(tmp_path: Path) -> None:
             await eventually_shared(cache)
 
     with run_redis(tmp_path / "redis", "--unixsocket", str(tmp_path / "redis.sock")):
+        asyncio.run(scenario())
+
+
+def test_tls(tmp_path: Path) -> None:
+    """`rediss://` checks the server's certificate: by the authority that the URL names, or else the system's."""
+    authority, port = trustme.CA(), free_port()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    files = ("--tls-cert-file", f"{tmp_path}/cert.pem", "--tls-key-file", f"{tmp_path}/key.pem")
+
+    async def scenario() -> None:
+        async with opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs={tmp_path}/ca.pem") as cache:
+            await eventually_shared(cache)
+        async with opened(f"rediss://127.0.0.1:{port}") as cache:
+            await written(cache, secrets.token_bytes(32))
+            assert cache.dropped == 1
+
+    options = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", f"{tmp_path}/ca.pem")
+    with run_redis(tmp_path / "redis", *options, *files):
         asyncio.run(scenario())
 
 
