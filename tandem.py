@@ -46,7 +46,7 @@ Example, from nothing to a proof:
   tandem train digits --run runs/digits
   tandem export runs/digits --name digits
   tandem batch ~/.tandem/datasets/digits/test --model digits --output out
-  tandem serve digits &
+  tandem serve digits
   tandem parity digits ~/.tandem/datasets/digits/test --service http://localhost:3000
 """
 

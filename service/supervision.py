@@ -62,8 +62,11 @@ def _create_arbiter(watchers: list[Any], **options: Any) -> Any:
     arbiter = _bentoml_s_arbiter(watchers, check_delay=CHECK_EVERY_S, **options)
     if sys.platform == "linux":
         # Abstract sockets: the two free ports that BentoML has looked up may be taken by now.
-        arbiter.endpoint = arbiter.ctrl.endpoint = f"ipc://@tandem-{uuid.uuid4().hex}"
-        arbiter.pubsub_endpoint = f"ipc://@tandem-{uuid.uuid4().hex}"
+        control, events = f"ipc://@tandem-{uuid.uuid4().hex}", f"ipc://@tandem-{uuid.uuid4().hex}"
+        for watcher in arbiter.watchers:  # among them what `--reload` starts, which has got the ports
+            watcher.cmd = watcher.cmd.replace(arbiter.endpoint, control).replace(arbiter.pubsub_endpoint, events)
+        arbiter.endpoint = arbiter.ctrl.endpoint = control
+        arbiter.pubsub_endpoint = events
     begin = arbiter.initialize
 
     def initialize() -> None:

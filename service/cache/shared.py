@@ -186,5 +186,5 @@ class SharedCache:
 
     def _fail(self, use: Outage, why: Exception | str) -> None:
         self.errors += 1
-        sentence = one_line(str(why)) or type(why).__name__
+        sentence = one_line(str(why)).rstrip(". ") or type(why).__name__
         use.failed(sentence.replace(self._secret, "***") if self._secret else sentence)

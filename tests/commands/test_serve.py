@@ -135,7 +135,7 @@ def test_reload_takes_up_a_change(digits_home: Path, test_folder: Path, tmp_path
         assert len(labels_of(server, image)) == 5
         uploads = tmp_path / "clone" / "service" / "edge" / "uploads.py"
         uploads.write_text(uploads.read_text().replace("DEFAULT_TOP_K = 5", "DEFAULT_TOP_K = 2"))
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 150
         while len(labels_of(server, image)) != 2:
             assert time.monotonic() < deadline, server.log
             time.sleep(0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -55,3 +56,13 @@ sys.exit(any(name in sys.modules for name in ("bentoml", "_bentoml_sdk", "starle
     ended = subprocess.run(missing, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_cache_s_variables_are_checked_before_the_start(digits_home: Path) -> None:
+    """A wrong TANDEM_CACHE ends the test with one sentence, before any worker starts."""
+    command = [sys.executable, "-m", "service.opening", str(digits_home / "registry"), "digits"]
+    environment = {**os.environ, "TANDEM_CACHE": "plenty"}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("TANDEM_CACHE is 'plenty', which is not a number of bytes")
