@@ -21,12 +21,13 @@ COMMANDS: Commands = {
     "classify": ("commands.classify:classify", "Classify a few images and print the top labels."),
     "batch": ("commands.batch.run:batch", "Classify every image of a folder into Parquet, CSV or JSON Lines."),
     "parity": ("commands.parity:parity", "Prove that a service and a bulk run give the same scores."),
+    "log": ("commands.log.group:log", "Summarise, export and erase a service's prediction log."),
     "package": ("commands.package.command:package", "Build, label and push an image that holds one model."),
     "selftest": ("commands.selftest:selftest", "Replay a model's golden set on this machine."),
     "doctor": ("commands.doctor.command:doctor", "Say what this machine can run, and how to fix the rest."),
 }
 
-EXTRAS = {"train": "train", "export": "train", "batch": "batch", "parity": "batch", "package": "service"}
+EXTRAS = {"train": "train", "export": "train", "batch": "batch", "parity": "batch", "log": "log", "package": "service"}
 """The extra that installs a command's packages, beside an engine."""
 
 _OWN = ("tandem", "classifier", "registry", "training", "export", "service", "batch", "parity", "commands")
