@@ -5,13 +5,12 @@ The database aggregates; what comes here is one row for each day and model, stat
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from service.log.accuracy import Accuracy
 from service.log.schema import FEEDBACK, PREDICTIONS
 from service.log.selection import TRUTH_OF_PREDICTION
 
@@ -26,40 +25,6 @@ _BINS = 1000
 """Scores are counted in bins of 0.001; the last one has the scores of 1 alone."""
 _HISTOGRAM_BINS = 10
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_Z = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution: 95 % of it lie between -z and z."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
-    """How often the top label was the true one, where feedback says so.
-
-    Attributes:
-        images: with feedback.
-        correct: of these.
-        acc1: the share of correct ones, `correct / images`.
-        low: lower end of its 95 % confidence interval (Wilson's).
-        high: upper end.
-    """
-
-    images: int
-    correct: int
-    acc1: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, correct: int, images: int) -> Accuracy | None:
-        """Return the accuracy, with the interval of Wilson (1927); None without images."""
-        if images == 0:
-            return None
-        acc1, z2 = correct / images, _Z**2
-        centre = acc1 + z2 / (2 * images)
-        half = _Z * math.sqrt(acc1 * (1 - acc1) / images + z2 / (4 * images**2))
-        scale = 1 + z2 / images
-        low, high = max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-        # Rounding must not leave the share outside.
-        return cls(images=images, correct=correct, acc1=acc1, low=min(low, acc1), high=max(high, acc1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +200,7 @@ def _accuracies(
         .where(*selection.conditions(), PREDICTIONS.c.label.is_not(None))
         .group_by(*keys)
     )
-    found: dict[tuple[Any, ...], Accuracy] = defaultdict()
+    found: dict[tuple[Any, ...], Accuracy] = {}
     for *values, correct, images in connection.execute(query):
         if (accuracy := Accuracy.of(correct, images)) is not None:
             found[tuple(values)] = accuracy
