@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +78,11 @@ def parse_log_url(url: str) -> LogAddress:
             f"the URL of the prediction log {named}; give 'sqlite:///log.db' or 'postgresql+psycopg://user@host/database'"
         )
     packages = ("sqlalchemy",) if scheme == "sqlite" else ("sqlalchemy", "psycopg")
-    if missing := [package for package in packages if find_spec(package) is None]:
-        raise LogError(f"the prediction log needs the package '{missing[0]}', which is missing: {install_extra('log')}")
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:  # psycopg raises it, too, if PostgreSQL's client library is missing
+            raise LogError(f"the prediction log needs the package '{package}': {install_extra('log')}") from error
     parsed = _parse(url)
     if scheme == "sqlite":
         return _sqlite(parsed)

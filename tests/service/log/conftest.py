@@ -28,3 +28,8 @@ def url(request: pytest.FixtureRequest) -> str:
     """Return the URL of an empty database, of either kind."""
     found: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
     return found
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
