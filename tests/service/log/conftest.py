@@ -1,33 +1,11 @@
-"""Databases for a prediction log: a file of SQLite, and a database of a real PostgreSQL."""
+"""Databases for a prediction log."""
 
 from __future__ import annotations
 
-import uuid
-from typing import TYPE_CHECKING
-
 import pytest
 
-from tests.service.servers import Postgres, postgres  # noqa: F401 # a fixture
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/log.db"
-
-
-@pytest.fixture
-def postgres_url(postgres: Postgres) -> str:  # noqa: F811
-    return postgres.create(f"log-{uuid.uuid4().hex[:8]}")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest) -> str:
-    """Return the URL of an empty database, of either kind."""
-    found: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
-    return found
+from tests.service.log.databases import postgres_url, sqlite_url, url  # noqa: F401 # fixtures
+from tests.service.servers import postgres  # noqa: F401 # a fixture
 
 
 @pytest.fixture

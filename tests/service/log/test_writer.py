@@ -309,9 +309,7 @@ class TestSlowDatabase:
             "print(log.queued, log.dropped, tracemalloc.get_traced_memory()[0]); log.close(0)\n"
         )
         command = [sys.executable, "-c", script, postgres_url]
-        with subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "go\n"
             with locked(postgres_url, postgres):
