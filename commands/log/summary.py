@@ -12,7 +12,8 @@ from commands.options import json_option
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from service.log.summary import Accuracy, Summary
+    from service.log.accuracy import Accuracy
+    from service.log.summary import Summary
     from service.log.url import LogAddress
 
 _EXAMPLE = """\b

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.log import LogEntry
 from service.log.accuracy import Accuracy
 from service.log.database import reading
 from service.log.selection import Selection
@@ -23,6 +22,8 @@ from tests.service.log.test_exporting import record
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from service.log import LogEntry
 
 OTHER = "sha256:" + "aa" * 32
 
