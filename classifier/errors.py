@@ -25,6 +25,7 @@ TandemError                  commands print it and exit with 1
 ├── OutputError              an output can't be written, or holds something else
 ├── TooManyFailures          a bulk run passed its limit on failed images
 ├── ServiceError             a service can't be reached, or does not answer as a Tandem service
+├── LogError                 a prediction log can't be used, or its URL is malformed
 ├── ContainerError           a container image can't be built or pushed
 └── InvalidSetting           an environment variable holds a value that can't be used
 """
@@ -147,6 +148,10 @@ class TooManyFailures(TandemError):
 
 class ServiceError(TandemError):
     """A service can't be reached, or does not answer as a Tandem service."""
+
+
+class LogError(TandemError):
+    """A prediction log can't be used, or its URL is malformed."""
 
 
 class ContainerError(TandemError):

@@ -36,8 +36,12 @@ BODY_WITHIN_S = 60
 """Time to receive a body. A request that is still sending does not count as in flight; only its bytes count."""
 START_WITHIN_S = 20
 """Time from a complete body to the start of its classification."""
+MAX_FEEDBACK_BYTES = 16 * 2**10
+"""The body of `POST /feedback`."""
 MAX_IMAGES = 128
 """Images of one request."""
+LOG_WITHIN_S = 5
+"""Time to write what waits for the prediction log when the service ends."""
 BATCH_WITHIN_S = 100
 """Time for all images of one request."""
 RETRY_AFTER_S = 1

@@ -16,11 +16,13 @@ from registry import LocalRegistry
 from service.edge.application import Application
 from service.edge.classify import ROUTES
 from service.edge.connections import bound_connections
+from service.edge.feedback import FEEDBACK_ROUTES
 from service.edge.openapi import complete
 from service.edge.page import PAGE_ROUTES
 from service.edge.uploads import DEFAULT_TOP_K
 from service.edge.v2.routes import V2_ROUTES
 from service.image import SealedImage
+from service.log import LOG_URL, check_log_url
 from service.opening import open_served
 from service.preflight import check_model, check_port
 from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
@@ -38,7 +40,7 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
     def to_asgi(self, is_main: bool = True) -> Any:
         """Return our application around BentoML's. Workers call this, and then start uvicorn."""
         bound_connections()
-        return Application(super().to_asgi(is_main=is_main), [*ROUTES, *V2_ROUTES, *PAGE_ROUTES])
+        return Application(super().to_asgi(is_main=is_main), [*ROUTES, *FEEDBACK_ROUTES, *V2_ROUTES, *PAGE_ROUTES])
 
     @property
     def openapi_spec(self) -> Any:
@@ -63,12 +65,14 @@ class Classifier:
         """Check that workers can start, and fix the model that all of them serve. Runs once, before the first worker.
 
         Raises:
-            BentoMLException: the port is taken, or the model can't be found, opened or self-tested.
+            BentoMLException: the port is taken, the model can't be found, opened or self-tested, or a setting is wrong.
         """
         check_port()
         make_paths_absolute()
         with as_bentoml_errors():
             artifact = resolve_served(_bento())
+            if url := os.environ.get(LOG_URL):
+                os.environ[LOG_URL] = check_log_url(url)
         check_model(artifact, workers=_WORKERS)
         if _bento() is None or os.environ.get("TANDEM_MODEL"):
             # Pin the digest: an alias that moves later must not give a restarted worker another model.

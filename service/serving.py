@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
@@ -11,14 +13,18 @@ import bentoml
 
 from classifier.answers import ModelDescription, SelfTest
 from classifier.hardware import memory_limit
+from service import limits
 from service.cache import open_cache
 from service.limits import Admission, Buffer, buffered_bytes
+from service.log import LOG_URL, PredictionLog
+from service.log.exchanges import entries_of
 from service.metrics import Metrics
 from service.scoring import Scorer
 
 if TYPE_CHECKING:
     from classifier.model import Model
     from service.cache import ResultCache
+    from service.exchange import Exchange
 
 
 _HASHED_AT_ONCE = 2**20
@@ -41,6 +47,7 @@ class Serving:
     admission: Admission
     buffer: Buffer
     cache: ResultCache | None
+    prediction_log: PredictionLog | None
 
     @classmethod
     def start(cls, model: Model, versions: tuple[int, ...]) -> Self:
@@ -48,8 +55,9 @@ class Serving:
 
         Raises:
             InvalidSetting: a variable of the environment has a wrong value.
+            LogError: so has the one that names the prediction log.
         """
-        metrics, cache = Metrics(model), open_cache(model)
+        metrics, cache, log_url = Metrics(model), open_cache(model), os.environ.get(LOG_URL)
         return cls(
             model=model,
             versions=versions,
@@ -59,6 +67,7 @@ class Serving:
             admission=Admission(),
             buffer=Buffer(buffered_bytes(memory_limit())),
             cache=cache,
+            prediction_log=PredictionLog.open(log_url) if log_url else None,
         )
 
     @staticmethod
@@ -68,9 +77,17 @@ class Serving:
         serving: Serving = service.serving
         return serving
 
+    def note(self, exchange: Exchange, elapsed_s: float) -> None:
+        """Count a request that has been answered in `elapsed_s`, and enter its images into the prediction log."""
+        self.metrics.count(exchange, elapsed_s)
+        if self.prediction_log is not None and exchange.outcomes:
+            time_utc = datetime.now(UTC) - timedelta(seconds=elapsed_s)
+            for entry in entries_of(exchange, self.model, time_utc=time_utc, elapsed_s=elapsed_s):
+                self.prediction_log.record(entry)
+
     async def sha256_of(self, image: bytes) -> bytes | None:
         """Return the SHA-256 of an encoded image; None if nothing needs it."""
-        if self.cache is None:
+        if self.cache is None and self.prediction_log is None:
             return None
         if len(image) > _HASHED_AT_ONCE:
             return await anyio.to_thread.run_sync(_sha256, image)
@@ -81,6 +98,8 @@ class Serving:
         self.scorer.close()
         if self.cache is not None:
             await self.cache.close()
+        if self.prediction_log is not None:
+            await self.prediction_log.aclose(limits.LOG_WITHIN_S)
 
 
 def _sha256(data: bytes) -> bytes:

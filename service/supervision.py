@@ -26,7 +26,14 @@ log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers belo
 CHECK_EVERY_S = 2
 """How often dead workers are looked for; BentoML's own 10 s would leave a service without an answer for as long."""
 
-_PATHS = ("TANDEM_HOME", "TANDEM_TRUSTED_KEY", "TANDEM_REGISTRY_CA", "DOCKER_CONFIG", "TANDEM_CACHE_PASSWORD_FILE")
+_PATHS = (
+    "TANDEM_HOME",
+    "TANDEM_TRUSTED_KEY",
+    "TANDEM_REGISTRY_CA",
+    "TANDEM_CACHE_PASSWORD_FILE",
+    "TANDEM_LOG_PASSWORD_FILE",
+    "DOCKER_CONFIG",
+)
 
 
 def supervise() -> int:

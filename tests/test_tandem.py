@@ -46,6 +46,7 @@ def test_help_of_every_command_has_an_example(tandem: Tandem, command: str) -> N
 def test_help_imports_nothing_heavy(command: str) -> None:
     """Help answers at once: no engine, framework or file format is imported to print it."""
     heavy = ["torch", "torchvision", "onnx", "onnxruntime", "bentoml", "pyarrow", "matplotlib", "sklearn", "httpx"]
+    heavy += ["sqlalchemy", "psycopg"]
     script = (
         "import sys, tandem\n"
         f"try: tandem.main({[command, '--help'] if command else ['--help']!r})\n"

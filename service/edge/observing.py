@@ -55,7 +55,7 @@ class Observed:
         finally:
             exchange.endpoint = self._endpoint_of(scope)
             elapsed_s = perf_counter() - started
-            serving.metrics.count(exchange, elapsed_s)
+            serving.note(exchange, elapsed_s)
             if exchange.endpoint not in UNLOGGED:
                 _log(scope, exchange, sent, elapsed_s)
 

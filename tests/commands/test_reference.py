@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from commands.batch.group import COMMANDS as BATCH
+from commands.log.group import COMMANDS as LOG
 from commands.models.group import COMMANDS as MODELS
 from tandem import COMMANDS
 from tests.conftest import ROOT
@@ -28,6 +29,6 @@ def test_a_page_is_what_the_commands_print(page: str) -> None:
 def test_every_command_has_its_page() -> None:
     """Commands have a page each; the commands of a group have a section."""
     assert {f"{name}.md" for name in COMMANDS} | {"README.md"} == set(PAGES)
-    for group, names in (("models", MODELS), ("batch", BATCH)):
+    for group, names in (("models", MODELS), ("batch", BATCH), ("log", LOG)):
         text = (REFERENCE / f"{group}.md").read_text()
         assert all(f"## tandem {group} {name}\n" in text for name in names)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from registry import LocalRegistry, open_model
-from tests.serving import serving
+from service.serving import Serving
+from tests.serving import serving as running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ def assert_refused(answer: httpx.Response, status: int, reason: str) -> str:
 def server(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Yield the service of the model `digits:1`."""
     # Without the cache: the tests ask for the same few images again and again.
-    with serving(tmp_path_factory.mktemp("serve"), home=digits_home, TANDEM_CACHE="0") as server:
+    with running(tmp_path_factory.mktemp("serve"), home=digits_home, TANDEM_CACHE="0") as server:
         yield server
 
 
@@ -54,3 +55,13 @@ def image_file(test_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def image(image_file: Path) -> bytes:
     return image_file.read_bytes()
+
+
+@pytest.fixture
+def serving(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
+    """Yield what answers in this process, so that a test can occupy its threads."""
+    monkeypatch.setenv("TANDEM_CACHE", "0")
+    serving = Serving.start(model, ())
+    monkeypatch.setattr(Serving, "current", lambda: serving)
+    yield serving
+    serving.scorer.close()

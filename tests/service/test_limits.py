@@ -22,22 +22,14 @@ from classifier.model import Model
 from service.edge.application import Application
 from service.edge.classify import ROUTES
 from service.limits import MAX_IN_FLIGHT, buffered_bytes
-from service.serving import Serving
 from tests.service.conftest import FORM, assert_refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from service.serving import Serving
+
     Post = Callable[..., Awaitable[httpx.Response]]
-
-
-@pytest.fixture
-def serving(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
-    """Yield what answers in this process."""
-    serving = Serving.start(model, ())
-    monkeypatch.setattr(Serving, "current", lambda: serving)
-    yield serving
-    serving.close()
 
 
 def run(test: Callable[[Post], Awaitable[None]]) -> None:
