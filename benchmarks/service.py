@@ -43,6 +43,7 @@ from benchmarks.serving.servers import (
 )
 from benchmarks.serving.start import compare_starts, print_starts
 from classifier.artifact import CONFIG, MODEL
+from classifier.engines.runtime import load_runtime
 from classifier.hardware import cpu, cpu_limit
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ def describe_run() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             sys.exit(f"{name} is not installed: nox -s bench -- service brings it")
+    versions["onnxruntime"] = load_runtime().__version__  # of either wheel, the CPU's or the GPU's
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
     return {

@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
     def send(self, request: bytes) -> asyncio.Future[str]:
         """Return the coming status."""
         assert self.transport is not None
-        self.answered = asyncio.get_running_loop().create_future()
+        self.answered, self.is_cached = asyncio.get_running_loop().create_future(), False
         self.transport.write(request)
         return self.answered
 
@@ -149,6 +149,10 @@ class Clients:
         await asyncio.gather(*(send(number) for number in range(len(self.connections))))
         self.outcome.seconds = time.perf_counter() - started
         self.outcome.client_cpu_s = time.process_time() - cpu_s
+        for connection in self.connections:
+            if connection.transport is not None:
+                connection.transport.close()
+        await asyncio.sleep(0)
         return self.outcome
 
     async def _in_turn(self, number: int) -> None:
