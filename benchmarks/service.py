@@ -16,6 +16,7 @@ import argparse
 import os
 import platform
 import shlex
+import signal
 import statistics
 import sys
 from dataclasses import asdict
@@ -34,6 +35,7 @@ from benchmarks.serving.servers import (
     BENTOML,
     EMPTY,
     FASTAPI,
+    LITSERVE,
     TANDEM,
     all_running,
     empty,
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 CASES = ("tiny", "mobilenet", "cached", "start", "overload", "gpu")
 PACKAGES = ("bentoml", "fastapi", "litserve", "numpy", "pillow", "starlette", "uvicorn")
 TINY_CLIENTS, MOBILENET_CLIENTS = (1, 16), (1, 16)
+PLAIN = (FASTAPI, LITSERVE, BENTOML)
+"""The peers whose start is measured: their other settings change nothing in it."""
 MAX_GROWTH_MB = 50
 
 
@@ -103,7 +107,8 @@ class Bench:
     def start(self) -> None:
         """The start of a service with the tiny model, beside one without any."""
         artifact = self._digits()
-        contenders = [empty(), self._tandem(artifact), *peers(self._model(artifact), threads=self.threads)]
+        others = peers(self._model(artifact), threads=self.threads)
+        contenders = [empty(), self._tandem(artifact), *(each for each in others if each.name in PLAIN)]
         found = compare_starts(contenders, self.work, self.rounds)
         print_starts(found)
         self.figures["start"] = {name: asdict(each) for name, each in found.items()}
@@ -220,6 +225,8 @@ def main() -> None:
     if options.quick:
         options.rounds, options.requests, options.minutes = 2, 60, 0.25
     run = describe_run()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit("stopped"))  # by way of the blocks that stop the servers
     bench = Bench(options)
     print(f"{run['machine']}, {bench.threads} threads; {', '.join(f'{k} {v}' for k, v in run['versions'].items())}")
     for case in (each for each in CASES if each in options.case.split(",")):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
@@ -43,11 +44,13 @@ class ImageSet:
 
 def find_sources() -> dict[str, Path]:
     """Return the photographs by name; scikit-image's only where it is installed."""
-    found = {}
+    found: dict[str, Path] = {}
     for package, names in _SOURCES.items():
         spec = find_spec(package)
         if spec is not None and spec.origin is not None:
             found |= {f"{package}/{name}": Path(spec.origin).parent / name for name in names}
+    if not found:
+        sys.exit("there are no photographs: neither scikit-learn nor scikit-image is installed; install the first")
     return found
 
 

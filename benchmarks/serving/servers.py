@@ -156,9 +156,9 @@ def running(contender: Contender, work: Path) -> Iterator[Server]:
         server.start_s = cpu_seconds(process.pid)
         yield server
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+            process.wait(timeout=10)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
