@@ -24,6 +24,9 @@ _CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _CACHED = re.compile(rb"\r\n[^\r:]*cache[^\r:]*: *hit", re.IGNORECASE)
 _PATIENCE_S = 60
 """How long an answer may take before it counts as missing."""
+_IDLE_S = 4
+"""A connection that was idle for longer is opened anew, as HTTP clients do: servers close theirs after 5 s or so, and a
+request that crosses the end of its connection would count as reset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,16 +81,13 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.answered: asyncio.Future[str] | None = None
         self.is_cached = False
+        self.idle_since = 0.0
         self._received = b""
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether an answer is owed."""
-        return self.answered is not None and not self.answered.done()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self.transport, self._received = cast("asyncio.Transport", transport), b""  # uvloop's is not a subclass
+        self.idle_since = time.perf_counter()
 
     def send(self, request: bytes) -> asyncio.Future[str]:
         """Return the coming status."""
@@ -119,6 +119,7 @@ class Connection(asyncio.Protocol):
         self._end("reset")
 
     def _end(self, status: str) -> None:
+        self.idle_since = time.perf_counter()
         if self.answered is not None and not self.answered.done():
             self.answered.set_result(status)
 
@@ -177,6 +178,9 @@ class Clients:
         connection = self.connections[number]
         request = self.requests[self._sent % len(self.requests)]
         self._sent += 1
+        if connection.transport is not None and time.perf_counter() - connection.idle_since > _IDLE_S:
+            connection.transport.abort()
+            connection = self.connections[number] = Connection()
         if connection.transport is None or connection.transport.is_closing():
             try:
                 await self._connect(number, connection)
