@@ -122,9 +122,11 @@ def cuda_image(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the numbers of README and docs: `-- NAME [--json FILE]`, where NAME is a module of benchmarks/."""
     name, *options = session.posargs or ["registry"]
-    # Only `precisions` trains the models that it measures.
-    extras = "cpu,openvino,train" if name == "precisions" else "cpu,service,batch"
-    install(session, "-e", f".[{extras}]", *group("tests"))
+    # `precisions` and `service` train the models that they measure.
+    engine = "gpu" if name == "service" and shutil.which("nvidia-smi") else "cpu"
+    extras = {"precisions": "cpu,openvino,train", "service": f"{engine},train,service,cache,log,tracing"}
+    others = group("peers") if name == "service" else ()
+    install(session, "-e", f".[{extras.get(name, 'cpu,service,batch')}]", *group("tests"), *others)
     session.run("python", "-m", f"benchmarks.{name}", *options)
 
 

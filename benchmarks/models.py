@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.serving.photographs import make_classes
 from classifier.errors import ModelNotFound
 from registry import Artifact, LocalRegistry
 
@@ -53,6 +54,19 @@ def make_resnet50(work: Path) -> Artifact:
         _draw_pictures(pictures)
     options = ("--arch", "resnet50", "--image-size", "224", "--epochs", "1", "--batch-size", "16")
     return make_model("resnet50", pictures, *options, work=work, export_options=("--max-accuracy-drop", "1"))
+
+
+def make_mobilenet(work: Path) -> Artifact:
+    """Return a mobilenet_v3_small at 224 pixels, trained on a few crops of photographs, so that its scores differ."""
+    data = work / "classes"
+    if not data.is_dir():
+        make_classes(data, each=20, side=256)
+    options = ("--arch", "mobilenet_v3_small", "--image-size", "224", "--epochs", "10", "--batch-size", "16")
+    return make_model(
+        *("mobilenet", data, *options, "--val-fraction", "0.2"),
+        work=work,
+        export_options=("--precisions", "fp32,fp16", "--max-accuracy-drop", "1"),
+    )
 
 
 def _draw_pictures(folder: Path) -> None:
