@@ -11,7 +11,9 @@ from classifier.answers import ModelDescription, SelfTest
 from classifier.hardware import memory_limit
 from service.limits import Admission, Buffer, buffered_bytes
 from service.metrics import Metrics
+from service.sampling import Sampling
 from service.scoring import Scorer
+from service.tracing import Tracing, start_tracing
 
 if TYPE_CHECKING:
     from classifier.model import Model
@@ -25,19 +27,27 @@ class Serving:
     description: ModelDescription
     scorer: Scorer
     metrics: Metrics
+    sampling: Sampling
+    tracing: Tracing | None
     admission: Admission
     buffer: Buffer
 
     @classmethod
     def start(cls, model: Model) -> Self:
-        """Return what serves an open, self-tested model."""
-        metrics = Metrics(model)
+        """Return what serves an open, self-tested model. Called on the event loop."""
+        metrics, admission = Metrics(model), Admission()
+        scorer = Scorer(model, executed=metrics.count_execution)
+        sampling = Sampling(metrics.known)
+        sampling.follow_load(admission, scorer)
+        sampling.start()
         return cls(
             model=model,
             description=_describe(model),
-            scorer=Scorer(model, executed=metrics.count_execution),
+            scorer=scorer,
             metrics=metrics,
-            admission=Admission(),
+            sampling=sampling,
+            tracing=start_tracing(model),
+            admission=admission,
             buffer=Buffer(buffered_bytes(memory_limit())),
         )
 
@@ -51,6 +61,9 @@ class Serving:
     def close(self) -> None:
         """End what runs in the background."""
         self.scorer.close()
+        self.sampling.close()
+        if self.tracing is not None:
+            self.tracing.close()
 
 
 def _describe(model: Model) -> ModelDescription:
