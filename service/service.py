@@ -62,7 +62,8 @@ class Classifier:
         """Check that workers can start, and fix the model that all of them serve. Runs once, before the first worker.
 
         Raises:
-            BentoMLException: the port is taken, the model can't be found, opened or self-tested, or no span can be sent.
+            BentoMLException: the port is taken; the model can't be found, opened or self-tested; or spans can't be sent
+                as asked.
         """
         check_port()
         chosen_exporter(os.environ)
