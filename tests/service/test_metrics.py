@@ -52,7 +52,7 @@ class Samples(dict[tuple[str, frozenset[tuple[str, str]]], float]):
 
 def scrape(url: str) -> Samples:
     """Return the values that a service exposes now."""
-    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").raise_for_status().text)
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=60).raise_for_status().text)
     return Samples(
         {(sample.name, frozenset(sample.labels.items())): sample.value for each in families for sample in each.samples}
     )
