@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bentoml.exceptions import BentoMLException
 
 from classifier.extras import install_extra, installed_version
+from service.exchange import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,8 +113,10 @@ class Tracing:
         trace = self._trace
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         to_ns = _clock()
+        # What strangers send must not become a name.
+        name = "HTTP" if exchange.endpoint == UNKNOWN else f"{scope['method']} {exchange.endpoint}"
         span = self._tracer.start_span(
-            f"{scope['method']} {exchange.endpoint}",
+            name,
             context=self._extract(carrier),
             kind=trace.SpanKind.SERVER,
             attributes=_attributes(scope, exchange),
@@ -157,12 +160,13 @@ def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:
     """Return the attributes of a request, by OpenTelemetry's conventions where it has some."""
     attributes: dict[str, str | int] = {
         "http.request.method": scope["method"],
-        "http.route": exchange.endpoint,
         "url.path": scope["path"],
         "http.response.status_code": exchange.status,
         "tandem.request_id": exchange.request_id,
         "tandem.images": len(exchange.outcomes),
     }
+    if exchange.endpoint != UNKNOWN:
+        attributes["http.route"] = exchange.endpoint
     if exchange.reason is not None:
         attributes["error.type"] = exchange.reason
     if exchange.client is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from service.edge.access import AccessLine, NoRequest
 from service.logs import REQUEST_ID, JsonLines, log_format
@@ -166,14 +169,20 @@ def on_terminal(digits_home: Path, tmp_path: Path) -> Iterator[tuple[str, list[s
 
 
 def test_people_read_text(on_terminal: tuple[str, list[str]], image: bytes) -> None:
-    """On a terminal, a line is text, and an access line has the same facts."""
+    """On a terminal, a line is text with the same facts; so is one that decoding wrote, in a thread."""
     url, lines = on_terminal
+    dark = io.BytesIO()
+    Image.fromarray(np.full((32, 32), 500, np.uint16)).save(dark, "png")
     with httpx.Client(base_url=url, transport=httpx.HTTPTransport(retries=20)) as client:
         client.post("/classify", content=image, headers={"X-Request-Id": "find-me"}).raise_for_status()
-        client.get("/model")  # when it is answered, the first one's line is written
+        client.post("/classify", content=dark.getvalue(), headers={"X-Request-Id": "dark"}).raise_for_status()
+        client.get("/model")  # when it is answered, their lines are written
     [line] = [line for line in lines if "find-me" in line]
     assert re.search(r"\[INFO\] \[entry_service:Classifier:1\] 127\.0\.0\.1:\d+ \(method=POST,path=/classify,", line)
     assert f"bytes={len(image)}) (status=200,reason=,images=1,bytes=" in line
+    [warning] = [line for line in lines if "16-bit PNG" in line]
+    assert "[WARNING]" in warning
+    assert warning.endswith(" id=dark")
 
 
 def test_a_wrong_form_ends_the_start_with_a_sentence(digits_home: Path, tmp_path: Path) -> None:

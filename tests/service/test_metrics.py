@@ -178,11 +178,21 @@ def test_several_workers_sum_and_a_dead_one_vanishes(digits_home: Path, image: b
 
 
 def until_busy(url: str) -> None:
-    """Wait until requests are in flight."""
+    """Wait until requests are in flight, and images wait."""
     deadline = time.monotonic() + 60
-    while scrape(url).of("tandem_requests_in_flight") == 0:
+    while not all(scrape(url).of(name) for name in ("tandem_requests_in_flight", "tandem_images_waiting")):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_every_metric_is_documented(server: Server) -> None:
+    """docs/monitoring.md has each metric of a running service, and no other."""
+    exposed = {re.sub("_(bucket|sum|count)$", "", name) for name, _ in scrape(server.url) if name.startswith("tandem_")}
+    documented = {
+        re.sub("_(bucket|sum|count)$", "", name)
+        for name in re.findall(r"\btandem_\w+", (ROOT / "docs" / "monitoring.md").read_text())
+    }
+    assert documented == exposed
 
 
 class TestDashboard:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from service import tracing
 from service.tracing import chosen_exporter
+from tests.conftest import ROOT
 from tests.registry.servers import free_port
 from tests.serving import serving
 
@@ -167,6 +170,15 @@ class TestSpans:
         assert (attributes(span)["error.type"], attributes(span)["http.response.status_code"]) == ("not_an_image", 415)
         assert span.status.code == span.status.STATUS_CODE_UNSET
 
+    def test_strangers_name_no_spans(self, traced: tuple[Server, Collector]) -> None:
+        """A path or method that the service doesn't have is an attribute, not a name."""
+        server, collector = traced
+        httpx.request("BREW", f"{server.url}/tea", headers={"traceparent": f"00-{'f' * 32}-{PARENT}-01"})
+        [span] = collector.of_trace("f" * 32, count=1)
+        assert span.name == "HTTP"
+        assert "http.route" not in attributes(span)
+        assert (attributes(span)["http.request.method"], attributes(span)["url.path"]) == ("BREW", "/tea")
+
     def test_the_resource_names_service_and_model(self, traced: tuple[Server, Collector], image: bytes) -> None:
         """OTEL_SERVICE_NAME is heeded, and the model's identity comes along."""
         server, collector = traced
@@ -231,7 +243,19 @@ def test_console(digits_home: Path, image: bytes, tmp_path: Path) -> None:
         assert request["resource"]["attributes"]["service.name"] == "tandem"
 
 
-def test_no_sdk_of_ours_without_an_exporter(server: Server, image: bytes) -> None:
+def test_nothing_is_imported_without_an_exporter() -> None:
+    """A service that sends no spans doesn't pay for the SDK."""
+    script = (
+        "import sys; import service.service; from service.tracing import start_tracing;"
+        "print(start_tracing(None), 'opentelemetry.sdk.trace' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.split() == ["None", "False"]
+
+
+def test_no_spans_without_an_exporter(server: Server, image: bytes) -> None:
     """Unless the variables ask for spans there are none: no `trace_id` in the log, whatever the client sends."""
     sent = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-Id": "untraced"}
     httpx.post(f"{server.url}/classify", content=image, headers=sent).raise_for_status()
