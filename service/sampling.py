@@ -60,9 +60,12 @@ class Sampling:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Sample once a second on the running event loop, until `close`."""
+        """Sample now, and then once a second on the running event loop, until `close`."""
+        try:
+            self._timer = asyncio.get_running_loop().call_later(EVERY_S, self.start)
+        except RuntimeError:
+            return  # used from Python, without a server that could be scraped
         self.sample()
-        self._timer = asyncio.get_running_loop().call_later(EVERY_S, self.start)
 
     def close(self) -> None:
         """Sample for the last time."""

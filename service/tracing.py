@@ -5,6 +5,7 @@ Spans are made when a request has been answered, from times that are known anywa
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 CLOSE_WITHIN_S = 3
 """How long the end of a worker waits for a collector."""
 
+_TELL_EVERY_S = 60
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL = "http/protobuf"
@@ -100,6 +102,7 @@ class Tracing:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
             sender = OTLPSpanExporter()
+            logging.getLogger(OTLPSpanExporter.__module__).addFilter(_Rarely())
         self._provider.add_span_processor(BatchSpanProcessor(sender))
         self._tracer = self._provider.get_tracer("tandem", version)
         self._trace = trace
@@ -154,6 +157,19 @@ class Tracing:
         closing = Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         closing.start()
         closing.join(CLOSE_WITHIN_S)
+
+
+class _Rarely(logging.Filter):
+    """Lets a line pass once a minute: the SDK tells of each attempt to reach a collector that is down."""
+
+    _quiet_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record may pass."""
+        if record.created < self._quiet_until:
+            return False
+        self._quiet_until = record.created + _TELL_EVERY_S
+        return True
 
 
 def _attributes(scope: Scope, exchange: Exchange) -> dict[str, str | int]:

@@ -212,19 +212,17 @@ class TestSpans:
 
 
 def test_a_collector_that_is_down_delays_nothing(digits_home: Path, image: bytes, tmp_path: Path) -> None:
-    """Answers come as before, a line of the log says what happens, and the service ends in a few seconds."""
+    """Answers come as before, one line of the log says what happens, and the service ends in a few seconds."""
     endpoint = f"http://127.0.0.1:{free_port()}"
     with serving(tmp_path, home=digits_home, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **SOON) as server:
         httpx.post(f"{server.url}/classify", content=image, timeout=20).raise_for_status()
         deadline = time.monotonic() + 20
         while "exporting" not in server.log and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert {line["level"] for line in server.lines if line["logger"].startswith("opentelemetry.")} <= {
-            "warning",
-            "error",
-        }
+        time.sleep(3)  # in which the SDK tries again
         httpx.post(f"{server.url}/classify", content=image, timeout=20).raise_for_status()
-        assert "exporting spans batch" in server.log
+        [told] = [line for line in server.lines if line["logger"].startswith("opentelemetry.")]
+        assert "exporting spans batch" in told["message"]
         assert "Traceback" not in server.log
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
