@@ -121,14 +121,14 @@ def test_scanners_make_no_labels(server: Server) -> None:
     with httpx.Client(base_url=server.url) as client:
         for number in range(50):
             client.request("GET", f"/{number}")
-            client.request("BREW", f"/{number}")
-            client.request("BREW", "/classify")
+            client.request("PROPFIND", f"/{number}")
+            client.request("PROPFIND", "/classify")
             client.post("/classify", content=b"x" * number)
             client.post(f"/classify?top_k={number}x", content=b"x")
         before = len(scrape(server.url))
         for number in range(50, 250):
-            client.request(f"BREW{number}", f"/{number}", headers={"X-Request-Id": str(number)})
-            client.request(f"BREW{number}", "/classify")
+            client.request("MKCOL", f"/{number}", headers={"X-Request-Id": str(number)})
+            client.request("MKCOL", "/classify")
             client.post("/classify", content=os.urandom(number))
         assert len(scrape(server.url)) <= before + 40
 
