@@ -53,6 +53,8 @@ class Exchange:
         status: HTTP status of the answer; 0 until it begins.
         reason: why the request was refused, in one word.
         outcomes: of the images that were looked at.
+        received_bytes: of the body, as far as it was read.
+        sent_bytes: of the answer's body.
     """
 
     request_id: str
@@ -61,6 +63,8 @@ class Exchange:
     status: int = 0
     reason: str | None = None
     outcomes: list[Outcome] = field(default_factory=list)
+    received_bytes: int = 0
+    sent_bytes: int = 0
 
     @property
     def cached(self) -> str | None:

@@ -58,6 +58,11 @@ class Gatherer:
         self._waiting: deque[tuple[NDArray[np.uint8], Any]] = deque()
         self._running = 0
 
+    @property
+    def waiting(self) -> int:
+        """Images that wait for the engine."""
+        return len(self._waiting)
+
     def add(self, pixels: NDArray[np.uint8], item: Any) -> None:
         """Take an image, uint8 `[H, W, 3]`. If the engine is free, run it on all that wait before returning."""
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ class Scored:
         decode_s: from bytes to pixels.
         inference_s: the execution that this image was part of.
         cached: the level of the result cache that had the scores; None if they were computed.
+        decoded_from: when decoding began, by `time.perf_counter`; None if nothing was decoded.
+        inferred_from: when that execution began; None if the scores come from the cache.
     """
 
     scores: NDArray[np.float32]
@@ -42,6 +45,8 @@ class Scored:
     decode_s: float = 0.0
     inference_s: float = 0.0
     cached: Level | None = None
+    decoded_from: float | None = None
+    inferred_from: float | None = None
 
 
 class Scorer:
@@ -71,6 +76,11 @@ class Scorer:
     def busy_size(self) -> int:
         """Images of one request that are worth having on the way at the same time."""
         return self._busy_size
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a thread or for the engine."""
+        return self._threads._work_queue.qsize() + self._gatherer.waiting
 
     async def score_image(self, data: bytes, *, sha256: bytes | None) -> Scored:
         """Return the scores of an encoded image, from the cache if that has them and `sha256` is given.
@@ -114,7 +124,7 @@ class Scorer:
     def _work(self, job: _Job) -> None:
         job.begun_at = perf_counter()
         try:
-            pixels = job.prepare()
+            pixels = job.context.run(job.prepare)  # its log lines have the request's ID
         except Exception as error:  # noqa: BLE001  # the request reports it
             job.loop.call_soon_threadsafe(_fail, job, error)
             return
@@ -130,10 +140,10 @@ class Scorer:
 class _Job:
     """An image on its way, and when it passed each station."""
 
-    __slots__ = ("begun_at", "decoded_at", "future", "loop", "prepare", "submitted_at")
+    __slots__ = ("begun_at", "context", "decoded_at", "future", "loop", "prepare", "submitted_at")
 
     def __init__(self, prepare: Callable[[], NDArray[np.uint8]], loop: asyncio.AbstractEventLoop) -> None:
-        self.prepare, self.loop = prepare, loop
+        self.prepare, self.loop, self.context = prepare, loop, copy_context()
         self.future: asyncio.Future[Scored] = loop.create_future()
         self.submitted_at = self.begun_at = self.decoded_at = perf_counter()
 
@@ -159,5 +169,7 @@ def _deliver(execution: Execution) -> None:
                     queue_s=job.begun_at - job.submitted_at + execution.started - job.decoded_at,
                     decode_s=job.decoded_at - job.begun_at,
                     inference_s=execution.elapsed_s,
+                    decoded_from=job.begun_at,
+                    inferred_from=execution.started,
                 )
             )

@@ -28,6 +28,7 @@ from service.preflight import check_model, check_port
 from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
 from service.serving import Serving
 from service.supervision import make_paths_absolute, supervise
+from service.tracing import chosen_exporter
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
@@ -65,9 +66,10 @@ class Classifier:
         """Check that workers can start, and fix the model that all of them serve. Runs once, before the first worker.
 
         Raises:
-            BentoMLException: the port is taken, the model can't be found, opened or self-tested, or a setting is wrong.
+            BentoMLException: the port is taken; the model can't be found, opened or self-tested; or a setting is wrong.
         """
         check_port()
+        chosen_exporter(os.environ)
         make_paths_absolute()
         with as_bentoml_errors():
             artifact = resolve_served(_bento())

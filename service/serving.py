@@ -19,7 +19,9 @@ from service.limits import Admission, Buffer, buffered_bytes
 from service.log import LOG_URL, PredictionLog
 from service.log.exchanges import entries_of
 from service.metrics import Metrics
+from service.sampling import Sampling
 from service.scoring import Scorer
+from service.tracing import Tracing, start_tracing
 
 if TYPE_CHECKING:
     from classifier.model import Model
@@ -44,6 +46,8 @@ class Serving:
     description: ModelDescription
     scorer: Scorer
     metrics: Metrics
+    sampling: Sampling
+    tracing: Tracing | None
     admission: Admission
     buffer: Buffer
     cache: ResultCache | None
@@ -51,23 +55,35 @@ class Serving:
 
     @classmethod
     def start(cls, model: Model, versions: tuple[int, ...]) -> Self:
-        """Return what serves an open, self-tested model, with what the environment asks for.
+        """Return what serves an open, self-tested model, with what the environment asks for. Called on the event loop.
 
         Raises:
             InvalidSetting: a variable of the environment has a wrong value.
             LogError: so has the one that names the prediction log.
         """
-        metrics, cache, log_url = Metrics(model), open_cache(model), os.environ.get(LOG_URL)
+        metrics, admission, cache = Metrics(model), Admission(), open_cache(model)
+        log_url = os.environ.get(LOG_URL)
+        prediction_log = PredictionLog.open(log_url) if log_url else None
+        scorer = Scorer(model, executed=metrics.count_execution, cache=cache)
+        sampling = Sampling(metrics.known)
+        sampling.follow_load(admission, scorer)
+        if cache is not None:
+            sampling.follow_cache(cache)
+        if prediction_log is not None:
+            sampling.follow_log(prediction_log)
+        sampling.start()
         return cls(
             model=model,
             versions=versions,
             description=_describe(model),
-            scorer=Scorer(model, executed=metrics.count_execution, cache=cache),
+            scorer=scorer,
             metrics=metrics,
-            admission=Admission(),
+            sampling=sampling,
+            tracing=start_tracing(model),
+            admission=admission,
             buffer=Buffer(buffered_bytes(memory_limit())),
             cache=cache,
-            prediction_log=PredictionLog.open(log_url) if log_url else None,
+            prediction_log=prediction_log,
         )
 
     @staticmethod
@@ -100,6 +116,9 @@ class Serving:
             await self.cache.close()
         if self.prediction_log is not None:
             await self.prediction_log.aclose(limits.LOG_WITHIN_S)
+        self.sampling.close()
+        if self.tracing is not None:
+            self.tracing.close()
 
 
 def _sha256(data: bytes) -> bytes:

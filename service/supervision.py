@@ -19,6 +19,7 @@ import psutil
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils.analytics import usage_stats
 
+from service.logs import configure_logs
 from service.preflight import check_port, port_taken
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
@@ -26,6 +27,8 @@ log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers belo
 CHECK_EVERY_S = 2
 """How often dead workers are looked for; BentoML's own 10 s would leave a service without an answer for as long."""
 
+_WORKER_OPTION = "worker_id"
+"""A parameter of the command that BentoML starts each worker with, and of no other."""
 _PATHS = (
     "TANDEM_HOME",
     "TANDEM_TRUSTED_KEY",
@@ -42,8 +45,11 @@ def supervise() -> int:
     os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "true"
     usage_stats.do_not_track.cache_clear()
     command = click.get_current_context(silent=True)
+    if command is not None and _WORKER_OPTION in command.params:
+        configure_logs(is_worker=True)
     if command is None or "api_workers" not in command.params:
         return 1
+    configure_logs(is_worker=False)
     workers: int = command.params["api_workers"] or 1
     if workers < 1:
         raise click.UsageError(f"--api-workers is {workers}, which is not a number of processes; give 1 or more")
@@ -89,6 +95,9 @@ def _create_arbiter(watchers: list[Any], **options: Any) -> Any:
 
 
 def _report_death(watcher: Any, process_pid: int, exit_code: int, **_: Any) -> bool:
+    # Its counters stay, but it has nothing in flight any more.
+    for gauges in Path(BentoMLContainer.prometheus_multiproc_dir.get()).glob(f"gauge_live*_{process_pid}.db"):
+        gauges.unlink(missing_ok=True)
     if not watcher.is_stopping() and not watcher.is_stopped():
         log.warning(
             "worker process %d ended with exit code %d; another one starts (-9 usually means out of memory)",

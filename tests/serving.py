@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -37,6 +38,20 @@ class Server:
     @property
     def log(self) -> str:
         return self.log_file.read_text()
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What was logged: the output of a service that is not on a terminal is one JSON object a line."""
+        return [json.loads(line) for line in self.log.splitlines(keepends=True) if line.endswith("\n")]
+
+    def logged(self, *, count: int = 1, within_s: float = 10, **fields: object) -> list[dict[str, Any]]:
+        """Return the lines that have these fields, once there are `count`: a line is written after the answer."""
+        deadline = time.monotonic() + within_s
+        while True:
+            found = [line for line in self.lines if fields.items() <= line.items()]
+            if len(found) >= count or time.monotonic() > deadline:
+                return found
+            time.sleep(0.05)
 
     @property
     def model(self) -> dict[str, object]:

@@ -6,7 +6,6 @@ again for each piece that arrives. `BoundedProtocol` is its protocol with those 
 
 from __future__ import annotations
 
-import logging
 import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from classifier.answers import Error, Refusal
 from classifier.hardware import allow_open_files
 from service import limits
+from service.edge.access import log_no_request
 
 if TYPE_CHECKING:
     import asyncio
-
-log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
 _PIECE_BYTES = 16 * 2**10
 """What the parser gets at a time, so that a limit is passed by less than this."""
@@ -179,8 +177,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(_refusal(status, reason, message))
         self._disconnect()
-        host, port = self.client or ("?", 0)
-        log.info("%s:%d (no request) (status=%d,reason=%s)", host, port, status, reason)
+        log_no_request(self.client, status, reason)
         if linger and not self.pipeline and self.transport.can_write_eof():
             self.transport.write_eof()
             self.flow.resume_reading()

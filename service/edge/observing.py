@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from classifier.wording import escaped
+from service.edge.access import log_access
 from service.edge.refusals import refusal_of, refuse
 from service.exchange import Exchange
+from service.logs import REQUEST_ID
 from service.serving import Serving
 
 if TYPE_CHECKING:
@@ -16,12 +16,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-log = logging.getLogger("bentoml.access")
-
 UNLOGGED = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
-"""Endpoints that monitors ask for every few seconds."""
-
-_LOGGED_CHARS = 500
+"""Endpoints that monitors ask for every few seconds: neither logged nor traced, but counted."""
 
 
 class Observed:
@@ -34,7 +30,12 @@ class Observed:
         """Answer a request."""
         started = perf_counter()
         exchange, serving = Exchange.begin(scope), Serving.current()
-        sent: dict[bytes, bytes] = {}
+        REQUEST_ID.set(exchange.request_id)  # uvicorn gives each request a task, and so a context of its own
+
+        async def receive_observed() -> Message:
+            message = await receive()
+            exchange.received_bytes += len(message.get("body", b""))
+            return message
 
         async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -42,11 +43,12 @@ class Observed:
                 message["headers"].append((b"x-request-id", exchange.request_id.encode()))
                 if serving.cache is not None and (cached := exchange.cached):
                     message["headers"].append((b"x-tandem-cache", cached.encode()))
-                sent.update(message["headers"])
+            else:
+                exchange.sent_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
-            await self._app(scope, receive, send_observed)
+            await self._app(scope, receive_observed, send_observed)
         except Exception as error:  # noqa: BLE001  # `refusal_of` knows each kind, and logs the traceback of a bug
             refusal = refusal_of(error)
             exchange.reason = refusal.reason
@@ -54,31 +56,8 @@ class Observed:
                 await refuse(refusal, exchange.request_id, scope["path"])(scope, receive, send_observed)
         finally:
             exchange.endpoint = self._endpoint_of(scope)
-            elapsed_s = perf_counter() - started
-            serving.note(exchange, elapsed_s)
+            ended = perf_counter()
+            serving.note(exchange, ended - started)
             if exchange.endpoint not in UNLOGGED:
-                _log(scope, exchange, sent, elapsed_s)
-
-
-def _log(scope: Scope, exchange: Exchange, sent: dict[bytes, bytes], elapsed_s: float) -> None:
-    host, port = scope.get("client") or ("?", 0)
-    headers = dict(scope["headers"])
-    log.info(
-        "%s:%d (method=%s,path=%s,type=%s,length=%s) (status=%d,reason=%s,length=%s) %.3fms id=%s",
-        host,
-        port,
-        _printable(scope["method"]),
-        _printable(scope["path"]),
-        _printable(headers.get(b"content-type", b"").decode(errors="replace")),
-        _printable(headers.get(b"content-length", b"").decode(errors="replace")),
-        exchange.status,
-        exchange.reason or "",
-        sent.get(b"content-length", b"").decode(),
-        elapsed_s * 1000,
-        exchange.request_id,
-    )
-
-
-def _printable(text: str) -> str:
-    text = escaped(text)
-    return text if len(text) <= _LOGGED_CHARS else f"{text[:_LOGGED_CHARS]}…"
+                trace_id = None if serving.tracing is None else serving.tracing.record(scope, exchange, started, ended)
+                log_access(scope, exchange, ended - started, trace_id)

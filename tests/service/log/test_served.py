@@ -47,7 +47,7 @@ def test_every_image_is_a_row(digits_home: Path, tmp_path: Path, image: bytes, t
     assert (row["bytes"], row["digest"], row["label"]) == (len(image), answer["digest"], truth["label"])
     assert row["total_ms"] > row["queue_ms"] + row["decode_ms"] + row["inference_ms"] > 0
     summary = json.loads(tandem("log", "summary", "--url", url, "--json").stdout)
-    assert summary["rows"] == 5
+    assert summary["images"] == 5
 
 
 @pytest.mark.parametrize("url", ["mysql://localhost/log", "sqlite:////nowhere/log.db", "log.db"])
