@@ -158,7 +158,7 @@ def load(url: str, image: bytes, *, clients: int) -> Iterator[None]:
 
 def test_several_workers_sum_and_a_dead_one_vanishes(digits_home: Path, image: bytes, tmp_path: Path) -> None:
     """Counters and gauges are those of both workers; what a killed one had in flight is gone, what it did stays."""
-    with serving(tmp_path, "--api-workers", "2", home=digits_home) as server:
+    with serving(tmp_path, "--api-workers", "2", home=digits_home, TANDEM_CACHE="0") as server:
         pids = until_workers(server, 2)
         until(server.url, "tandem_worker_starts_total", 2, within_s=60)
         for _ in range(20):
