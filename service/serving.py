@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """The parts of a service, which its endpoints use."""
+    """The parts of a service, which its endpoints use.
+
+    Attributes:
+        versions: that the served digest has in the registry, ascending; none if only its digest was asked for.
+    """
 
     model: Model
+    versions: tuple[int, ...]
     description: ModelDescription
     scorer: Scorer
     metrics: Metrics
@@ -29,11 +34,12 @@ class Serving:
     buffer: Buffer
 
     @classmethod
-    def start(cls, model: Model) -> Self:
+    def start(cls, model: Model, versions: tuple[int, ...]) -> Self:
         """Return what serves an open, self-tested model."""
         metrics = Metrics(model)
         return cls(
             model=model,
+            versions=versions,
             description=_describe(model),
             scorer=Scorer(model, executed=metrics.count_execution),
             metrics=metrics,

@@ -58,7 +58,12 @@ class Artifact:
     @property
     def version(self) -> int | None:
         """The version, the lowest if there are several; None if it has only an alias or its name."""
-        return next((version for tag in self.tags if (version := version_of(tag)) is not None), None)
+        return next(iter(self.versions), None)
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """All its versions, ascending."""
+        return tuple(version for tag in self.tags if (version := version_of(tag)) is not None)
 
     @property
     def aliases(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import anyio
 from starlette.routing import Route
@@ -22,12 +22,17 @@ from service.serving import Serving
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from starlette.requests import Request
     from starlette.responses import Response
 
     from classifier.types import Prediction
 
 _T = TypeVar("_T")
+
+Image: TypeAlias = "bytes | NDArray[np.uint8] | ImageError"
+"""An encoded image, or pixels `[H, W, 3]` that are ready for the engine, or why there is neither."""
 
 
 async def classify(request: Request) -> Response:
@@ -74,7 +79,7 @@ async def classify_batch(request: Request) -> Response:
 
 
 async def classify_images(
-    serving: Serving, images: Sequence[bytes | ImageError], top_k: int, exchange: Exchange
+    serving: Serving, images: Sequence[Image], top_k: int, exchange: Exchange
 ) -> list[tuple[Prediction, ...] | ImageError]:
     """Return the predictions for each image, or its error, in order.
 
@@ -84,7 +89,7 @@ async def classify_images(
     # A few at a time, so that the images of other requests come in between.
     window = asyncio.Semaphore(serving.scorer.busy_size)
 
-    async def classify_one(index: int, image: bytes | ImageError) -> tuple[Prediction, ...] | ImageError:
+    async def classify_one(index: int, image: Image) -> tuple[Prediction, ...] | ImageError:
         async with window:
             try:
                 return await classify_image(serving, image, top_k, exchange, index)
@@ -102,21 +107,27 @@ async def classify_images(
 
 
 async def classify_image(
-    serving: Serving, image: bytes | ImageError, top_k: int, exchange: Exchange, index: int = 0
+    serving: Serving, image: Image, top_k: int, exchange: Exchange, index: int = 0
 ) -> tuple[Prediction, ...]:
-    """Return the predictions for an encoded image, and note in `exchange` what became of it.
+    """Return the predictions for an image, and note in `exchange` what became of it.
 
-    `image` is its bytes, or why there are none; `index` is its place in the request.
+    `index` is its place in the request.
 
     Raises:
         ImageError: the image can't be classified.
         Overloaded: it would wait too long.
     """
-    size = 0 if isinstance(image, ImageError) else len(image)
+    size = 0
     try:
-        if isinstance(image, ImageError):
-            raise image
-        scored = await serving.scorer.score_image(image)
+        match image:
+            case ImageError():
+                raise image
+            case bytes():
+                size = len(image)
+                scored = await serving.scorer.score_image(image)
+            case _:
+                size = image.nbytes
+                scored = await serving.scorer.score(lambda: image)
         predictions = serving.model.top_k(scored.scores, top_k)
     except ImageError as error:
         exchange.outcomes.append(Outcome(index=index, size_bytes=size, reason=error.reason))

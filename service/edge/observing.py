@@ -49,7 +49,7 @@ class Observed:
             refusal = refusal_of(error)
             exchange.reason = refusal.reason
             if not exchange.status:
-                await refuse(refusal, exchange.request_id)(scope, receive, send_observed)
+                await refuse(refusal, exchange.request_id, scope["path"])(scope, receive, send_observed)
         finally:
             exchange.endpoint = self._endpoint_of(scope)
             self._end(scope, exchange, sent, perf_counter() - started)

@@ -70,9 +70,11 @@ def refusal_of(error: Exception) -> BadRequest:
     return BadRequest("the service failed; its log says why", reason="internal", status=500)
 
 
-def refuse(refusal: BadRequest, request_id: str) -> Response:
-    """Return the answer for a refusal."""
-    answer = Refusal(error=Error(reason=refusal.reason, message=str(refusal), request_id=request_id))
+def refuse(refusal: BadRequest, request_id: str, path: str) -> Response:
+    """Return the answer for a refusal, in the form that `path` has."""
+    answer: Any = Refusal(error=Error(reason=refusal.reason, message=str(refusal), request_id=request_id))
+    if path == "/v2" or path.startswith("/v2/"):
+        answer = {"error": str(refusal)}  # the Open Inference Protocol's form
     return json_response(answer, status=refusal.status, headers=refusal.headers)
 
 

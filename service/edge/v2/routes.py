@@ -1,0 +1,172 @@
+"""The endpoints of the Open Inference Protocol. `refusals` answers what they raise, in the protocol's form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.routing import Route
+
+from classifier.errors import ImageError
+from classifier.extras import installed_version
+from service.edge.classify import classify_images, in_time
+from service.edge.refusals import BadRequest, json_response, refusal_of
+from service.edge.uploads import DEFAULT_TOP_K
+from service.edge.v2.answering import answer, outputs_of
+from service.edge.v2.messages import (
+    ModelMetadata,
+    ModelReady,
+    RepositoryModel,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from service.edge.v2.requests import read_inference
+from service.edge.v2.tensors import inputs_of
+from service.exchange import Exchange
+from service.serving import Serving
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from service.edge.v2.requests import Inference
+
+
+async def describe_server(_: Request) -> Response:
+    """Answer `GET /v2`."""
+    return json_response(
+        ServerMetadata(
+            name="tandem",
+            version=installed_version("tandem") or "unknown",
+            extensions=("binary_tensor_data", "classification", "model_repository"),
+        )
+    )
+
+
+async def live(_: Request) -> Response:
+    """Answer `GET /v2/health/live`."""
+    return json_response(ServerLive(live=True))
+
+
+async def ready(_: Request) -> Response:
+    """Answer `GET /v2/health/ready`: a worker answers nothing before its model is open and self-tested."""
+    return json_response(ServerReady(ready=True))
+
+
+async def describe_served(request: Request) -> Response:
+    """Answer `GET /v2/models/{name}`."""
+    serving = Serving.current()
+    _check_served(request, serving)
+    config = serving.model.config
+    return json_response(
+        ModelMetadata(
+            name=serving.model.name,
+            versions=tuple(map(str, serving.versions)) or msgspec.UNSET,
+            platform="onnx_onnxv1",
+            inputs=inputs_of(config.preprocessing.crop_size),
+            outputs=outputs_of(config.labels),
+        )
+    )
+
+
+async def model_ready(request: Request) -> Response:
+    """Answer `GET /v2/models/{name}/ready`."""
+    serving = Serving.current()
+    _check_served(request, serving)
+    return json_response(ModelReady(name=serving.model.name, ready=True))
+
+
+async def repository_index(_: Request) -> Response:
+    """Answer `POST /v2/repository/index` with the served model, whatever the body asks for: it is ready."""
+    serving = Serving.current()
+    versions = tuple(map(str, serving.versions)) or (msgspec.UNSET,)
+    return json_response(
+        [RepositoryModel(name=serving.model.name, version=version, state="READY", reason="") for version in versions]
+    )
+
+
+async def infer(request: Request) -> Response:
+    """Answer `POST /v2/models/{name}/infer`."""
+    serving = Serving.current()
+    version = _check_served(request, serving)
+    serving.admission.check()
+    with serving.buffer.body() as reserve:
+        inference = await in_time(read_inference(request, reserve, serving.model.config.preprocessing.crop_size))
+        with serving.admission.request():
+            scores = await _scores(serving, inference, Exchange.of(request))
+    return answer(inference, scores, serving.model, version)
+
+
+async def _scores(serving: Serving, inference: Inference, exchange: Exchange) -> NDArray[np.float32]:
+    """Return the scores of all images, float32 `[N, classes]`.
+
+    Raises:
+        BadRequest: an image can't be classified. The protocol has no error for one image, so the request fails.
+        Overloaded: they would take too long.
+    """
+    results = await classify_images(serving, inference.images, DEFAULT_TOP_K, exchange)
+    for index, result in enumerate(results):
+        if isinstance(result, ImageError):
+            refusal = refusal_of(result)
+            raise BadRequest(
+                f"image {index} can't be classified ({refusal.reason}): {refusal}",
+                reason=refusal.reason,
+                status=refusal.status,
+            )
+    outcomes = sorted(exchange.outcomes, key=lambda outcome: outcome.index)
+    return np.stack([outcome.scored.scores for outcome in outcomes if outcome.scored is not None])
+
+
+def _check_served(request: Request, serving: Serving) -> str | None:
+    """Check that the path names the served model; return the version of the answer, None if the model has none.
+
+    Raises:
+        BadRequest: it names another.
+    """
+    name, version = request.path_params["name"], request.path_params.get("version")
+    if name != serving.model.name:
+        raise _unknown(f"this service has the model '{serving.model.name}', not '{name[:200]}'")
+    versions = [str(each) for each in serving.versions]
+    if version is not None and version not in versions:
+        has = f"as version {' and '.join(versions)}" if versions else "by its digest, without a version"
+        raise _unknown(f"this service has the model '{name}' {has}; it has no version '{version[:200]}'")
+    return version or next(iter(versions), None)
+
+
+def _unknown(message: str) -> BadRequest:
+    return BadRequest(message, reason="unknown_model", status=404)
+
+
+class _ModelName(Convertor[str]):
+    """The name of a model in a path. One from a remote registry has slashes, which tritonclient doesn't escape."""
+
+    # What belongs to the protocol is not part of a name: GET …/infer is a wrong method, not an unknown model.
+    regex = r"(?:(?!/versions/).)+(?<!/infer)(?<!/ready)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("model", _ModelName())
+_MODEL = "/v2/models/{name:model}"
+_VERSION = _MODEL + "/versions/{version}"
+
+V2_ROUTES = [
+    Route("/v2", describe_server),
+    Route("/v2/health/live", live),
+    Route("/v2/health/ready", ready),
+    Route("/v2/repository/index", repository_index, methods=["POST"]),
+    Route(_VERSION + "/infer", infer, methods=["POST"]),
+    Route(_VERSION + "/ready", model_ready),
+    Route(_VERSION, describe_served),
+    Route(_MODEL + "/infer", infer, methods=["POST"]),
+    Route(_MODEL + "/ready", model_ready),
+    Route(_MODEL, describe_served),
+]
