@@ -16,8 +16,9 @@ from registry import LocalRegistry
 from service.edge.application import Application
 from service.edge.classify import ROUTES
 from service.edge.connections import bound_connections
-from service.edge.openapi import complete
+from service.edge.openapi import OPENAPI_ROUTES, openapi
 from service.edge.uploads import DEFAULT_TOP_K
+from service.edge.v2.routes import V2_ROUTES
 from service.image import SealedImage
 from service.opening import open_served
 from service.preflight import check_model, check_port
@@ -36,12 +37,12 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
     def to_asgi(self, is_main: bool = True) -> Any:
         """Return our application around BentoML's. Workers call this, and then start uvicorn."""
         bound_connections()
-        return Application(super().to_asgi(is_main=is_main), ROUTES)
+        return Application(super().to_asgi(is_main=is_main), [*ROUTES, *V2_ROUTES, *OPENAPI_ROUTES])
 
     @property
     def openapi_spec(self) -> Any:
-        """BentoML's OpenAPI document, completed with our routes."""
-        return complete(super().openapi_spec, self)
+        """Our OpenAPI document. `bentoml build` writes it into the Bento."""
+        return openapi()
 
 
 # distro="": BentoML installs neither a compiler nor curl. All locked packages are wheels.
@@ -76,7 +77,7 @@ class Classifier:
         # A worker answers nothing, not even /readyz, before this returns: ready means opened and self-tested.
         artifact = resolve_served(_bento())
         model = open_served(LocalRegistry.holding(artifact), artifact.identity)
-        self.serving = Serving.start(model)
+        self.serving = Serving.start(model, artifact.versions)
         log.info(
             "%s runs on %s and passed its self-test of %d images",
             model.identity,
