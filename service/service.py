@@ -17,7 +17,7 @@ from service.edge.application import Application
 from service.edge.classify import ROUTES
 from service.edge.connections import bound_connections
 from service.edge.feedback import FEEDBACK_ROUTES
-from service.edge.openapi import complete
+from service.edge.openapi import OPENAPI_ROUTES, openapi
 from service.edge.page import PAGE_ROUTES
 from service.edge.uploads import DEFAULT_TOP_K
 from service.edge.v2.routes import V2_ROUTES
@@ -41,12 +41,13 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
     def to_asgi(self, is_main: bool = True) -> Any:
         """Return our application around BentoML's. Workers call this, and then start uvicorn."""
         bound_connections()
-        return Application(super().to_asgi(is_main=is_main), [*ROUTES, *FEEDBACK_ROUTES, *V2_ROUTES, *PAGE_ROUTES])
+        routes = [*ROUTES, *FEEDBACK_ROUTES, *V2_ROUTES, *OPENAPI_ROUTES, *PAGE_ROUTES]
+        return Application(super().to_asgi(is_main=is_main), routes)
 
     @property
     def openapi_spec(self) -> Any:
-        """BentoML's OpenAPI document, completed with our routes."""
-        return complete(super().openapi_spec, self)
+        """Our OpenAPI document. `bentoml build` writes it into the Bento."""
+        return openapi()
 
 
 # distro="": BentoML installs neither a compiler nor curl. All locked packages are wheels.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-KEPT = frozenset({"/livez", "/readyz", "/healthz", "/metrics", "/schema.json", "/docs.json"})
+KEPT = frozenset({"/livez", "/readyz", "/healthz", "/metrics", "/schema.json"})
 """Paths that BentoML answers. Its page at `/` loads a tag manager, and its API routes are replaced by ours."""
 
 
@@ -32,6 +32,9 @@ class Application:
         bentoml: BentoML's application of the service.
         routes: ours; they come first.
         around: middleware, outermost first.
+
+    Attributes:
+        paths: of all routes.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Application:
         self._router = Router([*routes, *kept], redirect_slashes=False)
         # Two routes may share an endpoint: then either path is a fine label.
         self._paths = {route.endpoint: route.path for route in self._router.routes if isinstance(route, Route)}
+        self.paths = frozenset(route.path for route in self._router.routes if isinstance(route, Route))
         app: ASGIApp = self._router
         for middleware in reversed(around):
             app = middleware(app)

@@ -40,11 +40,11 @@ async def read_batch(request: Request, reserve: Callable[[int], None]) -> BatchU
         BadRequest: the body is neither form nor list, or has no image or too many; or `top_k` is not a number.
         ImageTooLarge: the body is over the limit. The rest of it is not read.
     """
-    top_k = request.query_params.get("top_k")
+    top_k = parse_top_k(request.query_params.get("top_k"))
     if is_form(request):
         form = await read_form(request, reserve)
-        images = await _images_of(form)
-        top_k = await text_of(form.get("top_k", top_k))
+        images: Sequence[bytes | ImageError] = await _images_of(form)
+        top_k = parse_top_k(await text_of(form.get("top_k", str(top_k))))
     else:
         body = b"".join([chunk async for chunk in bounded_stream(request, reserve)])
         reserve(len(body))  # the images and the text that they are decoded from
@@ -52,18 +52,18 @@ async def read_batch(request: Request, reserve: Callable[[int], None]) -> BatchU
         images = await anyio.to_thread.run_sync(_parse, body)
     if not images:
         raise BadRequest("the request has no image; send at least one in the field 'images'", reason="no_image")
-    return BatchUpload(images=images, top_k=parse_top_k(top_k))
+    return BatchUpload(images=images, top_k=top_k)
 
 
-async def _images_of(form: FormData) -> Sequence[bytes | ImageError]:
+async def _images_of(form: FormData) -> Sequence[bytes]:
     fields = form.getlist("images")
     _check_count(len(fields))
-    return [
-        await content_of(field)
-        if isinstance(field, UploadFile)
-        else ImageError("the field 'images' is text; send a file", reason="no_image")
-        for field in fields
-    ]
+    files = [field for field in fields if isinstance(field, UploadFile)]
+    if len(files) < len(fields):
+        raise BadRequest(
+            "a field 'images' is text; send each image as a file (curl -F images=@FILE)", reason="no_image"
+        )
+    return [await content_of(file) for file in files]
 
 
 def _parse(body: bytes) -> Sequence[bytes | ImageError]:

@@ -41,14 +41,14 @@ async def read_upload(request: Request, reserve: Callable[[int], None]) -> Uploa
         BadRequest: the form is malformed, or has no image or several; or `top_k` is not a number of labels.
         ImageTooLarge: the body is larger than any accepted image. The rest of it is not read.
     """
-    top_k = request.query_params.get("top_k")
+    top_k = parse_top_k(request.query_params.get("top_k"))
     if is_form(request):
         form = await read_form(request, reserve)
         image = await _image_of(form)
-        top_k = await text_of(form.get("top_k", top_k))
+        top_k = parse_top_k(await text_of(form.get("top_k", str(top_k))))
     else:
         image = b"".join([chunk async for chunk in bounded_stream(request, reserve)])
-    return Upload(image=image, top_k=parse_top_k(top_k))
+    return Upload(image=image, top_k=top_k)
 
 
 class _InMemoryParser(MultiPartParser):

@@ -63,7 +63,7 @@ def _output(wanted: Wanted, scores: NDArray[np.float32], model: Model) -> tuple[
         shape = (len(scores), len(texts) // len(scores))
     datatype = "FP32" if texts is None else "BYTES"
     if not wanted.binary:
-        elements = numbers.tolist() if texts is None else texts
+        elements: list[float | str] = [*(numbers.tolist() if texts is None else texts)]
         return OutputTensor(name=wanted.name, datatype=datatype, shape=shape, data=elements), []
     data = numbers.astype("<f4").tobytes() if texts is None else encode_bytes([text.encode() for text in texts])
     size: Parameters = {"binary_data_size": len(data)}

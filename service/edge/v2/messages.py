@@ -92,7 +92,7 @@ class OutputTensor:
     datatype: str
     shape: tuple[int, ...]
     parameters: Parameters | msgspec.UnsetType = msgspec.UNSET
-    data: list[float] | list[str] | msgspec.UnsetType = msgspec.UNSET
+    data: list[float | str] | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ class InputTensor:
 
     name: str
     datatype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | float, ...]
     parameters: Parameters = field(default_factory=dict)
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 

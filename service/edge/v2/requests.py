@@ -15,12 +15,13 @@ from service.edge.v2.tensors import (
     IMAGE,
     PIXELS,
     bad_tensor,
-    bytes_to_decode,
+    bytes_to_read,
     check_tensor,
     images_from_binary,
     images_from_json,
     pixels_from_binary,
     pixels_from_json,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from service.edge.classify import Image
     from service.edge.v2.messages import InputTensor, Parameters
+    from service.edge.v2.tensors import Tensor
 
 HEADER_LENGTH = "inference-header-content-length"
 SCORES, LABELS = "scores", "labels"
@@ -68,16 +70,14 @@ async def read_inference(request: Request, reserve: Callable[[int], None], crop_
     """
     _check_encoding(request)
     body = b"".join([chunk async for chunk in bounded_stream(request, reserve)])
-    reserve(len(body))  # the images, and what they are cut or decoded from
     json_size = _json_size(request, len(body))
     # In a thread: a large body would hold up every other request.
     message = await anyio.to_thread.run_sync(_parse, body if json_size is None else memoryview(body)[:json_size])
     outputs = _outputs(message)
-    tensor = _only_input(message)
-    check_tensor(tensor, crop_size)
-    data = _data_of(tensor, None if json_size is None else memoryview(body)[json_size:])
-    if tensor.name == PIXELS and isinstance(data, bytes):
-        reserve(bytes_to_decode(data))
+    sent = _only_input(message)
+    tensor = check_tensor(sent, crop_size)
+    data = _data_of(sent, None if json_size is None else memoryview(body)[json_size:])
+    reserve(bytes_to_read(tensor, data))
     images = await anyio.to_thread.run_sync(_images, tensor, data)
     return Inference(id=message.id, images=images, outputs=outputs)
 
@@ -128,20 +128,20 @@ def _only_input(message: InferRequest) -> InputTensor:
     return message.inputs[0]
 
 
-def _data_of(tensor: InputTensor, binary: memoryview | None) -> bytes | memoryview:
-    """Return the data of the only input: JSON as bytes, or binary data."""
+def _data_of(tensor: InputTensor, binary: memoryview | None) -> msgspec.Raw | memoryview:
+    """Return the data of the only input: JSON, or binary data."""
     known = ("binary_data_size", "content_type") if tensor.name == IMAGE else ("binary_data_size",)
     _check_parameters(tensor.parameters, f"the input '{tensor.name}'", known)
-    size = tensor.parameters.get("binary_data_size")
-    if (size is None) == (tensor.data is msgspec.UNSET):
-        both = "both" if size is not None else "neither"
+    size, data = tensor.parameters.get("binary_data_size"), tensor.data
+    if (size is None) == isinstance(data, msgspec.UnsetType):
+        both = "neither" if size is None else "both"
         raise bad_tensor(
             f"the input '{tensor.name}' has {both} data and a binary_data_size; send one of them", "bad_data"
         )
-    if size is None:
+    if isinstance(data, msgspec.Raw):
         if binary:
             raise bad_tensor(f"{len(binary):,} bytes of binary data belong to no input", "bad_size")
-        return bytes(tensor.data)  # type: ignore[arg-type]  # it is set
+        return data
     if binary is None:
         raise bad_tensor(
             "a body with binary tensors needs the header Inference-Header-Content-Length, the length of its JSON",
@@ -149,7 +149,7 @@ def _data_of(tensor: InputTensor, binary: memoryview | None) -> bytes | memoryvi
         )
     if "content_type" in tensor.parameters:
         raise bad_tensor("content_type is a parameter of JSON data; leave it out with binary data", "bad_parameter")
-    if type(size) is not int or size != len(binary):
+    if whole(size) != len(binary):
         raise bad_tensor(
             f"the input '{tensor.name}' has binary_data_size {size}, but {len(binary):,} bytes follow the JSON",
             "bad_size",
@@ -157,10 +157,10 @@ def _data_of(tensor: InputTensor, binary: memoryview | None) -> bytes | memoryvi
     return binary
 
 
-def _images(tensor: InputTensor, data: bytes | memoryview) -> Sequence[Image]:
-    if tensor.name == IMAGE:
-        return images_from_json(tensor, data) if isinstance(data, bytes) else images_from_binary(tensor, data)
-    return pixels_from_json(tensor, data) if isinstance(data, bytes) else pixels_from_binary(tensor, data)
+def _images(tensor: Tensor, data: msgspec.Raw | memoryview) -> Sequence[Image]:
+    if isinstance(data, memoryview):
+        return images_from_binary(tensor, data) if tensor.name == IMAGE else pixels_from_binary(tensor, data)
+    return images_from_json(tensor, data) if tensor.name == IMAGE else pixels_from_json(tensor, data)
 
 
 def _outputs(message: InferRequest) -> list[Wanted]:
@@ -202,7 +202,10 @@ def _flag(parameters: Parameters, name: str, *, default: bool) -> bool:
 
 
 def _classes(parameters: Parameters) -> int | None:
-    count = parameters.get("classification")
-    if count is not None and (type(count) is not int or count < 1):
-        raise bad_tensor(f"the parameter classification is {count!r}; set it to 1 or more classes", "bad_parameter")
-    return None if count is None else int(count)
+    if "classification" not in parameters:
+        return None
+    count = whole(parameters["classification"])
+    if count is None or count < 1:
+        sent = parameters["classification"]
+        raise bad_tensor(f"the parameter classification is {sent!r}; set it to 1 or more classes", "bad_parameter")
+    return count

@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from service.edge.v2.messages import InputTensor
+    from service.edge.v2.messages import InputTensor, Parameters
 
 IMAGE, PIXELS = "image", "pixels"
+_NESTED = re.compile(rb"\s*\[\s*\[")
 _LENGTH = struct.Struct("<I")
-_LEVEL = Annotated[int, msgspec.Meta(ge=0, le=255)]
+# 7.0 is an integer in JSON, and some clients write it so.
+_LEVEL = Annotated[int, msgspec.Meta(ge=0, le=255)] | Annotated[float, msgspec.Meta(ge=0, le=255)]
 _TEXTS = msgspec.json.Decoder(list[str])
 _NESTED_TEXTS = msgspec.json.Decoder(list[Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]])
 _LEVELS = msgspec.json.Decoder(list[_LEVEL])
@@ -42,8 +46,17 @@ def inputs_of(crop_size: int) -> tuple[TensorMetadata, TensorMetadata]:
     )
 
 
-def check_tensor(tensor: InputTensor, crop_size: int) -> None:
-    """Check name, datatype and shape of an input.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """An input that the model has: its name, and its shape, whose first number counts the images."""
+
+    name: str
+    shape: tuple[int, ...]
+    parameters: Parameters
+
+
+def check_tensor(tensor: InputTensor, crop_size: int) -> Tensor:
+    """Return an input with its name, datatype and shape checked.
 
     Raises:
         BadRequest: the model has no such input, or it has other data; or there are no images or too many.
@@ -56,23 +69,23 @@ def check_tensor(tensor: InputTensor, crop_size: int) -> None:
         raise bad_tensor(
             f"the input '{tensor.name}' has datatype {tensor.datatype}; send {expected.datatype}", "bad_datatype"
         )
+    shape = tuple(map(whole, tensor.shape))
     if tensor.name == IMAGE:
-        fits, shapes = len(tensor.shape) == 1 or (len(tensor.shape) == 2 and tensor.shape[1] == 1), "[N] or [N, 1]"
+        fits, shapes = shape[1:] in {(), (1,)} and shape != (), "[N] or [N, 1]"
     else:
-        fits, shapes = tensor.shape[1:] == expected.shape[1:], f"[N, {crop_size}, {crop_size}, 3]"
-    if not fits or tensor.shape[0] < 0:
+        fits, shapes = shape[1:] == expected.shape[1:], f"[N, {crop_size}, {crop_size}, 3]"
+    if not fits or (count := shape[0]) is None or count < 0:
         raise bad_tensor(f"the input '{tensor.name}' has shape {list(tensor.shape)}; send {shapes}", "bad_shape")
-    if tensor.shape[0] == 0:
+    if count == 0:
         raise bad_tensor("the request has no image; send at least one", "no_image")
-    if tensor.shape[0] > limits.MAX_IMAGES:
+    if count > limits.MAX_IMAGES:
         raise BadRequest(
-            f"the request has {tensor.shape[0]} images; send at most {limits.MAX_IMAGES}",
-            reason="too_many_images",
-            status=413,
+            f"the request has {count} images; send at most {limits.MAX_IMAGES}", reason="too_many_images", status=413
         )
+    return Tensor(name=tensor.name, shape=(count, *expected.shape[1:]), parameters=tensor.parameters)
 
 
-def images_from_binary(tensor: InputTensor, data: memoryview) -> list[bytes]:
+def images_from_binary(tensor: Tensor, data: memoryview) -> list[bytes]:
     """Return the encoded images in the binary data of the input `image`: each a length and as many bytes.
 
     Raises:
@@ -99,7 +112,7 @@ def images_from_binary(tensor: InputTensor, data: memoryview) -> list[bytes]:
     return images
 
 
-def images_from_json(tensor: InputTensor, data: bytes) -> list[bytes | ImageError]:
+def images_from_json(tensor: Tensor, data: msgspec.Raw) -> list[bytes | ImageError]:
     """Return the encoded images in the JSON data of the input `image`, which are base64; a bad one as its error.
 
     Raises:
@@ -111,13 +124,13 @@ def images_from_json(tensor: InputTensor, data: bytes) -> list[bytes | ImageErro
             "base64, or as binary data",
             "not_base64",
         )
-    nested = len(tensor.shape) == 2 and _is_nested(data)
+    nested = _is_nested(data)  # as [N, 1] is written
     texts = [text for [text] in _decode(_NESTED_TEXTS, data)] if nested else _decode(_TEXTS, data)
     _check_count(IMAGE, len(texts), tensor.shape[0])
     return [_decode_base64(text) for text in texts]
 
 
-def pixels_from_binary(tensor: InputTensor, data: memoryview) -> list[NDArray[np.uint8]]:
+def pixels_from_binary(tensor: Tensor, data: memoryview) -> list[NDArray[np.uint8]]:
     """Return the images, uint8 `[H, W, 3]`, in the binary data of the input `pixels`, without a copy.
 
     Raises:
@@ -129,7 +142,7 @@ def pixels_from_binary(tensor: InputTensor, data: memoryview) -> list[NDArray[np
     return list(np.frombuffer(data, np.uint8).reshape(tensor.shape))
 
 
-def pixels_from_json(tensor: InputTensor, data: bytes) -> list[NDArray[np.uint8]]:
+def pixels_from_json(tensor: Tensor, data: msgspec.Raw) -> list[NDArray[np.uint8]]:
     """Return the images, uint8 `[H, W, 3]`, in the JSON data of the input `pixels`: nested lists or one flat list.
 
     Raises:
@@ -138,19 +151,23 @@ def pixels_from_json(tensor: InputTensor, data: bytes) -> list[NDArray[np.uint8]
     if not _is_nested(data):
         levels = _decode(_LEVELS, data)
         _check_count(PIXELS, len(levels), math.prod(tensor.shape))
-        return list(np.array(levels, np.uint8).reshape(tensor.shape))
+        return list(_levels(levels).reshape(tensor.shape))
     nested: Any = _LEVEL
     # Fixed lengths: the decoder stops at the first list that has another, before it has built the rest.
     for length in reversed(tensor.shape[1:]):
         nested = Annotated[list[nested], msgspec.Meta(min_length=length, max_length=length)]
     images = _decode(msgspec.json.Decoder(list[nested]), data)
     _check_count(PIXELS, len(images), tensor.shape[0])
-    return list(np.array(images, np.uint8))
+    return list(_levels(images))
 
 
-def bytes_to_decode(data: bytes) -> int:
-    """Return the most bytes that decoding the JSON data of `pixels` takes: a list for each 3 levels, a pointer each."""
-    return (12 if _is_nested(data) else 5) * len(data)
+def bytes_to_read(tensor: Tensor, data: msgspec.Raw | memoryview) -> int:
+    """Return the most bytes that reading the images of an input takes, beside the body that they are in."""
+    size = memoryview(data).nbytes
+    if isinstance(data, memoryview):
+        return size if tensor.name == IMAGE else 0
+    # Text and its bytes; or a list for each 3 levels, a pointer each, and an object for each that is written as `0.0`.
+    return 2 * size if tensor.name == IMAGE else 20 * size
 
 
 def encode_bytes(elements: Sequence[bytes]) -> bytes:
@@ -158,21 +175,35 @@ def encode_bytes(elements: Sequence[bytes]) -> bytes:
     return b"".join(_LENGTH.pack(len(element)) + element for element in elements)
 
 
+def whole(number: object) -> int | None:
+    """Return an integer that JSON may write as 7 or 7.0; None for anything else."""
+    if isinstance(number, float) and number.is_integer():
+        return int(number)
+    return number if type(number) is int else None
+
+
 def bad_tensor(message: str, reason: str) -> BadRequest:
     """Return the refusal, 400, of a tensor."""
     return BadRequest(message, reason=reason)
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
+def _decode(decoder: msgspec.json.Decoder[Any], data: msgspec.Raw) -> Any:
     try:
-        return decoder.decode(data)
+        return decoder.decode(memoryview(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise bad_tensor(f"the data of the input can't be read: {error}", "bad_data") from error
 
 
-def _is_nested(data: bytes) -> bool:
-    # `data` has no space before its first byte.
-    return data[1:].lstrip()[:1] == b"["
+def _levels(data: list[Any]) -> NDArray[np.uint8]:
+    sent = np.array(data)
+    levels = sent.astype(np.uint8)
+    if (levels != sent).any():
+        raise bad_tensor(f"the data of '{PIXELS}' has fractions; send integers in 0…255", "bad_data")
+    return levels
+
+
+def _is_nested(data: msgspec.Raw) -> bool:
+    return _NESTED.match(memoryview(data)) is not None
 
 
 def _check_count(name: str, count: int, expected: int) -> None:

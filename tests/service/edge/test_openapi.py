@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import yaml
+
+from service.edge.application import KEPT
+from service.edge.classify import ROUTES
+from service.edge.openapi import OPENAPI_ROUTES, openapi
+from service.edge.v2.routes import V2_ROUTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +43,8 @@ def test_classify_takes_a_form_or_a_raw_body(document: dict[str, Any]) -> None:
     """The document describes both, each with top_k."""
     operation = document["paths"]["/classify"]["post"]
     content = operation["requestBody"]["content"]
-    assert set(content) == {"multipart/form-data", "image/*", "application/octet-stream"}
+    images = {"image/jpeg", "image/png", "image/webp", "image/bmp", "application/octet-stream"}
+    assert set(content) == images | {"multipart/form-data"}
     assert set(content["multipart/form-data"]["schema"]["properties"]) == {"image", "top_k"}
     assert [parameter["name"] for parameter in operation["parameters"]] == ["top_k"]
 
@@ -43,8 +52,49 @@ def test_classify_takes_a_form_or_a_raw_body(document: dict[str, Any]) -> None:
 def test_every_status_is_described(document: dict[str, Any]) -> None:
     """The document has every status of /classify, refusals included."""
     responses = document["paths"]["/classify"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "408", "413", "415", "422", "500", "503"}
-    assert "/model" in document["paths"]
+    assert set(responses) == {"200", "400", "401", "408", "413", "415", "422", "429", "431", "500", "503"}
+    assert "Retry-After" in responses["503"]["headers"]
+    assert responses["200"]["headers"]["X-Request-Id"]["required"]
+
+
+def test_every_route_is_described_and_no_other(document: dict[str, Any], server: Server) -> None:
+    """Each path of our routes and of those that BentoML keeps is in the document; each path in it is answered."""
+    routes = {re.sub(r":\w+}", "}", route.path) for route in (*ROUTES, *V2_ROUTES, *OPENAPI_ROUTES)} | KEPT
+    assert routes <= set(document["paths"])
+    for path, methods in document["paths"].items():
+        filled = path.replace("{name}", "digits").replace("{version}", "1")
+        for method in methods:
+            assert httpx.request(method, server.url + filled).status_code not in {404, 405}, path
+        assert httpx.delete(server.url + filled).status_code == 405
+
+
+def test_keys_are_optional(document: dict[str, Any]) -> None:
+    """A key is a Bearer token or the header X-Api-Key; probes never need one."""
+    assert {"bearer", "key"} == set(document["components"]["securitySchemes"])
+    paths = document["paths"]
+    assert {} in paths["/classify"]["post"]["security"]
+    for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"):
+        assert "security" not in paths[path]["get"]
+
+
+def test_before_a_service_runs() -> None:
+    """`bentoml build` writes the document into the Bento, without the model that will be served."""
+    document = openapi()
+    assert yaml.safe_load(yaml.dump(document)) == document
+    paths = document["paths"]
+    assert "enum" not in paths["/v2/models/{name}"]["get"]["parameters"][0]["schema"]
+
+
+def test_parameters_name_the_served_model(document: dict[str, Any]) -> None:
+    """The API page offers the model's name and version, so that its form works in its defaults."""
+    name, version = document["paths"]["/v2/models/{name}/versions/{version}"]["get"]["parameters"]
+    assert (name["schema"]["enum"], version["schema"]["enum"]) == (["digits"], ["1"])
+
+
+def test_a_model_without_a_version() -> None:
+    """The document lists no path that nothing but 404 is behind."""
+    description = SimpleNamespace(name="digits", labels=("0", "1"), preprocessing=SimpleNamespace(crop_size=8))
+    assert not [path for path in openapi(model=description)["paths"] if "{version}" in path]  # type: ignore[arg-type]
 
 
 def test_version_is_that_of_tandem(document: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ import tritonclient.http as triton
 
 from registry import LocalRegistry
 from registry.oci.index import with_tag
+from service.edge.refusals import refusal_of, refuse
+from service.limits import Overloaded
 from tests.service.conftest import assert_refused
 from tests.service.edge.v2.conftest import assert_protocol_error
 from tests.serving import serving
@@ -128,3 +130,11 @@ def test_unknown_model_is_refused_before_its_body_comes(server: Server) -> None:
 def test_other_paths_keep_their_form(server: Server) -> None:
     """What only begins like /v2 is refused as everything else."""
     assert_refused(httpx.get(f"{server.url}/v2x"), 404, "not_found")
+
+
+def test_overload_in_the_protocol_s_form() -> None:
+    """A full server answers 503 with Retry-After, like everywhere, and a sentence as the protocol has it."""
+    answer = refuse(refusal_of(Overloaded("too many requests are waiting; try again")), "1", "/v2/models/digits/infer")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert bytes(answer.body) == b'{"error":"too many requests are waiting; try again"}'
