@@ -67,7 +67,7 @@ class Scorer:
 
     async def score_image(self, data: bytes) -> Scored:
         """Return the scores of an encoded image. Raises as `score`, and ImageError if it can't be decoded."""
-        return await self.score(lambda: self.model.decode(data).pixels)
+        return await self.score(lambda: self.model.decode(data, limits.IMAGE_LIMITS).pixels)
 
     async def score(self, prepare: Callable[[], NDArray[np.uint8]]) -> Scored:
         """Return the scores of the image that `prepare`, called in a thread, returns as uint8 `[H, W, 3]`.

@@ -9,7 +9,8 @@ import bentoml
 
 from classifier.answers import ModelDescription, SelfTest
 from classifier.hardware import memory_limit
-from service.limits import Admission, Buffer, buffered_bytes
+from service.admission import Admission, Buffer
+from service.limits import buffered_bytes
 from service.metrics import Metrics
 from service.scoring import Scorer
 

@@ -64,13 +64,14 @@ def _log(scope: Scope, exchange: Exchange, sent: dict[bytes, bytes], elapsed_s: 
     host, port = scope.get("client") or ("?", 0)
     headers = dict(scope["headers"])
     log.info(
-        "%s:%d (method=%s,path=%s,type=%s,length=%s) (status=%d,reason=%s,length=%s) %.3fms id=%s",
+        "%s:%d (method=%s,path=%s,type=%s,length=%s,client=%s) (status=%d,reason=%s,length=%s) %.3fms id=%s",
         host,
         port,
         _printable(scope["method"]),
         _printable(scope["path"]),
         _printable(headers.get(b"content-type", b"").decode(errors="replace")),
         _printable(headers.get(b"content-length", b"").decode(errors="replace")),
+        exchange.client or "",
         exchange.status,
         exchange.reason or "",
         sent.get(b"content-length", b"").decode(),
