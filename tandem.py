@@ -21,6 +21,7 @@ COMMANDS: Commands = {
     "classify": ("commands.classify:classify", "Classify a few images and print the top labels."),
     "batch": ("commands.batch.run:batch", "Classify every image of a folder into Parquet, CSV or JSON Lines."),
     "parity": ("commands.parity:parity", "Prove that a service and a bulk run give the same scores."),
+    "keys": ("commands.keys:keys", "Make API keys for the online service."),
     "package": ("commands.package.command:package", "Build, label and push an image that holds one model."),
     "selftest": ("commands.selftest:selftest", "Replay a model's golden set on this machine."),
     "doctor": ("commands.doctor.command:doctor", "Say what this machine can run, and how to fix the rest."),

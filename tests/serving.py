@@ -69,8 +69,10 @@ def serving(
     """
     folder.mkdir(parents=True, exist_ok=True)
     log_file, port = folder / "log", free_port()
-    # A BENTOML_HOME of its own: two servers in one overwrite each other's metrics.
-    environment = {"TANDEM_HOME": str(home), "BENTOML_HOME": str(bentoml_home or folder / "bentoml"), **env}
+    # BENTOML_HOME: two servers in one overwrite each other's metrics.
+    # TANDEM_DRAIN: most servers of the tests stop when nobody asks any more.
+    own = {"TANDEM_HOME": str(home), "BENTOML_HOME": str(bentoml_home or folder / "bentoml"), "TANDEM_DRAIN": "0.1"}
+    environment = {**own, **env}
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             [BENTOML, "serve", *args, "--host", "127.0.0.1", "--port", str(port)],
