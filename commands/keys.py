@@ -19,9 +19,10 @@ def keys() -> None:
 @keys.command(epilog=_EXAMPLE)
 @click.argument("name")
 def new(name: str) -> None:
-    """Make a key for the client NAME: print its line for the key file, and the key itself to standard error.
+    """Make a key for the client NAME.
 
-    The line holds a hash of the key, so the key is shown this once. The log of the service names the client.
+    Prints its line for the key file to standard output, and the key to standard error. The line holds only a hash, so
+    the key is not shown again. The service's log calls the client NAME.
     """
     from service.access.keys import make_key
 

@@ -96,8 +96,11 @@ class Guarded:
 
     def _check_rate(self, exchange: Exchange) -> None:
         rate = self._access.rate
-        if rate is not None and (wait_s := rate.wait_s(exchange.source)):
-            raise OverShare(f"more than {rate.text} requests came from you; try again", retry_after_s=math.ceil(wait_s))
+        if rate is not None and (wait_s := math.ceil(rate.wait_s(exchange.source))):
+            raise OverShare(
+                f"you send more than {rate.text}, the rate of each client; try again in {wait_s} s",
+                retry_after_s=wait_s,
+            )
 
 
 def share_with_pages(app: ASGIApp, access: Access) -> ASGIApp:
