@@ -14,6 +14,9 @@ import pytest
 from bentoml.exceptions import BentoMLException
 from PIL import Image
 
+from classifier.answers import Classification
+from classifier.errors import ServiceError
+from parity.client import ServiceClient
 from service.access.keys import make_key
 from service.preflight import check_options
 from tests.service.conftest import assert_refused
@@ -165,6 +168,14 @@ with bentoml.SyncHTTPClient({locked.url!r}, token={KEY!r}) as client:
 """
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
         assert done.stdout.startswith("digits@sha256:"), done.stderr
+
+    def test_parity_s_client_sends_it(self, locked: Server, image: bytes) -> None:
+        """`tandem parity` takes it from TANDEM_API_KEY, and says so without one."""
+        with ServiceClient(locked.url, key=KEY) as client:
+            assert isinstance(client.classify(image, top_k=1), Classification)
+        for key in (None, WRONG_KEY):
+            with ServiceClient(locked.url, key=key) as client, pytest.raises(ServiceError, match="set TANDEM_API_KEY"):
+                client.classify(image, top_k=1)
 
 
 class TestMetrics:
