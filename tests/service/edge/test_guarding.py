@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
 import pytest
 from bentoml.exceptions import BentoMLException
@@ -18,6 +19,10 @@ from classifier.answers import Classification
 from classifier.errors import ServiceError
 from parity.client import ServiceClient
 from service.access.keys import make_key
+from service.access.options import Access
+from service.edge.guarding import Guarded
+from service.edge.refusals import BadRequest
+from service.exchange import Exchange
 from service.preflight import check_options
 from tests.service.conftest import assert_refused
 from tests.service.test_preflight import why_refused
@@ -194,6 +199,50 @@ class TestMetrics:
             answer = httpx.get(f"{server.url}/metrics", headers={header: "127.0.0.1"})
             assert_refused(answer, 403, "metrics_closed")
         assert httpx.get(f"{server.url}/metrics").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("mode", "peer", "key", "reason"),
+        [
+            ("open", "192.0.2.1", "", None),
+            ("key", "127.0.0.1", "", "no_key"),
+            ("key", "127.0.0.1", WRONG_KEY, "unknown_key"),
+            ("key", "192.0.2.1", KEY, None),
+            ("loopback", "::1", "", None),
+            ("loopback", "192.0.2.1", "", "no_key"),
+            ("loopback", "192.0.2.1", KEY, None),
+        ],
+    )
+    def test_modes(self, monkeypatch: pytest.MonkeyPatch, mode: str, peer: str, key: str, reason: str | None) -> None:
+        """What the documentation says of each value of TANDEM_METRICS."""
+        monkeypatch.setenv("TANDEM_METRICS", mode)
+        monkeypatch.setenv("TANDEM_API_KEYS", LINE)
+        if reason is None:
+            assert guard("/metrics", peer, key).status == 0
+        else:
+            with pytest.raises(BadRequest) as refused:
+                guard("/metrics", peer, key)
+            assert refused.value.reason == reason
+
+
+def guard(path: str, peer: str, key: str) -> Exchange:
+    """Return the exchange of a request that `Guarded` has let through, with the variables that are set."""
+
+    async def pass_on(*_: object) -> None:
+        pass
+
+    headers = [(b"x-api-key", key.encode())] if key else []
+    scope: dict[str, Any] = {"type": "http", "path": path, "headers": headers, "client": (peer, 1)}
+    exchange = Exchange.begin(scope)
+    anyio.run(Guarded(pass_on, access=Access.from_environment()), scope, pass_on, pass_on)
+    return exchange
+
+
+def test_whose_share_a_request_counts_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key's, from whatever address it comes; without keys, the address's."""
+    assert guard("/classify", "192.0.2.1", "").source == "192.0.2.1"
+    monkeypatch.setenv("TANDEM_API_KEYS", f"{LINE},{OTHER_LINE}")
+    sources = [guard("/classify", peer, key).source for peer in ("192.0.2.1", "::1") for key in (KEY, OTHER_KEY)]
+    assert sources == ["key shop", "key other-shop"] * 2
 
 
 class TestPages:
