@@ -11,7 +11,7 @@ Example:
 """
 
 
-@click.group()
+@click.group(epilog=_EXAMPLE)
 def keys() -> None:
     """Make API keys for the online service."""
 
