@@ -73,7 +73,7 @@ def test_several_workers_share_the_port(digits_home: Path, image: bytes, tmp_pat
         metrics = httpx.get(f"{server.url}/metrics").text
         [count] = [
             line for line in metrics.splitlines()
-            if line.startswith("bentoml_service_request_total") and "/classify" in line and '"200"' in line
+            if line.startswith("tandem_requests_total") and "/classify" in line and '"200"' in line
         ]  # fmt: skip
         assert float(count.split()[-1]) == 20
         os.kill(first, signal.SIGKILL)
