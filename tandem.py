@@ -23,6 +23,7 @@ COMMANDS: Commands = {
     "serve": ("commands.serve:serve", "Answer images over HTTP with the scores of one model."),
     "parity": ("commands.parity:parity", "Prove that a service and a bulk run give the same scores."),
     "log": ("commands.log.group:log", "Summarise, export and erase a service's prediction log."),
+    "keys": ("commands.keys:keys", "Make API keys for the online service."),
     "package": ("commands.package.command:package", "Build, label and push an image that holds one model."),
     "selftest": ("commands.selftest:selftest", "Replay a model's golden set on this machine."),
     "doctor": ("commands.doctor.command:doctor", "Say what this machine can run, and how to fix the rest."),

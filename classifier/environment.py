@@ -53,3 +53,35 @@ def bytes_in(variable: str, default: int) -> int:
             f"{variable} is '{text}', which is not a number of bytes: set it to a number such as 128MiB or 1GB"
         )
     return int(number[1]) * _UNITS[number[2].lower()]
+
+
+def number_in(variable: str, *, at_most: int) -> int:
+    """Return the whole number from 1 on that an environment variable holds, or `at_most` if it is not set.
+
+    Raises:
+        ValueError: it holds something else, or more; the message is one for users.
+    """
+    text = os.environ.get(variable)
+    if not text:
+        return at_most
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) > 0):
+        raise ValueError(f"{variable} is '{text}', which is not a whole number from 1 on: set it to {at_most} or less")
+    if int(text) > at_most:
+        raise ValueError(f"{variable} is {int(text):,}, over the limit of {at_most:,} that is built in: set it to less")
+    return int(text)
+
+
+def part_in(variable: str, default: float) -> float:
+    """Return the part, over 0 and up to 1, that an environment variable holds, or `default` if it is not set.
+
+    Raises:
+        ValueError: it holds something else; the message is one for users.
+    """
+    text = os.environ.get(variable)
+    try:
+        part = float(text) if text else default
+    except ValueError:
+        part = 0.0
+    if not 0 < part <= 1:
+        raise ValueError(f"{variable} is '{text}', which is not a part of 1: set it to a number such as {default:g}")
+    return part

@@ -12,7 +12,7 @@ from classifier.artifact import CONFIG, GOLDEN
 from classifier.engines.selection import AUTO, open_engine
 from classifier.errors import DamagedArtifact, ImageError
 from classifier.golden import GoldenSet
-from classifier.images import decode_image
+from classifier.images import LIMITS, Limits, decode_image
 from classifier.types import ModelConfig, Prediction, from_json
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ class Model:
         """The name with the digest, `digits@sha256:…`."""
         return f"{self.name}@{self.digest}"
 
-    def decode(self, data: bytes) -> DecodedImage:
+    def decode(self, data: bytes, limits: Limits = LIMITS) -> DecodedImage:
         """Return the pixels of an encoded image, preprocessed for this model.
 
         Raises:
-            ImageError: the image can't be decoded.
+            ImageError: the image can't be decoded, or is over one of the `limits`.
         """
-        return decode_image(data, self.config.preprocessing)
+        return decode_image(data, self.config.preprocessing, limits)
 
     def scores(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`."""

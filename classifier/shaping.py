@@ -35,13 +35,13 @@ class Shaping:
     limits: Limits
 
     @classmethod
-    def of(cls, model: Model) -> Self:
-        """Return what shapes the scores of an opened model on this machine."""
+    def of(cls, model: Model, limits: Limits = LIMITS) -> Self:
+        """Return what shapes the scores of an opened model on this machine, for images within `limits`."""
         return cls(
             digest=model.digest,
             numerics=model.engine.info.numerics,
             versions=library_versions(),
-            limits=LIMITS,
+            limits=limits,
         )
 
     @property

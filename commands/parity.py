@@ -26,7 +26,12 @@ Example:
 @click.command(short_help="Prove that a service and a bulk run give the same scores.", epilog=_EXAMPLE)
 @click.argument("model", metavar="MODEL")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("--service", metavar="URL", required=True, help="URL of the running service, http://localhost:3000.")
+@click.option(
+    "--service",
+    metavar="URL",
+    required=True,
+    help="URL of the running service, http://localhost:3000. If it needs a key, set TANDEM_API_KEY.",
+)
 @click.option(
     "--report",
     metavar="FILE",
@@ -75,7 +80,7 @@ def parity(
         raise OutputError(f"the report '{report}' can't be written: its folder is missing or read-only; name another")
     found = find_inputs(inputs)
     require_images(found)
-    with ServiceClient(service, connections=concurrency) as client:
+    with ServiceClient(service, connections=concurrency, key=os.environ.get("TANDEM_API_KEY")) as client:
         opened = open_model(model, **engine, batch_size=batch_size, tuning="throughput")  # as a bulk run opens it
         result = compare_roads(opened, client, found, limit=limit, concurrency=concurrency)
     for line in summarise(result):

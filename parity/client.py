@@ -25,14 +25,14 @@ OVERLOADED = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAIL
 
 
 class ServiceClient:
-    """Calls the service at a URL. Threads may share it.
+    """Calls the service at a URL, with an API key if it needs one. Threads may share it.
 
     Raises:
         ServiceError: from the constructor and every method, if the URL is invalid, or the service can't be reached,
             fails, or does not answer as a Tandem service.
     """
 
-    def __init__(self, url: str, *, connections: int = 1) -> None:
+    def __init__(self, url: str, *, connections: int = 1, key: str | None = None) -> None:
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
@@ -41,7 +41,9 @@ class ServiceClient:
             raise ServiceError(f"'{url}' is not a URL of a service; write it as http://localhost:3000")
         self.url = url.rstrip("/")
         self._http = httpx.Client(
-            timeout=TIMEOUT_S, limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+            timeout=TIMEOUT_S,
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            headers={"X-Api-Key": key} if key else None,
         )
 
     def __enter__(self) -> Self:
@@ -92,6 +94,11 @@ class ServiceClient:
                         "'bentoml serve' starts one"
                     ) from error
             else:
+                if response.status_code == HTTPStatus.UNAUTHORIZED:
+                    raise ServiceError(
+                        f"the service at {self.url} needs a key that it knows; set TANDEM_API_KEY to one, "
+                        "'tandem keys new NAME' makes it"
+                    )
                 if response.status_code not in OVERLOADED or attempt == tries:
                     return response
                 asked = response.headers.get("Retry-After", "")

@@ -18,7 +18,10 @@ UNKNOWN = "unknown"
 """The endpoint of every path that has no route."""
 
 _KEY = "tandem.exchange"
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+REQUEST_ID_PATTERN = "^[A-Za-z0-9._:+/=-]{1,128}$"
+"""Of the IDs that are taken from clients. Others could forge lines of a log."""
+
+_REQUEST_ID = re.compile(REQUEST_ID_PATTERN[1:-1].encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,7 @@ class Exchange:
         request_id: the client's `X-Request-Id`, or a new one.
         endpoint: the path of the route, or `UNKNOWN`.
         client: name of the API key that was used.
+        source: whose share it counts for: the key's name or the network address.
         status: HTTP status of the answer; 0 until it begins.
         reason: why the request was refused, in one word.
         outcomes: of the images that were looked at.
@@ -60,6 +64,7 @@ class Exchange:
     request_id: str
     endpoint: str = UNKNOWN
     client: str | None = None
+    source: str = ""
     status: int = 0
     reason: str | None = None
     outcomes: list[Outcome] = field(default_factory=list)
@@ -87,5 +92,10 @@ class Exchange:
     @classmethod
     def of(cls, request: Request) -> Exchange:
         """Return the exchange that a request is part of."""
-        exchange: Exchange = request.scope[_KEY]
+        return cls.of_scope(request.scope)
+
+    @classmethod
+    def of_scope(cls, scope: Scope) -> Exchange:
+        """Return the exchange that a request with this scope is part of."""
+        exchange: Exchange = scope[_KEY]
         return exchange

@@ -1,15 +1,14 @@
-"""Every limit of the service: connections, heads, bodies, buffered bytes, requests in flight, and waiting times."""
+"""Every limit of the service: connections, heads, bodies, images, and waiting times.
+
+`lower_limits` sets those that the environment lowers, so read them as `limits.NAME`.
+"""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from classifier.errors import ImageTooLarge
+from classifier.environment import number_in, part_in
 from classifier.images import LIMITS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 MAX_CONNECTIONS = 1000
 """Open connections of a worker. One more ends the one that owes its request and was silent longest."""
@@ -42,10 +41,18 @@ MAX_IMAGES = 128
 """Images of one request."""
 LOG_WITHIN_S = 5
 """Time to write what waits for the prediction log when the service ends."""
+IMAGE_LIMITS = LIMITS
+"""Bytes, pixels and memory of one image."""
 BATCH_WITHIN_S = 100
 """Time for all images of one request."""
 RETRY_AFTER_S = 1
 """What `Retry-After` tells a client that was refused because of overload."""
+CLIENT_SHARE = 0.5
+"""Part of the requests in flight and of the buffered bytes that one client may take."""
+DRAIN_S = 1.0
+"""Time after SIGTERM in which new requests are still answered, while readiness says no."""
+STOP_WITHIN_S = 25
+"""Time after that for the requests in flight. Kubernetes kills after 30 s."""
 
 
 def buffered_bytes(memory: int | None) -> int:
@@ -53,69 +60,35 @@ def buffered_bytes(memory: int | None) -> int:
     return MAX_BUFFERED_BYTES if memory is None else min(MAX_BUFFERED_BYTES, int(BUFFERED_PART * memory))
 
 
-class Overloaded(Exception):
+def lower_limits() -> None:
+    """Set the limits that the environment lowers. Called once, before the first request.
+
+    Raises:
+        ValueError: a variable is not a number, or over the limit that is built in; the message is one for users.
+    """
+    global CLIENT_SHARE, IMAGE_LIMITS, MAX_BODY_BYTES, MAX_IMAGES, MAX_IN_FLIGHT  # noqa: PLW0603  # as said above
+    MAX_BODY_BYTES = number_in("TANDEM_MAX_BODY", at_most=MAX_BODY_BYTES)
+    MAX_IMAGES = number_in("TANDEM_MAX_IMAGES", at_most=MAX_IMAGES)
+    MAX_IN_FLIGHT = number_in("TANDEM_MAX_IN_FLIGHT", at_most=MAX_IN_FLIGHT)
+    IMAGE_LIMITS = replace(LIMITS, max_pixels=number_in("TANDEM_MAX_PIXELS", at_most=LIMITS.max_pixels))
+    CLIENT_SHARE = part_in("TANDEM_CLIENT_SHARE", CLIENT_SHARE)
+
+
+class Refused(Exception):
+    """The service does not take a request now.
+
+    Attributes:
+        retry_after_s: when to try again.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: int = RETRY_AFTER_S) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(Refused):
     """The service has no room for a request. `service.edge.refusals` answers it with 503 and Retry-After."""
 
 
-class Admission:
-    """Counts the requests in flight: those whose images are waiting or being classified."""
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-
-    def check(self) -> None:
-        """Check that there is room for a request. Before its body is read, and again after.
-
-        Raises:
-            Overloaded: too many are in flight.
-        """
-        if self.in_flight >= MAX_IN_FLIGHT:
-            raise Overloaded("too many requests are waiting; try again")
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Count a request for as long as the block runs.
-
-        Raises:
-            Overloaded: too many are in flight.
-        """
-        self.check()
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-
-
-class Buffer:
-    """Counts the bytes of all bodies that the service holds, up to `size`."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._held = 0
-
-    @contextmanager
-    def body(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that reserves a number of bytes for one body; release them all at the end of the block.
-
-        Raises:
-            Overloaded: from that function, if the bytes of all bodies would be over the size.
-            ImageTooLarge: from that function, if those of this body alone are.
-        """
-        held = 0
-
-        def reserve(size: int) -> None:
-            nonlocal held
-            if held + size > self.size:
-                raise ImageTooLarge(
-                    f"this service's memory leaves {self.size:,} bytes for images: send a smaller one, or give it more"
-                )
-            if self._held + size > self.size:
-                raise Overloaded("the images that others are sending fill the service's memory; try again")
-            self._held += size
-            held += size
-
-        try:
-            yield reserve
-        finally:
-            self._held -= held
+class OverShare(Refused):
+    """A client asks for more than its share. `service.edge.refusals` answers it with 429 and Retry-After."""

@@ -20,7 +20,9 @@ from bentoml.exceptions import BentoMLException
 
 from classifier.hardware import memory_limit
 from registry import LocalRegistry
-from service import opening
+from service import limits, opening
+from service.access.options import Access
+from service.edge.stopping import drain_s
 
 if TYPE_CHECKING:
     from registry import Artifact
@@ -54,6 +56,20 @@ def port_taken(host: str, port: int, error: OSError) -> BentoMLException:
     return BentoMLException(
         f"port {port} on {host} is not available ({why}); choose another with 'bentoml serve --port N'"
     )
+
+
+def check_options() -> None:
+    """Check the variables that a worker reads.
+
+    Raises:
+        BentoMLException: one of them is malformed.
+    """
+    try:
+        Access.from_environment()
+        drain_s()
+        limits.lower_limits()
+    except ValueError as error:
+        raise BentoMLException(str(error)) from error
 
 
 def check_model(artifact: Artifact, *, workers: int = 1) -> None:

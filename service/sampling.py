@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from service.limits import Admission
+    from service.admission import Admission
     from service.metrics import Known
     from service.scoring import Scorer
 

@@ -92,7 +92,7 @@ class Scorer:
         if cache is not None and sha256 is not None and (found := await cache.get(sha256)):
             scores, level = found
             return Scored(scores=scores, cached=level)
-        scored = await self.score(lambda: self.model.decode(data).pixels)
+        scored = await self.score(lambda: self.model.decode(data, limits.IMAGE_LIMITS).pixels)
         if cache is not None and sha256 is not None:
             cache.put(sha256, scored.scores)
         return scored

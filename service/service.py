@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path  # noqa: TC003  # BentoML reads the types of an API's parameters
 from typing import Annotated, Any
 
@@ -13,18 +14,22 @@ from pydantic import Field
 from classifier.answers import BatchClassification, BatchItem, Classification, Error
 from classifier.errors import ImageError
 from registry import LocalRegistry
+from service import limits
+from service.access.options import Access
 from service.edge.application import Application
 from service.edge.classify import ROUTES
 from service.edge.connections import bound_connections
 from service.edge.feedback import FEEDBACK_ROUTES
+from service.edge.guarding import Guarded, share_with_pages
 from service.edge.openapi import OPENAPI_ROUTES, openapi
 from service.edge.page import PAGE_ROUTES
+from service.edge.stopping import stop_with_care
 from service.edge.uploads import DEFAULT_TOP_K
 from service.edge.v2.routes import V2_ROUTES
 from service.image import SealedImage
 from service.log import LOG_URL, check_log_url
 from service.opening import open_served
-from service.preflight import check_model, check_port
+from service.preflight import check_model, check_options, check_port
 from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
 from service.serving import Serving
 from service.supervision import make_paths_absolute, supervise
@@ -41,8 +46,12 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
     def to_asgi(self, is_main: bool = True) -> Any:
         """Return our application around BentoML's. Workers call this, and then start uvicorn."""
         bound_connections()
+        stop_with_care()
+        limits.lower_limits()
+        access = Access.from_environment()
         routes = [*ROUTES, *FEEDBACK_ROUTES, *V2_ROUTES, *OPENAPI_ROUTES, *PAGE_ROUTES]
-        return Application(super().to_asgi(is_main=is_main), routes)
+        around = [partial(Guarded, access=access)]
+        return share_with_pages(Application(super().to_asgi(is_main=is_main), routes, around), access)
 
     @property
     def openapi_spec(self) -> Any:
@@ -67,11 +76,12 @@ class Classifier:
         """Check that workers can start, and fix the model that all of them serve. Runs once, before the first worker.
 
         Raises:
-            BentoMLException: the port is taken; the model can't be found, opened or self-tested; or a setting is wrong.
+            BentoMLException: the port is taken; a variable is malformed; or the model can't be found, opened or tested.
         """
         check_port()
         chosen_exporter(os.environ)
         make_paths_absolute()
+        check_options()
         with as_bentoml_errors():
             artifact = resolve_served(_bento())
             if url := os.environ.get(LOG_URL):

@@ -14,8 +14,9 @@ import bentoml
 from classifier.answers import ModelDescription, SelfTest
 from classifier.hardware import memory_limit
 from service import limits
+from service.admission import Admission, Buffer
 from service.cache import open_cache
-from service.limits import Admission, Buffer, buffered_bytes
+from service.limits import buffered_bytes
 from service.log import LOG_URL, PredictionLog
 from service.log.exchanges import entries_of
 from service.metrics import Metrics

@@ -19,10 +19,15 @@ import psutil
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils.analytics import usage_stats
 
+from service import limits
+from service.access.keys import is_file
+from service.edge.stopping import drain_s
 from service.logs import configure_logs
 from service.preflight import check_port, port_taken
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
+
+_SLACK_S = 4
 
 CHECK_EVERY_S = 2
 """How often dead workers are looked for; BentoML's own 10 s would leave a service without an answer for as long."""
@@ -33,6 +38,7 @@ _PATHS = (
     "TANDEM_HOME",
     "TANDEM_TRUSTED_KEY",
     "TANDEM_REGISTRY_CA",
+    "TANDEM_API_KEYS",
     "TANDEM_CACHE_PASSWORD_FILE",
     "TANDEM_LOG_PASSWORD_FILE",
     "DOCKER_CONFIG",
@@ -61,7 +67,8 @@ def supervise() -> int:
 def make_paths_absolute() -> None:
     """Make paths in the environment absolute: a worker's current folder is the service's, not the user's."""
     for name in _PATHS:
-        if value := os.environ.get(name):
+        value = os.environ.get(name)
+        if value and (name != "TANDEM_API_KEYS" or is_file(value)):
             os.environ[name] = str(Path(value).expanduser().absolute())
 
 
@@ -72,6 +79,9 @@ def _create_arbiter(watchers: list[Any], **options: Any) -> Any:
     for watcher in watchers:
         watcher.respawn = True  # in a container BentoML would not replace a worker
         watcher.hooks["after_reap"] = _report_death
+        watcher.hooks["before_stop"] = _stop_listening
+        # A worker ends by itself in time; BentoML kills one that does not.
+        watcher.graceful_timeout = drain_s() + _stop_within_s() + _SLACK_S
     arbiter = _bentoml_s_arbiter(watchers, check_delay=CHECK_EVERY_S, **options)
     if sys.platform == "linux":
         # Abstract sockets: the two free ports that BentoML has looked up may be taken by now.
@@ -92,6 +102,19 @@ def _create_arbiter(watchers: list[Any], **options: Any) -> Any:
 
     arbiter.initialize = initialize
     return arbiter
+
+
+def _stop_within_s() -> float:
+    command = click.get_current_context(silent=True)
+    asked = command and command.params.get("timeout_graceful_shutdown")
+    return float(asked or limits.STOP_WITHIN_S)
+
+
+def _stop_listening(arbiter: Any, **_: Any) -> bool:
+    """Close this process's listening socket: what connects once the workers have closed theirs must be refused."""
+    if arbiter._stopping:  # not for a watcher that starts again
+        arbiter.sockets.close_all()
+    return True
 
 
 def _report_death(watcher: Any, process_pid: int, exit_code: int, **_: Any) -> bool:

@@ -76,16 +76,24 @@ class Server:
 
 @contextmanager
 def serving(
-    folder: Path, *args: str | Path, home: Path, cwd: Path = ROOT, bentoml_home: Path | None = None, **env: str
+    folder: Path,
+    *args: str | Path,
+    home: Path,
+    cwd: Path = ROOT,
+    bentoml_home: Path | None = None,
+    port: int | None = None,
+    **env: str,
 ) -> Iterator[Server]:
-    """Yield a ready `bentoml serve ARGS`, and stop it at the end.
+    """Yield a ready `bentoml serve ARGS` on a port, or a free one, and stop it at the end.
 
     Its TANDEM_HOME is `home`, its log is in `folder`, and `env` is added to the environment.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    log_file, port = folder / "log", free_port()
-    # A BENTOML_HOME of its own: two servers in one overwrite each other's metrics.
-    environment = {"TANDEM_HOME": str(home), "BENTOML_HOME": str(bentoml_home or folder / "bentoml"), **env}
+    log_file, port = folder / "log", port or free_port()
+    # BENTOML_HOME: two servers in one overwrite each other's metrics.
+    # TANDEM_DRAIN: most servers of the tests stop when nobody asks any more.
+    own = {"TANDEM_HOME": str(home), "BENTOML_HOME": str(bentoml_home or folder / "bentoml"), "TANDEM_DRAIN": "0.1"}
+    environment = {**own, **env}
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             [BENTOML, "serve", *args, "--host", "127.0.0.1", "--port", str(port)],

@@ -11,6 +11,7 @@ from classifier.environment import bytes_in, seconds_in
 from classifier.errors import InvalidSetting
 from classifier.extras import install_extra
 from classifier.shaping import Shaping
+from service import limits
 from service.cache.memory import MemoryCache
 from service.cache.results import ResultCache
 from service.cache.shared import ANSWER_WITHIN_S, GIVE_UP_AFTER_S, SharedCache
@@ -44,7 +45,7 @@ def open_cache(model: Model) -> ResultCache | None:
     if not max_bytes and not url:
         return None
     return ResultCache(
-        shaping=Shaping.of(model).sha256,
+        shaping=Shaping.of(model, limits.IMAGE_LIMITS).sha256,
         classes=len(model.config.labels),
         memory=MemoryCache(max_bytes) if max_bytes else None,
         shared=open_shared(url, ttl_s) if url else None,

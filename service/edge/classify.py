@@ -38,11 +38,12 @@ Image: TypeAlias = "bytes | NDArray[np.uint8] | ImageError"
 async def classify(request: Request) -> Response:
     """Answer `POST /classify`."""
     serving = Serving.current()
-    serving.admission.check()
-    with serving.buffer.body() as reserve:
+    exchange = Exchange.of(request)
+    serving.admission.check(exchange.source)
+    with serving.buffer.body(exchange.source) as reserve:
         upload = await in_time(read_upload(request, reserve))
-        with serving.admission.request():
-            predictions = await classify_image(serving, upload.image, upload.top_k, Exchange.of(request))
+        with serving.admission.request(exchange.source):
+            predictions = await classify_image(serving, upload.image, upload.top_k, exchange)
     model = serving.model
     answer = Classification(
         predictions=predictions, model=model.identity, digest=model.digest, engine=model.engine.info
@@ -58,11 +59,12 @@ async def predict(request: Request) -> Response:
 async def classify_batch(request: Request) -> Response:
     """Answer `POST /classify_batch`."""
     serving = Serving.current()
-    serving.admission.check()
-    with serving.buffer.body() as reserve:
+    exchange = Exchange.of(request)
+    serving.admission.check(exchange.source)
+    with serving.buffer.body(exchange.source) as reserve:
         batch = await in_time(read_batch(request, reserve))
-        with serving.admission.request():
-            results = await classify_images(serving, batch.images, batch.top_k, Exchange.of(request))
+        with serving.admission.request(exchange.source):
+            results = await classify_images(serving, batch.images, batch.top_k, exchange)
     model = serving.model
     answer = BatchClassification(
         results=tuple(

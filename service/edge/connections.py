@@ -18,6 +18,7 @@ from classifier.answers import Error, Refusal
 from classifier.hardware import allow_open_files
 from service import limits
 from service.edge.access import log_no_request
+from service.edge.stopping import stopping
 
 if TYPE_CHECKING:
     import asyncio
@@ -110,6 +111,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._cycles = [each for each in self._cycles if not each.response_complete] + [self.cycle]
         self._is_head, self._is_body = False, True
         self._unread_bytes = 0
+        if stopping.has_begun:
+            self.close_after_answer()
         self._deadline = self.loop.time() + limits.BODY_WITHIN_S + limits.SLACK_S
 
     def on_body(self, body: bytes) -> None:
@@ -132,6 +135,27 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if not self._is_body and not self._owes_answer:
             self._await_request()
+
+    # How it ends
+
+    def eof_received(self) -> None:
+        """Refuse a request that ends in the middle, and close the connection."""
+        super().eof_received()
+        if self._is_body or (self._is_head and not self._owes_answer):
+            what = "the request ended before it was complete; send all that its Content-Length or its chunks announce"
+            self._refuse(400, "truncated_request", what, linger=False)
+
+    def close_after_answer(self) -> None:
+        """Let the answer to the last request close the connection."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close the connection, or let the answer that it waits for do so. Uvicorn calls this when it stops."""
+        if self._is_head and not self._owes_answer:
+            self._deadline = min(self._deadline, self.loop.time() + limits.SLACK_S)  # the rest is on its way
+        else:
+            super().shutdown()
 
     # How long it may take
 

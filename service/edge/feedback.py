@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from starlette.routing import Route
@@ -11,8 +11,8 @@ from classifier.wording import one_line
 from service import limits
 from service.edge.classify import in_time
 from service.edge.refusals import BadRequest, json_response
+from service.exchange import REQUEST_ID_PATTERN
 from service.limits import Overloaded
-from service.log.entry import MAX_REQUEST_ID_CHARS
 from service.serving import Serving
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         index: position of the image in a request of several, from 0.
     """
 
-    request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID_CHARS)]
+    request_id: Annotated[str, msgspec.Meta(pattern=REQUEST_ID_PATTERN)]
     label: str
     index: Annotated[int, msgspec.Meta(ge=0, le=_MAX_INDEX)] = 0
 
@@ -58,16 +58,13 @@ def parse_feedback(body: bytes, labels: Sequence[str]) -> Feedback:
         BadRequest: it is not JSON, has a missing, unknown or wrong field, or a label that the model lacks.
     """
     try:
-        given = msgspec.json.decode(body, type=Feedback)
+        given = msgspec.convert(_whole_numbers(msgspec.json.decode(body)), Feedback)
     except msgspec.ValidationError as error:
         message = f'send {{"request_id": "…", "label": "…"}} and perhaps "index": {one_line(str(error))}'
         raise BadRequest(message, reason="bad_feedback", status=422) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = 'the body is not JSON; send {"request_id": "…", "label": "…"}'
         raise BadRequest(message, reason="malformed_json") from error
-    if not given.request_id.isprintable():
-        message = "request_id has control characters; send the answer's X-Request-Id"
-        raise BadRequest(message, reason="bad_feedback", status=422)
     if given.label not in labels:
         message = "the label is not one of the model's; GET /model lists them"
         raise BadRequest(message, reason="unknown_label", status=422)
@@ -82,6 +79,13 @@ async def _read(request: Request) -> bytes:
             message = f"the body is over {limits.MAX_FEEDBACK_BYTES:,} bytes; send one image's feedback"
             raise BadRequest(message, reason="too_large", status=413)
     return body
+
+
+def _whole_numbers(given: Any) -> Any:
+    """Return `given` with 3 for 3.0, which is an integer in JSON Schema, and so in the OpenAPI document."""
+    if isinstance(given, dict) and isinstance(index := given.get("index"), float) and index.is_integer():
+        return {**given, "index": int(index)}
+    return given
 
 
 FEEDBACK_ROUTES = [Route("/feedback", feedback, methods=["POST"])]

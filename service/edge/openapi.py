@@ -15,6 +15,7 @@ from service.edge.describing import ALWAYS, GUARDED, Described, json_of, operati
 from service.edge.refusals import json_response
 from service.edge.uploads import DEFAULT_TOP_K
 from service.edge.v2.described import MESSAGES, describe_v2, v2_schemas
+from service.exchange import REQUEST_ID_PATTERN
 from service.serving import Serving
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _feedback(model: ModelDescription | None) -> Described:
         "properties": {
             "request_id": {
                 "type": "string",
-                "pattern": "^[A-Za-z0-9._:+/=-]{1,128}$",
+                "pattern": REQUEST_ID_PATTERN,
                 "description": "The answer's header `X-Request-Id`.",
             },
             "label": label,

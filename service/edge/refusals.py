@@ -13,8 +13,7 @@ from starlette.responses import Response
 
 from classifier.answers import Error, Refusal
 from classifier.errors import ImageError, ImageTooLarge, NotAnImage
-from service import limits
-from service.limits import Overloaded
+from service.limits import Overloaded, OverShare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,9 +53,8 @@ def refusal_of(error: Exception) -> BadRequest:
     match error:
         case BadRequest():
             return error
-        case Overloaded():
-            retry = {"Retry-After": str(limits.RETRY_AFTER_S)}
-            return BadRequest(str(error), reason="overloaded", status=503, headers=retry)
+        case Overloaded() | OverShare():
+            return _refusal_for_now(error)
         case ImageError():
             return BadRequest(str(error), reason=error.reason, status=status_of(error))
         case ClientDisconnect():
@@ -81,6 +79,11 @@ def refuse(refusal: BadRequest, request_id: str, path: str) -> Response:
 def json_response(answer: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return an answer of `classifier.answers` as JSON."""
     return Response(msgspec.json.encode(answer), status, headers, media_type="application/json")
+
+
+def _refusal_for_now(error: Overloaded | OverShare) -> BadRequest:
+    reason, status = ("overloaded", 503) if isinstance(error, Overloaded) else ("over_share", 429)
+    return BadRequest(str(error), reason=reason, status=status, headers={"Retry-After": str(error.retry_after_s)})
 
 
 def status_of(error: ImageError) -> int:

@@ -9,9 +9,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from classifier.errors import ImageTooLarge
-from classifier.images import LIMITS
+from service import limits
 from service.edge.refusals import BadRequest
-from service.limits import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -53,7 +52,7 @@ async def read_upload(request: Request, reserve: Callable[[int], None]) -> Uploa
 
 class _InMemoryParser(MultiPartParser):
     # Keep files in memory: their size is limited, and a temporary file could fail on a full disk.
-    spool_max_size = MAX_BODY_BYTES
+    spool_max_size = limits.MAX_BODY_BYTES
 
 
 def is_form(request: Request) -> bool:
@@ -91,18 +90,18 @@ async def bounded_stream(request: Request, reserve: Callable[[int], None]) -> As
     """Yield the body in chunks; raise ImageTooLarge once its declared or received length is over the limit."""
     declared = request.headers.get("content-length", "0")
     received = 0
-    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
+    if declared.isdecimal() and int(declared) > limits.MAX_BODY_BYTES:
         raise _too_large()
     async for chunk in request.stream():
         received += len(chunk)
-        if received > MAX_BODY_BYTES:
+        if received > limits.MAX_BODY_BYTES:
             raise _too_large()
         reserve(len(chunk))
         yield chunk
 
 
 def _too_large() -> ImageTooLarge:
-    return ImageTooLarge(f"the body is over the limit of {LIMITS.max_bytes:,} bytes for an image: send a smaller image")
+    return ImageTooLarge(f"the body is over the limit of {limits.MAX_BODY_BYTES:,} bytes: send a smaller image")
 
 
 async def text_of(field: UploadFile | str | None) -> str | None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from classifier.environment import bytes_in, seconds_in
+from classifier.environment import bytes_in, number_in, part_in, seconds_in
 
 
 @pytest.mark.parametrize(("text", "seconds"), [(None, 60.0), ("", 60.0), ("5", 5.0), ("0.5", 0.5)])
@@ -40,3 +40,29 @@ def test_what_is_no_number_of_bytes(text: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TANDEM_X", text)
     with pytest.raises(ValueError, match=r"TANDEM_X is .*, which is not a number of bytes: .* such as 128MiB"):
         bytes_in("TANDEM_X", 7)
+
+
+@pytest.mark.parametrize(("text", "number"), [("", 9), ("1", 1), ("9", 9), ("007", 7)])
+def test_number(monkeypatch: pytest.MonkeyPatch, text: str, number: int) -> None:
+    """A limit is lowered by a whole number; without one it stays."""
+    monkeypatch.setenv("TANDEM_X", text)
+    assert number_in("TANDEM_X", at_most=9) == number
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "10", "many", "1e3", "²", "9" * 5000])
+def test_no_number(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """What is not a number, or over the limit, ends in a sentence that names the variable and the limit."""
+    monkeypatch.setenv("TANDEM_X", text)
+    with pytest.raises(ValueError, match=r"TANDEM_X is .*\b9\b"):
+        number_in("TANDEM_X", at_most=9)
+
+
+def test_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part is over 0 and at most 1."""
+    for text, part in (("", 0.5), ("1", 1.0), ("0.25", 0.25)):
+        monkeypatch.setenv("TANDEM_X", text)
+        assert part_in("TANDEM_X", 0.5) == part
+    for text in ("0", "1.1", "-0.5", "nan", "50%"):
+        monkeypatch.setenv("TANDEM_X", text)
+        with pytest.raises(ValueError, match=f"TANDEM_X is '{text}'"):
+            part_in("TANDEM_X", 0.5)

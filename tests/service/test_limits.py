@@ -5,6 +5,7 @@ The endpoints run in this process, with the real service behind them, so that a 
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from concurrent.futures import wait
@@ -17,10 +18,12 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-import service.limits
 from classifier.model import Model
+from service import limits
+from service.access.options import Access
 from service.edge.application import Application
 from service.edge.classify import ROUTES
+from service.edge.guarding import Guarded
 from service.limits import MAX_IN_FLIGHT, buffered_bytes
 from tests.service.conftest import FORM, assert_refused
 
@@ -33,12 +36,19 @@ if TYPE_CHECKING:
 
 
 def run(test: Callable[[Post], Awaitable[None]]) -> None:
-    """Run `test` in an event loop, with a function that posts to /classify."""
+    """Run `test` in an event loop, with a function that posts to /classify from a new client, or `sender`."""
 
     async def main() -> None:
-        transport = httpx.ASGITransport(Application(Starlette(), ROUTES))
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-            await test(partial(client.post, "/classify"))
+        application = Application(Starlette(), ROUTES, [partial(Guarded, access=Access.from_environment())])
+        numbers = itertools.count()
+
+        async def post(*, sender: str | None = None, **request: Any) -> httpx.Response:
+            address = sender or f"10.0.{next(numbers)}.1"
+            transport = httpx.ASGITransport(application, client=(address, 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+                return await client.post("/classify", **request)
+
+        await test(post)
 
     anyio.run(main)
 
@@ -65,6 +75,8 @@ def occupied(serving: Serving) -> Iterator[None]:
 def assert_idle(serving: Serving) -> None:
     assert serving.admission.in_flight == 0
     assert serving.buffer._held == 0
+    assert not serving.admission._of
+    assert not serving.buffer._of
 
 
 def test_a_full_queue_refuses_the_next_request(serving: Serving, image: bytes) -> None:
@@ -91,9 +103,65 @@ def test_a_full_queue_refuses_the_next_request(serving: Serving, image: bytes) -
     run(test)
 
 
+def test_a_client_over_its_share_is_refused(serving: Serving, image: bytes) -> None:
+    """One client takes half of the queue at most; others are still answered, and it is, too, once it waits for less."""
+    share = MAX_IN_FLIGHT // 2
+
+    async def test(post: Post) -> None:
+        answers: list[httpx.Response] = []
+
+        async def keep(sender: str) -> None:
+            answers.append(await post(content=image, sender=sender))
+
+        async with anyio.create_task_group() as waiting:
+            with occupied(serving):
+                # Neighbours in a /64 are one client, and an IPv4 address written as IPv6 is the same one.
+                for number in range(share):
+                    waiting.start_soon(keep, f"2001:db8::{number:x}")
+                await until(lambda: serving.admission.in_flight == share)
+                refused = await post(content=image, sender="2001:db8::ffff:1")
+                assert_refused(refused, 429, "over_share")
+                assert int(refused.headers["retry-after"]) >= 1
+                for sender in ("2001:db8:0:1::1", "192.0.2.1", "192.0.2.2"):
+                    waiting.start_soon(keep, sender)
+                await until(lambda: serving.admission.in_flight == share + 3)
+        assert {answer.status_code for answer in answers} == {200}
+        assert (await post(content=image, sender="2001:db8::1")).status_code == 200
+        assert_idle(serving)
+
+    run(test)
+
+
+def test_a_client_over_its_share_of_memory_is_refused(
+    serving: Serving, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unfinished bodies of one client leave room for others'. One body alone may take more than the share."""
+    monkeypatch.setattr(serving.buffer, "size", 8 * len(image))
+
+    async def test(post: Post) -> None:
+        enough = anyio.Event()
+
+        async def unfinished() -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield image
+            await enough.wait()
+
+        async with anyio.create_task_group() as others:
+            others.start_soon(partial(post, content=unfinished(), sender="192.0.2.1"))
+            await until(lambda: serving.buffer._held == 3 * len(image))
+            assert_refused(await post(content=image * 2, sender="192.0.2.1"), 429, "over_share")
+            assert (await post(content=image, sender="192.0.2.1")).status_code == 200
+            assert (await post(content=image + bytes(3 * len(image)), sender="192.0.2.2")).status_code == 200
+            enough.set()
+        assert (await post(content=image + bytes(6 * len(image)), sender="192.0.2.1")).status_code == 200
+        assert_idle(serving)
+
+    run(test)
+
+
 def test_waiting_for_a_thread_ends(serving: Serving, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that waits too long is refused, and not classified later."""
-    monkeypatch.setattr(service.limits, "START_WITHIN_S", 0.05)
+    monkeypatch.setattr(limits, "START_WITHIN_S", 0.05)
     monkeypatch.setattr(Model, "decode", lambda *_: pytest.fail("was decoded"))
 
     async def test(post: Post) -> None:
@@ -108,12 +176,12 @@ def test_waiting_for_a_thread_ends(serving: Serving, image: bytes, monkeypatch: 
 
 def test_image_that_has_begun_is_answered(serving: Serving, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is on waiting: an image that started in time gets its answer, however long that takes."""
-    monkeypatch.setattr(service.limits, "START_WITHIN_S", 0.05)
+    monkeypatch.setattr(limits, "START_WITHIN_S", 0.05)
     decode = Model.decode
 
-    def take_long(model: Model, image: bytes) -> Any:
+    def take_long(model: Model, *args: Any) -> Any:
         time.sleep(0.3)
-        return decode(model, image)
+        return decode(model, *args)
 
     monkeypatch.setattr(Model, "decode", take_long)
 
@@ -136,7 +204,7 @@ def test_waiting_for_a_body_ends(
     serving: Serving, image: bytes, content_type: str, head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A body that stops or trickles in is refused, and the connection closed after the answer."""
-    monkeypatch.setattr(service.limits, "BODY_WITHIN_S", 0.2)
+    monkeypatch.setattr(limits, "BODY_WITHIN_S", 0.2)
 
     async def trickle() -> AsyncIterator[bytes]:
         yield head

@@ -68,7 +68,6 @@ async def read_inference(request: Request, reserve: Callable[[int], None], crop_
         BadRequest: the request is malformed, or asks for what the model can't give.
         ImageTooLarge: the body is over the limit. The rest of it is not read.
     """
-    _check_encoding(request)
     body = b"".join([chunk async for chunk in bounded_stream(request, reserve)])
     json_size = _json_size(request, len(body))
     # In a thread: a large body would hold up every other request.
@@ -80,18 +79,6 @@ async def read_inference(request: Request, reserve: Callable[[int], None], crop_
     reserve(bytes_to_read(tensor, data))
     images = await anyio.to_thread.run_sync(_images, tensor, data)
     return Inference(id=message.id, images=images, outputs=outputs)
-
-
-def _check_encoding(request: Request) -> None:
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise BadRequest(
-            f"the body is compressed ({encoding[:100]}); send it as it is: images hardly shrink, and a small body "
-            "could grow without bound",
-            reason="compressed",
-            status=415,
-            headers={"Accept-Encoding": "identity"},
-        )
 
 
 def _json_size(request: Request, size: int) -> int | None:

@@ -93,11 +93,12 @@ async def infer(request: Request) -> Response:
     """Answer `POST /v2/models/{name}/infer`."""
     serving = Serving.current()
     version = _check_served(request, serving)
-    serving.admission.check()
-    with serving.buffer.body() as reserve:
+    exchange = Exchange.of(request)
+    serving.admission.check(exchange.source)
+    with serving.buffer.body(exchange.source) as reserve:
         inference = await in_time(read_inference(request, reserve, serving.model.config.preprocessing.crop_size))
-        with serving.admission.request():
-            scores = await _scores(serving, inference, Exchange.of(request))
+        with serving.admission.request(exchange.source):
+            scores = await _scores(serving, inference, exchange)
     return answer(inference, scores, serving.model, version)
 
 

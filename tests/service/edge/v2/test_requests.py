@@ -302,7 +302,7 @@ class TestBodies:
         """It is refused, unread, whatever it would hold."""
         for encoding in ("gzip", "deflate", "br", "gzip, gzip", "x" * 1000):
             answer = post(server, b"\x1f\x8b", {"Content-Encoding": encoding})
-            assert_protocol_error(answer, 415, "compressed")
+            assert_protocol_error(answer, 415, "Content-Encoding")
             assert answer.headers["accept-encoding"] == "identity"
         assert_protocol_error(post(server, b"{}", {"Content-Encoding": "identity"}), 400)
 

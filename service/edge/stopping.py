@@ -1,0 +1,85 @@
+"""How a worker stops: it goes on answering for a moment, then answers what is in flight, then ends.
+
+Uvicorn closes the listening socket and idle connections at once, while proxies and clients still send to them.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from classifier.environment import seconds_in
+from service import limits
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+class Stopping:
+    """Whether this worker has begun to stop."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+
+
+stopping = Stopping()
+
+
+def drain_s() -> float:
+    """Return for how many seconds a stopping worker takes new requests.
+
+    Raises:
+        ValueError: TANDEM_DRAIN is not a number of seconds; the message is one for users.
+    """
+    return seconds_in("TANDEM_DRAIN", limits.DRAIN_S)
+
+
+class StoppingServer(uvicorn.Server):
+    """Uvicorn's server, which after SIGTERM does three things in turn.
+
+    For `drain_s` it goes on answering: readiness says 503, and each answer closes its connection, so that proxies and
+    clients go elsewhere without losing a request. Then it refuses new connections, and answers the requests in flight.
+    Those that take longer than `limits.STOP_WITHIN_S` are cut off. SIGINT, and a second SIGTERM, skip the first part.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        # `service.access` reads forwarded headers; uvicorn would believe those of everybody on this machine.
+        config.proxy_headers = False
+        if config.timeout_graceful_shutdown is None:
+            config.timeout_graceful_shutdown = limits.STOP_WITHIN_S
+        super().__init__(config)
+        self._drain_s = drain_s()
+        self._drained_at = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop. Called by a signal."""
+        if sig != signal.SIGTERM or stopping.has_begun:
+            super().handle_exit(sig, frame)
+            return
+        self._captured_signals.append(sig)
+        stopping.has_begun = True
+        self._drained_at = time.monotonic() + self._drain_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop listening. Uvicorn asks ten times a second."""
+        if stopping.has_begun:
+            for connection in list(self.server_state.connections):
+                close: Any = getattr(connection, "close_after_answer", None)
+                if close is not None:
+                    close()
+            self.should_exit = self.should_exit or time.monotonic() >= self._drained_at
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Stop listening, answer what is in flight, and end."""
+        stopping.has_begun = True
+        await super().shutdown(sockets)
+
+
+def stop_with_care() -> None:
+    """Make BentoML's worker, which looks uvicorn's server up when it starts it, use `StoppingServer`."""
+    setattr(uvicorn, "Server", StoppingServer)  # noqa: B010  # mypy: a class can't be assigned
