@@ -41,6 +41,7 @@ class Application:
         self, bentoml: Starlette, routes: Sequence[BaseRoute], around: Sequence[Callable[[ASGIApp], ASGIApp]] = ()
     ) -> None:
         self._bentoml = bentoml
+        bentoml.user_middleware.clear()  # it would count requests that it never sees
         kept = [route for route in bentoml.routes if isinstance(route, Route) and route.path in KEPT]
         self._router = Router([*routes, *kept], redirect_slashes=False)
         # Two routes may share an endpoint: then either path is a fine label.

@@ -206,10 +206,12 @@ class TestMetrics:
             ("open", "192.0.2.1", "", None),
             ("key", "127.0.0.1", "", "no_key"),
             ("key", "127.0.0.1", WRONG_KEY, "unknown_key"),
-            ("key", "192.0.2.1", KEY, None),
+            pytest.param(
+                "key", "192.0.2.1", KEY, None, id="key-other-KEY"
+            ),  # it is random: workers must agree on a name
             ("loopback", "::1", "", None),
             ("loopback", "192.0.2.1", "", "no_key"),
-            ("loopback", "192.0.2.1", KEY, None),
+            pytest.param("loopback", "192.0.2.1", KEY, None, id="loopback-other-KEY"),
         ],
     )
     def test_modes(self, monkeypatch: pytest.MonkeyPatch, mode: str, peer: str, key: str, reason: str | None) -> None:
@@ -313,7 +315,7 @@ class TestLimits:
     ("variable", "value", "fact"),
     [
         ("TANDEM_API_KEYS", "no-such-file", "can't be read"),
-        ("TANDEM_API_KEYS", f"shop sha256:{KEY}", "line 1 of TANDEM_API_KEYS"),
+        pytest.param("TANDEM_API_KEYS", f"shop sha256:{KEY}", "line 1 of TANDEM_API_KEYS", id="a-key-for-a-hash"),
         ("TANDEM_METRICS", "yes", "loopback, key, open"),
         ("TANDEM_METRICS", "key", "set TANDEM_API_KEYS"),
         ("TANDEM_RATE", "fast", "such as 100/s"),

@@ -120,7 +120,7 @@ def test_refusals(client: triton.InferenceServerClient, images: list[bytes], ima
     for algorithm in ("gzip", "deflate"):
         status, message = refusal(request_compression_algorithm=algorithm)
         assert status == "415"
-        assert "send it as it is" in message
+        assert "send the body as it is" in message
     assert "takes no parameter 'priority'" in refusal(priority=1)[1]
     text = triton.InferInput("image", [1], "BYTES").set_data_from_numpy(np.array(["x"], object), binary_data=False)
     assert "base64" in refusal(tensor=text)[1]
