@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from classifier.types import EngineInfo, Prediction, Preprocessing  # noqa: TC001 # msgspec reads the annotations
 
+DEFAULT_TOP_K = 5
+"""Labels of an answer, if the request does not say how many."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:

@@ -20,12 +20,15 @@ from bentoml.exceptions import BentoMLException
 
 from classifier.hardware import memory_limit
 from registry import LocalRegistry
-from service import limits, opening
+from service import limits
 from service.access.options import Access
 from service.edge.stopping import drain_s
 
 if TYPE_CHECKING:
     from registry import Artifact
+
+_OPENING = "service.opening"
+"""Not imported: this process opens no model."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,7 +83,7 @@ def check_model(artifact: Artifact, *, workers: int = 1) -> None:
     Raises:
         BentoMLException: the model does not open, fails the self-test, or needs more memory than this container has.
     """
-    command = [sys.executable, "-m", opening.__name__, str(LocalRegistry.holding(artifact).root), artifact.identity]
+    command = [sys.executable, "-m", _OPENING, str(LocalRegistry.holding(artifact).root), artifact.identity]
     ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
     if ended.returncode == -signal.SIGKILL:
         raise _no_room(artifact, "opening it was killed, which usually means out of memory")

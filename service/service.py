@@ -1,37 +1,26 @@
-"""The BentoML service that `bentoml serve` and `bentoml build` find through `bentofile.yaml`."""
+"""The BentoML service that `bentoml serve` and `bentoml build` find through `bentofile.yaml`.
+
+BentoML's parent process imports this module, too. It decodes and infers nothing, so what only workers need is imported
+when they call for it.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from functools import partial
 from pathlib import Path  # noqa: TC003  # BentoML reads the types of an API's parameters
 from typing import Annotated, Any
 
 import bentoml
 from pydantic import Field
 
-from classifier.answers import BatchClassification, BatchItem, Classification, Error
+from classifier.answers import DEFAULT_TOP_K, BatchClassification, BatchItem, Classification, Error
 from classifier.errors import ImageError
 from registry import LocalRegistry
-from service import limits
-from service.access.options import Access
-from service.edge.application import Application
-from service.edge.classify import ROUTES
-from service.edge.connections import bound_connections
-from service.edge.feedback import FEEDBACK_ROUTES
-from service.edge.guarding import Guarded, share_with_pages
-from service.edge.openapi import OPENAPI_ROUTES, openapi
-from service.edge.page import PAGE_ROUTES
-from service.edge.stopping import stop_with_care
-from service.edge.uploads import DEFAULT_TOP_K
-from service.edge.v2.routes import V2_ROUTES
 from service.image import SealedImage
 from service.log import LOG_URL, check_log_url
-from service.opening import open_served
 from service.preflight import check_model, check_options, check_port
 from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
-from service.serving import Serving
 from service.supervision import make_paths_absolute, supervise
 from service.tracing import chosen_exporter
 
@@ -45,17 +34,15 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """Return our application around BentoML's. Workers call this, and then start uvicorn."""
-        bound_connections()
-        stop_with_care()
-        limits.lower_limits()
-        access = Access.from_environment()
-        routes = [*ROUTES, *FEEDBACK_ROUTES, *V2_ROUTES, *OPENAPI_ROUTES, *PAGE_ROUTES]
-        around = [partial(Guarded, access=access)]
-        return share_with_pages(Application(super().to_asgi(is_main=is_main), routes, around), access)
+        from service.edge.assembly import assemble  # noqa: PLC0415
+
+        return assemble(super().to_asgi(is_main=is_main))
 
     @property
     def openapi_spec(self) -> Any:
         """Our OpenAPI document. `bentoml build` writes it into the Bento."""
+        from service.edge.openapi import openapi  # noqa: PLC0415
+
         return openapi()
 
 
@@ -93,6 +80,9 @@ class Classifier:
 
     def __init__(self) -> None:
         # A worker answers nothing, not even /readyz, before this returns: ready means opened and self-tested.
+        from service.opening import open_served  # noqa: PLC0415
+        from service.serving import Serving  # noqa: PLC0415
+
         artifact = resolve_served(_bento())
         model = open_served(LocalRegistry.holding(artifact), artifact.identity)
         self.serving = Serving.start(model, artifact.versions)

@@ -16,9 +16,30 @@ A new format needs its signature and suffixes in `containers`, its Pillow plugin
 `memory`, and test images in tests/classifier/images/samples.py.
 """
 
-from classifier.images.containers import IMAGE_SUFFIXES
-from classifier.images.decoding import DecodedImage, decode_image
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from classifier.images.limits import LIMITS, Limits
-from classifier.images.reading import read_image
+
+if TYPE_CHECKING:
+    from classifier.images.containers import IMAGE_SUFFIXES
+    from classifier.images.decoding import DecodedImage, decode_image
+    from classifier.images.reading import read_image
 
 __all__ = ["IMAGE_SUFFIXES", "LIMITS", "DecodedImage", "Limits", "decode_image", "read_image"]
+
+# Imported on first use: Pillow and numpy, which a process that only knows the limits does without.
+_LATE = {
+    "IMAGE_SUFFIXES": "classifier.images.containers",
+    "DecodedImage": "classifier.images.decoding",
+    "decode_image": "classifier.images.decoding",
+    "read_image": "classifier.images.reading",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(_LATE[name]), name)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.routing import Route
 
-from classifier.answers import BatchClassification, Classification, ModelDescription, Refusal
+from classifier.answers import DEFAULT_TOP_K, BatchClassification, Classification, ModelDescription, Refusal
 from classifier.extras import installed_version
 from service import limits
 from service.edge.describing import ALWAYS, GUARDED, Described, json_of, operation, reference
 from service.edge.refusals import json_response
-from service.edge.uploads import DEFAULT_TOP_K
 from service.edge.v2.described import MESSAGES, describe_v2, v2_schemas
 from service.exchange import REQUEST_ID_PATTERN
 from service.serving import Serving

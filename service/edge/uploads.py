@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from classifier.answers import DEFAULT_TOP_K
 from classifier.errors import ImageTooLarge
 from service import limits
 from service.edge.refusals import BadRequest
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from starlette.datastructures import FormData
     from starlette.requests import Request
 
-DEFAULT_TOP_K = 5
 _MAX_DIGITS = 99
 
 

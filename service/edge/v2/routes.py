@@ -9,11 +9,11 @@ import numpy as np
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.routing import Route
 
+from classifier.answers import DEFAULT_TOP_K
 from classifier.errors import ImageError
 from classifier.extras import installed_version
 from service.edge.classify import classify_images, in_time
 from service.edge.refusals import BadRequest, json_response, refusal_of
-from service.edge.uploads import DEFAULT_TOP_K
 from service.edge.v2.answering import answer, outputs_of
 from service.edge.v2.messages import (
     ModelMetadata,

@@ -1,0 +1,32 @@
+"""Everything that a request can meet, put together. Imported by workers alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from service import limits
+from service.access.options import Access
+from service.edge.application import Application
+from service.edge.classify import ROUTES
+from service.edge.connections import bound_connections
+from service.edge.feedback import FEEDBACK_ROUTES
+from service.edge.guarding import Guarded, share_with_pages
+from service.edge.openapi import OPENAPI_ROUTES
+from service.edge.page import PAGE_ROUTES
+from service.edge.stopping import stop_with_care
+from service.edge.v2.routes import V2_ROUTES
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
+
+
+def assemble(bentoml: Starlette) -> ASGIApp:
+    """Return the service's application around BentoML's, and prepare this process for it."""
+    bound_connections()
+    stop_with_care()
+    limits.lower_limits()
+    access = Access.from_environment()
+    routes = [*ROUTES, *FEEDBACK_ROUTES, *V2_ROUTES, *OPENAPI_ROUTES, *PAGE_ROUTES]
+    return share_with_pages(Application(bentoml, routes, [partial(Guarded, access=access)]), access)
