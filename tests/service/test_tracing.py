@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.serving import Server
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
+SOON = {"TANDEM_CACHE": "0", "OTEL_BSP_SCHEDULE_DELAY": "100"}
 """A second or so of waiting less in each test."""
 
 

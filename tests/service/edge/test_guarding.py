@@ -91,7 +91,7 @@ class TestKeys:
         assert httpx.post(f"{locked.url}/classify", content=image, headers=headers).status_code == 200
 
     @pytest.mark.parametrize(
-        "path", ["/classify", "/predict", "/classify_batch", "/model", "/schema.json", "/v2", "/v2/models/digits/infer"]
+        "path", ["/classify", "/predict", "/classify_batch", "/model", "/schema.json", "/feedback"]
     )
     def test_without_one_nothing_is_answered(self, locked: Server, path: str) -> None:
         """The sentence says how to send a key, and the header names the scheme; a wrong key is told from none."""
@@ -104,6 +104,14 @@ class TestKeys:
             assert 'error="invalid_token"' in answer.headers["www-authenticate"]
         two = [("X-Api-Key", KEY), ("X-Api-Key", KEY)]
         assert_refused(httpx.post(f"{locked.url}{path}", headers=two), 401, "unknown_key")
+
+    @pytest.mark.parametrize("path", ["/v2", "/v2/models/digits/infer"])
+    def test_the_protocol_says_so_in_its_form(self, locked: Server, path: str) -> None:
+        """Clients of Triton show the sentence."""
+        for headers, status in (({}, 401), ({"X-Api-Key": WRONG_KEY}, 401), ({"X-Api-Key": KEY}, 200)):
+            answer = httpx.get(f"{locked.url}/v2", headers=headers)
+            assert answer.status_code == status
+        assert "X-Api-Key" in httpx.get(f"{locked.url}{path}").json()["error"]
 
     def test_unknown_paths_need_one(self, locked: Server) -> None:
         """A stranger can't find out which paths there are."""
@@ -141,10 +149,10 @@ class TestKeys:
         for headers in ({"X-Api-Key": WRONG_KEY}, {"Authorization": WRONG_KEY}):
             httpx.post(f"{locked.url}/classify?key={WRONG_KEY}", content=image, headers=headers)
         deadline = time.monotonic() + 10
-        while "id=named" not in locked.log and time.monotonic() < deadline:
+        while '"request_id":"named"' not in locked.log and time.monotonic() < deadline:
             time.sleep(0.05)
-        [line] = [line for line in locked.log.splitlines() if "id=named" in line]
-        assert "client=shop" in line
+        [line] = [line for line in locked.log.splitlines() if '"request_id":"named"' in line]
+        assert '"client":"shop"' in line
         assert KEY not in locked.log
         assert WRONG_KEY not in locked.log
 

@@ -188,9 +188,7 @@ class TestRequests:
         if method != "HEAD":
             assert "header Allow" in assert_refused(answer, 405, "method_not_allowed")
 
-    @pytest.mark.parametrize(
-        "path", ["/classify/", "/Classify", "//classify", "/classify/x", "/classify%00", "/é", "/.."]
-    )
+    @pytest.mark.parametrize("path", ["/classify/", "/Classify", "//classify", "/classify/x", "/classify%00", "/é"])
     def test_wrong_path(self, server: Server, image: bytes, path: str) -> None:
         """The sentence says where to look; a path that is nearly right is not answered as if it were."""
         answer = httpx.post(f"{server.url}{path}", content=image)
