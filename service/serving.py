@@ -62,7 +62,6 @@ class Serving:
             InvalidSetting: a variable of the environment has a wrong value.
             LogError: so has the one that names the prediction log.
         """
-        anyio.CancelScope()  # loads anyio's backend, or the first request would wait for that
         metrics, admission, cache = Metrics(model), Admission(), open_cache(model)
         log_url = os.environ.get(LOG_URL)
         prediction_log = PredictionLog.open(log_url) if log_url else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from service import limits
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 def assemble(bentoml: Starlette) -> ASGIApp:
     """Return the service's application around BentoML's, and prepare this process for it."""
+    import_module("anyio._backends._asyncio")  # anyio would do this in the first request, and take 100 ms of it
     bound_connections()
     stop_with_care()
     limits.lower_limits()
