@@ -132,9 +132,9 @@ class Scorer:
         self._gatherer.add(pixels, job)
 
     def _hand_out(self, execution: Execution) -> None:
-        self._executed(len(execution.items), execution.elapsed_s)
         loop = execution.items[0].loop
-        loop.call_soon_threadsafe(_deliver, execution)
+        loop.call_soon_threadsafe(_deliver, execution)  # first of all: counting it may fail
+        self._executed(len(execution.items), execution.elapsed_s)
 
 
 class _Job:
