@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -73,7 +74,8 @@ class Serving:
             InvalidSetting: a variable of the environment has a wrong value.
             LogError: so has the one that names the prediction log.
         """
-        anyio.CancelScope()  # loads anyio's backend, or the first request would wait for that
+        with suppress(RuntimeError):  # there is no event loop if the service is used from Python
+            anyio.CancelScope()  # loads anyio's backend, or the first request would wait for that
         metrics, admission, cache = Metrics(model), Admission(), open_cache(model)
         log_url = os.environ.get(LOG_URL)
         prediction_log = PredictionLog.open(log_url) if log_url else None
