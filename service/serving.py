@@ -30,7 +30,7 @@ from service.tracing import CLOSE_WITHIN_S as TRACING_WITHIN_S
 from service.tracing import Tracing, start_tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
 
     from classifier.model import Model
     from service.cache import ResultCache
@@ -110,19 +110,20 @@ class Serving:
 
     def note(self, exchange: Exchange, elapsed_s: float) -> None:
         """Count a request that has been answered in `elapsed_s`, and enter its images into the prediction log."""
+        exchange.settle()
         self.metrics.count(exchange, elapsed_s)
         if self.prediction_log is not None and exchange.outcomes:
             time_utc = datetime.now(UTC) - timedelta(seconds=elapsed_s)
             for entry in entries_of(exchange, self.model, time_utc=time_utc, elapsed_s=elapsed_s):
                 self.prediction_log.record(entry)
 
-    async def sha256_of(self, image: bytes) -> bytes | None:
-        """Return the SHA-256 of an encoded image; None if nothing needs it."""
+    async def sha256_of(self, images: Sequence[object]) -> list[bytes | None]:
+        """Return the SHA-256 of each encoded image; None for what is no bytes, and if nothing needs it."""
         if self.cache is None and self.prediction_log is None:
-            return None
-        if len(image) > _HASHED_AT_ONCE:
-            return await anyio.to_thread.run_sync(_sha256, image)
-        return _sha256(image)
+            return [None] * len(images)
+        if sum(len(image) for image in images if isinstance(image, bytes)) > _HASHED_AT_ONCE:
+            return await anyio.to_thread.run_sync(_sha256, images)
+        return _sha256(images)
 
     async def close(self) -> None:
         """End what runs in the background, and write what waits, within `CLOSE_WITHIN_S`."""
@@ -141,8 +142,8 @@ class Serving:
         self.sampling.close()
 
 
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+def _sha256(images: Sequence[object]) -> list[bytes | None]:
+    return [hashlib.sha256(image).digest() if isinstance(image, bytes) else None for image in images]
 
 
 def _describe(model: Model) -> ModelDescription:
