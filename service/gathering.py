@@ -51,7 +51,7 @@ class Gatherer:
 
     Args:
         size: images per execution, at most.
-        executions: how many may run at the same time: one for each device.
+        executions: how many may be under way at the same time, by `Engine.concurrency`.
         done: takes each execution, in the thread that ran it.
     """
 

@@ -65,16 +65,16 @@ class Scorer:
         self._executed = executed
         self._cache = cache
         info = model.engine.info
-        devices = info.device.count(",") + 1
+        executions = model.engine.concurrency
         # A thread that runs the engine on a GPU only waits, and should not be missing where images are decoded.
-        threads = cpu_limit() + (0 if info.device == "cpu" else devices)
+        threads = cpu_limit() + (0 if info.device == "cpu" else executions)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="scorer")
         size = info.batch_size or model.engine.busy_size
-        self._busy_size = max(threads, devices * size)
+        self._busy_size = max(threads, executions * size)
         # More decoded images would only take memory: they come faster than a large model takes them.
         self._room = threading.Semaphore(2 * self._busy_size)
         self._jobs: set[_Job] = set()
-        self._gatherer = Gatherer(model.engine, size=size, executions=devices, done=self._hand_out)
+        self._gatherer = Gatherer(model.engine, size=size, executions=executions, done=self._hand_out)
 
     @property
     def busy_size(self) -> int:

@@ -146,6 +146,7 @@ def test_large_batches_leave_the_event_loop_free(
     serving: Serving, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their images are hashed, and their labels chosen, in other threads."""
+    monkeypatch.setenv("TANDEM_CACHE", "1MiB")
     monkeypatch.setattr(serving_module, "_HASHED_AT_ONCE", len(image))
     seen: list[int] = []
     cached = replace(serving, cache=open_cache(serving.model))
