@@ -45,7 +45,8 @@ class Metrics:
         known.request(exchange.endpoint, exchange.status, exchange.reason or "").inc()
         known.request_seconds(exchange.endpoint, exchange.status // 100).observe(elapsed_s)
         for outcome in exchange.outcomes:
-            known.image(outcome.reason or _SCORED).inc()
+            # One that was scored counts as that, even if its request failed because of another.
+            known.image((outcome.reason or "internal") if outcome.scored is None else _SCORED).inc()
             # One from a cache was in no stage.
             if (scored := outcome.scored) is not None and scored.inferred_from is not None:
                 known.queue.observe(scored.queue_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from time import perf_counter
@@ -144,7 +145,8 @@ class Scorer:
     def _hand_out(self, execution: Execution) -> None:
         self._room.release(len(execution.items))
         loop = execution.items[0].loop
-        loop.call_soon_threadsafe(_deliver, execution)  # first of all: counting it may fail
+        with suppress(RuntimeError):  # the loop is closed: the worker ends, and nobody waits
+            loop.call_soon_threadsafe(_deliver, execution)  # first of all: counting it may fail
         self._executed(len(execution.items), execution.elapsed_s)
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -160,6 +161,39 @@ def test_large_batches_leave_the_event_loop_free(
         assert len(answer.json()["results"]) == 2
         assert len(seen) == 3
         assert threading.get_ident() not in seen
+
+    run(test)
+
+
+def test_decoded_images_are_bounded(serving: Serving, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the engine is busy, a few images are decoded ahead of it; the others wait as they were sent."""
+    release = threading.Event()
+    engine_run = model.engine.run
+
+    def held(images_nhwc: Any) -> Any:
+        assert release.wait(20)
+        return engine_run(images_nhwc)
+
+    monkeypatch.setattr(serving.scorer._gatherer, "_engine", SimpleNamespace(run=held))
+    pixels = model.decode(model.golden.images[0]).pixels
+    most = 2 * serving.scorer.busy_size
+    decoded: list[int] = []
+
+    def decode() -> Any:
+        decoded.append(1)
+        return pixels
+
+    async def test(_: Post) -> None:
+        async with anyio.create_task_group() as waiting:
+            for _ in range(2 * most):
+                waiting.start_soon(serving.scorer.score, decode)
+            with anyio.move_on_after(1):
+                await until(lambda: len(decoded) > most)
+            ahead = len(decoded)
+            release.set()
+        assert ahead <= most
+        assert len(decoded) == 2 * most
+        assert serving.scorer.waiting == 0
 
     run(test)
 
