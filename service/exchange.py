@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.requests import Request
     from starlette.types import Scope
 
+    from classifier.errors import ImageError
     from classifier.types import Prediction
     from service.scoring import Scored
 
@@ -24,23 +27,27 @@ REQUEST_ID_PATTERN = "^[A-Za-z0-9._:+/=-]{1,128}$"
 _REQUEST_ID = re.compile(REQUEST_ID_PATTERN[1:-1].encode())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outcome:
     """What became of one image of a request.
 
     Attributes:
         index: its place in the request, from 0.
+        size_bytes: of the image as it was sent; None if it could not be read from the request.
         sha256: of the encoded image; None if nothing needed it.
-        status: the HTTP status that the image alone would have got.
-        scored: its scores; None if there are none, and `reason` says why.
-        reason: the kind of failure in one word; None if it has scores.
+        status: the HTTP status that the image alone would have got; that of the request, if that failed.
+        scored: its scores; None if there are none.
+        error: why the image can't be classified; None if it is not the image.
+        predictions: the answer; empty if no client got it.
+        reason: the kind of failure in one word; None if the image was answered.
     """
 
     index: int
-    size_bytes: int
+    size_bytes: int | None
     sha256: bytes | None = None
     status: int = 200
     scored: Scored | None = None
+    error: ImageError | None = None
     predictions: tuple[Prediction, ...] = ()
     reason: str | None = None
 
@@ -56,7 +63,8 @@ class Exchange:
         source: whose share it counts for: the key's name or the network address.
         status: HTTP status of the answer; 0 until it begins.
         reason: why the request was refused, in one word.
-        outcomes: of the images that were looked at.
+        sizes: bytes of each image that arrived; None for one that could not be read from the request.
+        outcomes: of the images that were looked at; after `settle`, of all in `sizes`.
         received_bytes: of the body, as far as it was read.
         sent_bytes: of the answer's body.
     """
@@ -67,6 +75,7 @@ class Exchange:
     source: str = ""
     status: int = 0
     reason: str | None = None
+    sizes: Sequence[int | None] = ()
     outcomes: list[Outcome] = field(default_factory=list)
     received_bytes: int = 0
     sent_bytes: int = 0
@@ -79,6 +88,20 @@ class Exchange:
         if not scored:
             return None
         return "hit" if hits == len(scored) else "partial" if hits else "miss"
+
+    def settle(self) -> None:
+        """Give each image an outcome. If the request failed, no client saw a label, whatever became of its images."""
+        if 200 <= self.status < 400:
+            return
+        for outcome in self.outcomes:
+            if outcome.error is None:
+                outcome.status, outcome.reason, outcome.predictions = self.status, self.reason, ()
+        known = {outcome.index for outcome in self.outcomes}
+        self.outcomes += [
+            Outcome(index=index, size_bytes=size, status=self.status, reason=self.reason)
+            for index, size in enumerate(self.sizes)
+            if index not in known
+        ]
 
     @classmethod
     def begin(cls, scope: Scope) -> Exchange:

@@ -6,6 +6,7 @@ goes together as soon as it is free. So a lone image pays nothing, and a busy GP
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from classifier.engines import Engine
+
+log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,7 +51,7 @@ class Gatherer:
 
     Args:
         size: images per execution, at most.
-        executions: how many may run at the same time: one for each device.
+        executions: how many may be under way at the same time, by `Engine.concurrency`.
         done: takes each execution, in the thread that ran it.
     """
 
@@ -71,7 +74,12 @@ class Gatherer:
                 return
             self._running += 1
         while gathered := self._gather():
-            self._done(self._run(gathered))
+            execution = self._run(gathered)
+            try:
+                self._done(execution)
+            except Exception:
+                # Whatever fails there, such as writing a metric to a full disk, the engine must go on.
+                log.exception("Could not report a run of the engine")
 
     def _gather(self) -> list[tuple[NDArray[np.uint8], Any]]:
         with self._lock:

@@ -51,8 +51,8 @@ CLIENT_SHARE = 0.5
 """Part of the requests in flight and of the buffered bytes that one client may take."""
 DRAIN_S = 1.0
 """Time after SIGTERM in which new requests are still answered, while readiness says no."""
-STOP_WITHIN_S = 25
-"""Time after that for the requests in flight. Kubernetes kills after 30 s."""
+STOP_WITHIN_S = 20
+"""Time after that for the requests in flight. `Serving.close` comes after it, and Kubernetes kills after 30 s."""
 
 
 def buffered_bytes(memory: int | None) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+from service.cache import Level
 
 if TYPE_CHECKING:
     from classifier.model import Model
@@ -19,7 +21,6 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 _STAGES = ("queue", "decode", "inference")
 _SCORED = "scored"
-CACHE_LEVELS = ("memory", "redis")
 
 
 class Metrics:
@@ -44,7 +45,8 @@ class Metrics:
         known.request(exchange.endpoint, exchange.status, exchange.reason or "").inc()
         known.request_seconds(exchange.endpoint, exchange.status // 100).observe(elapsed_s)
         for outcome in exchange.outcomes:
-            known.image(outcome.reason or _SCORED).inc()
+            # One that was scored counts as that, even if its request failed because of another.
+            known.image((outcome.reason or "internal") if outcome.scored is None else _SCORED).inc()
             # One from a cache was in no stage.
             if (scored := outcome.scored) is not None and scored.inferred_from is not None:
                 known.queue.observe(scored.queue_s)
@@ -100,9 +102,9 @@ class Known:
     def _make_cache_s(self, counter: Any, gauge: Any) -> None:
         lookups = counter("tandem_cache_lookups_total", "Images that a cache was asked for.", ("level", "result"))
         errors = counter("tandem_cache_errors_total", "Failures of a cache; they are misses, too.", ("level",))
-        self.cache_hits = {level: lookups.labels(level, "hit") for level in CACHE_LEVELS}
-        self.cache_misses = {level: lookups.labels(level, "miss") for level in CACHE_LEVELS}
-        self.cache_errors = {level: errors.labels(level) for level in CACHE_LEVELS}
+        self.cache_hits = {level: lookups.labels(level, "hit") for level in get_args(Level)}
+        self.cache_misses = {level: lookups.labels(level, "miss") for level in get_args(Level)}
+        self.cache_errors = {level: errors.labels(level) for level in get_args(Level)}
         self.cache_dropped = counter("tandem_cache_dropped_total", "Results that a Redis should have got and did not.")
         self.cache_bytes = gauge("tandem_cache_bytes", "Memory that cached results take.")
 

@@ -6,49 +6,18 @@ A scrape reaches one worker, which reads the others' metrics from files. So each
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from service.admission import Admission
+    from service.cache import Level, ResultCache
+    from service.log import PredictionLog
     from service.metrics import Known
     from service.scoring import Scorer
 
 EVERY_S = 1.0
-
-
-class LevelCounts(Protocol):
-    """What one level of a cache did so far."""
-
-    @property
-    def hits(self) -> int: ...  # noqa: D102
-    @property
-    def misses(self) -> int: ...  # noqa: D102
-    @property
-    def errors(self) -> int: ...  # noqa: D102
-
-
-class CountingCache(Protocol):
-    """A cache of results. `counts` has an entry for each level that is used."""
-
-    @property
-    def counts(self) -> Mapping[Any, LevelCounts]: ...  # noqa: D102
-    @property
-    def dropped(self) -> int: ...  # noqa: D102
-    @property
-    def held_bytes(self) -> int: ...  # noqa: D102
-
-
-class CountingLog(Protocol):
-    """A prediction log."""
-
-    @property
-    def written(self) -> int: ...  # noqa: D102
-    @property
-    def dropped(self) -> int: ...  # noqa: D102
-    @property
-    def queued(self) -> int: ...  # noqa: D102
 
 
 class Sampling:
@@ -83,20 +52,20 @@ class Sampling:
         self._follow_gauge(self._known.in_flight, lambda: admission.in_flight)
         self._follow_gauge(self._known.waiting, lambda: scorer.waiting)
 
-    def follow_cache(self, cache: CountingCache) -> None:
+    def follow_cache(self, cache: ResultCache) -> None:
         """Follow a cache of results."""
         for level in cache.counts:
             self._follow_level_of(cache, level)
         self._follow_count(self._known.cache_dropped, lambda: cache.dropped)
         self._follow_gauge(self._known.cache_bytes, lambda: cache.held_bytes)
 
-    def follow_log(self, log: CountingLog) -> None:
+    def follow_log(self, log: PredictionLog) -> None:
         """Follow a prediction log."""
         self._follow_count(self._known.log_written, lambda: log.written)
         self._follow_count(self._known.log_dropped, lambda: log.dropped)
         self._follow_gauge(self._known.log_queued, lambda: log.queued)
 
-    def _follow_level_of(self, cache: CountingCache, level: str) -> None:
+    def _follow_level_of(self, cache: ResultCache, level: Level) -> None:
         self._follow_count(self._known.cache_hits[level], lambda: cache.counts[level].hits)
         self._follow_count(self._known.cache_misses[level], lambda: cache.counts[level].misses)
         self._follow_count(self._known.cache_errors[level], lambda: cache.counts[level].errors)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from time import perf_counter
@@ -64,13 +66,16 @@ class Scorer:
         self._executed = executed
         self._cache = cache
         info = model.engine.info
-        devices = info.device.count(",") + 1
+        executions = model.engine.concurrency
         # A thread that runs the engine on a GPU only waits, and should not be missing where images are decoded.
-        threads = cpu_limit() + (0 if info.device == "cpu" else devices)
+        threads = cpu_limit() + (0 if info.device == "cpu" else executions)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="scorer")
         size = info.batch_size or model.engine.busy_size
-        self._busy_size = max(threads, devices * size)
-        self._gatherer = Gatherer(model.engine, size=size, executions=devices, done=self._hand_out)
+        self._busy_size = max(threads, executions * size)
+        # More decoded images would only take memory: they come faster than a large model takes them.
+        self._room = threading.Semaphore(2 * self._busy_size)
+        self._jobs: set[_Job] = set()
+        self._gatherer = Gatherer(model.engine, size=size, executions=executions, done=self._hand_out)
 
     @property
     def busy_size(self) -> int:
@@ -80,7 +85,7 @@ class Scorer:
     @property
     def waiting(self) -> int:
         """Images that wait for a thread or for the engine."""
-        return self._threads._work_queue.qsize() + self._gatherer.waiting
+        return sum(job.begun_at is None for job in self._jobs) + self._gatherer.waiting
 
     async def score_image(self, data: bytes, *, sha256: bytes | None) -> Scored:
         """Return the scores of an encoded image, from the cache if that has them and `sha256` is given.
@@ -107,13 +112,16 @@ class Scorer:
         """
         loop = asyncio.get_running_loop()
         job = _Job(prepare, loop)
+        self._jobs.add(job)
         begun = self._threads.submit(self._work, job)
         expiry = loop.call_later(limits.START_WITHIN_S, _expire, job, begun)
         try:
             scored: Scored = await job.future
         finally:
             expiry.cancel()
-            begun.cancel()  # nobody waits for it any more
+            self._jobs.remove(job)
+            if begun.cancel():  # nobody waits for it any more
+                job.prepare = None  # the threads' queue keeps the job; it must not keep the image
         self.model.check_finite(scored.scores)
         return scored
 
@@ -122,30 +130,37 @@ class Scorer:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _work(self, job: _Job) -> None:
+        assert job.prepare is not None
+        self._room.acquire()
         job.begun_at = perf_counter()
         try:
             pixels = job.context.run(job.prepare)  # its log lines have the request's ID
         except Exception as error:  # noqa: BLE001  # the request reports it
+            self._room.release()
             job.loop.call_soon_threadsafe(_fail, job, error)
             return
         job.decoded_at = perf_counter()
         self._gatherer.add(pixels, job)
 
     def _hand_out(self, execution: Execution) -> None:
-        self._executed(len(execution.items), execution.elapsed_s)
+        self._room.release(len(execution.items))
         loop = execution.items[0].loop
-        loop.call_soon_threadsafe(_deliver, execution)
+        with suppress(RuntimeError):  # the loop is closed: the worker ends, and nobody waits
+            loop.call_soon_threadsafe(_deliver, execution)  # first of all: counting it may fail
+        self._executed(len(execution.items), execution.elapsed_s)
 
 
 class _Job:
-    """An image on its way, and when it passed each station."""
+    """An image on its way, and when it passed each station; `begun_at` is None while it waits for a thread."""
 
     __slots__ = ("begun_at", "context", "decoded_at", "future", "loop", "prepare", "submitted_at")
 
     def __init__(self, prepare: Callable[[], NDArray[np.uint8]], loop: asyncio.AbstractEventLoop) -> None:
-        self.prepare, self.loop, self.context = prepare, loop, copy_context()
+        self.prepare: Callable[[], NDArray[np.uint8]] | None = prepare
+        self.loop, self.context = loop, copy_context()
         self.future: asyncio.Future[Scored] = loop.create_future()
-        self.submitted_at = self.begun_at = self.decoded_at = perf_counter()
+        self.submitted_at = self.decoded_at = perf_counter()
+        self.begun_at: float | None = None
 
 
 def _expire(job: _Job, begun: Future[None]) -> None:

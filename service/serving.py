@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,20 +18,29 @@ from classifier.hardware import memory_limit
 from service import limits
 from service.admission import Admission, Buffer
 from service.cache import open_cache
+from service.cache.shared import FLUSH_WITHIN_S, GIVE_UP_AFTER_S
 from service.limits import buffered_bytes
 from service.log import LOG_URL, PredictionLog
 from service.log.exchanges import entries_of
 from service.metrics import Metrics
 from service.sampling import Sampling
 from service.scoring import Scorer
+from service.tracing import CLOSE_WITHIN_S as TRACING_WITHIN_S
 from service.tracing import Tracing, start_tracing
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
     from classifier.model import Model
     from service.cache import ResultCache
     from service.exchange import Exchange
 
+log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
+CLOSE_WITHIN_S = max(FLUSH_WITHIN_S + GIVE_UP_AFTER_S, limits.LOG_WITHIN_S, TRACING_WITHIN_S)
+"""How long `Serving.close` takes at most."""
+END_WITHIN_S = CLOSE_WITHIN_S + 3
+"""From the last answer to the end of a worker's process. With the drain it is less than Kubernetes' 30 s."""
 _HASHED_AT_ONCE = 2**20
 """Bytes that are hashed on the event loop. More would hold up other requests for longer than a millisecond."""
 
@@ -96,34 +107,40 @@ class Serving:
 
     def note(self, exchange: Exchange, elapsed_s: float) -> None:
         """Count a request that has been answered in `elapsed_s`, and enter its images into the prediction log."""
+        exchange.settle()
         self.metrics.count(exchange, elapsed_s)
         if self.prediction_log is not None and exchange.outcomes:
             time_utc = datetime.now(UTC) - timedelta(seconds=elapsed_s)
             for entry in entries_of(exchange, self.model, time_utc=time_utc, elapsed_s=elapsed_s):
                 self.prediction_log.record(entry)
 
-    async def sha256_of(self, image: bytes) -> bytes | None:
-        """Return the SHA-256 of an encoded image; None if nothing needs it."""
+    async def sha256_of(self, images: Sequence[object]) -> list[bytes | None]:
+        """Return the SHA-256 of each encoded image; None for what is no bytes, and if nothing needs it."""
         if self.cache is None and self.prediction_log is None:
-            return None
-        if len(image) > _HASHED_AT_ONCE:
-            return await anyio.to_thread.run_sync(_sha256, image)
-        return _sha256(image)
+            return [None] * len(images)
+        if sum(len(image) for image in images if isinstance(image, bytes)) > _HASHED_AT_ONCE:
+            return await anyio.to_thread.run_sync(_sha256, images)
+        return _sha256(images)
 
     async def close(self) -> None:
-        """End what runs in the background, and write what waits."""
+        """End what runs in the background, and write what waits, within `CLOSE_WITHIN_S`."""
         self.scorer.close()
+        closing: list[Awaitable[None]] = []
         if self.cache is not None:
-            await self.cache.close()
+            closing.append(self.cache.close())
         if self.prediction_log is not None:
-            await self.prediction_log.aclose(limits.LOG_WITHIN_S)
-        self.sampling.close()
+            closing.append(self.prediction_log.aclose(limits.LOG_WITHIN_S))
         if self.tracing is not None:
-            self.tracing.close()
+            closing.append(anyio.to_thread.run_sync(self.tracing.close))
+        # Side by side, or a Redis that is down would take the prediction log's time.
+        for failure in await asyncio.gather(*closing, return_exceptions=True):
+            if failure is not None:
+                log.warning("a part of the service could not end in order: %s", failure)
+        self.sampling.close()
 
 
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+def _sha256(images: Sequence[object]) -> list[bytes | None]:
+    return [hashlib.sha256(image).digest() if isinstance(image, bytes) else None for image in images]
 
 
 def _describe(model: Model) -> ModelDescription:

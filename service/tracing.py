@@ -140,7 +140,7 @@ class Tracing:
         if scored is None or scored.decoded_from is None or scored.inferred_from is None:
             return  # refused, or from a cache
         stages = (
-            ("decode", scored.decoded_from, scored.decode_s, {"tandem.image.bytes": outcome.size_bytes}),
+            ("decode", scored.decoded_from, scored.decode_s, {"tandem.image.bytes": outcome.size_bytes or 0}),
             ("inference", scored.inferred_from, scored.inference_s, {"tandem.queue_seconds": scored.queue_s}),
         )
         for name, began, took_s, attributes in stages:

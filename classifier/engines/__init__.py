@@ -45,6 +45,10 @@ class Engine(Protocol):
     def busy_size(self) -> int:
         """Number of images that keep the engine busy: if you have many, pass this many to each `run`."""
 
+    @property
+    def concurrency(self) -> int:
+        """Number of calls of `run` that may be under way for the most images per second; more only wait."""
+
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities of uint8 images `[N, H, W, 3]` as float32 `[N, classes]`, for any N >= 0.
 

@@ -40,10 +40,14 @@ class EngineGroup:
         self.busy_size = sum(engine.busy_size for engine in engines)
         self._count, self._each_busy_size = len(engines), first.busy_size
         self._batch_size = first.info.batch_size or first.busy_size
+        self.concurrency = sum(engine.concurrency for engine in engines)
+        # An engine is here once for each call that it takes: first all of them, then all of them again.
         self._idle: SimpleQueue[Engine] = SimpleQueue()
-        for engine in engines:
-            self._idle.put(engine)
-        self._pool = ThreadPoolExecutor(len(engines), thread_name_prefix=kind)
+        for number in range(max(engine.concurrency for engine in engines)):
+            for engine in engines:
+                if number < engine.concurrency:
+                    self._idle.put(engine)
+        self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix=kind)
 
     def run(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities of the images; see `Engine.run`."""

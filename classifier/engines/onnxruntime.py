@@ -95,7 +95,7 @@ class OnnxRuntimeEngine:
         self._execute: Callable[[NDArray[np.uint8], Outputs], list[NDArray[np.float32]]]
         if kind == "cpu":
             instruction_set, fixed_size = cpu().instruction_set, 1 if alone else None
-            self.busy_size = batch_size or EXECUTION_SIZE
+            self.busy_size, self.concurrency = batch_size or EXECUTION_SIZE, 1
             self._execution_size = fixed_size or self.busy_size
             self._map = map
             self._execute = partial(_run_on_cpu, session, signature.input)
@@ -103,7 +103,7 @@ class OnnxRuntimeEngine:
             instruction_set = check_cuda(runtime, index).kind
             fixed = _open_on_cuda(runtime, graph, signature, index=index, size=batch_size, tuning=tuning, file=file)
             self._execution_size = fixed_size = fixed.size
-            self.busy_size = UNDER_WAY * fixed.size
+            self.busy_size, self.concurrency = UNDER_WAY * fixed.size, UNDER_WAY
             # Starts its threads on first use.
             self._map = ThreadPoolExecutor(UNDER_WAY, thread_name_prefix=device).map
             self._execute = fixed.run

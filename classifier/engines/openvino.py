@@ -91,7 +91,7 @@ class OpenVinoEngine:
         )
         self._execution_size = batch_size or EXECUTION_SIZE
         self._streams: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self.busy_size = self._streams * self._execution_size
+        self.busy_size, self.concurrency = self._streams * self._execution_size, 1
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self._streams):
             self._requests.put(compiled.create_infer_request())

@@ -81,38 +81,31 @@ class ResultCache:
 
     async def get(self, image_sha256: bytes) -> tuple[NDArray[np.float32], Level] | None:
         """Return the scores `[classes]` of an image, read-only, and the level that had them; None if none has."""
-        if (scores := self.look_up_local(image_sha256)) is not None:
-            return scores, "memory"
-        if (scores := await self.look_up_shared(image_sha256)) is not None:
-            return scores, "redis"
+        if self._memory is not None:
+            packed = self._memory.get(image_sha256)
+            if packed is not None:
+                self._counts["memory"].hits += 1
+                return unpack(packed), "memory"
+            self._counts["memory"].misses += 1
+        if self._shared is not None:
+            packed = await self._look_up(self._shared, image_sha256)
+            if packed is not None:
+                return unpack(packed), "redis"
         return None
 
-    def look_up_local(self, image_sha256: bytes) -> NDArray[np.float32] | None:
-        """Return the scores of an image if this process has them. Takes about a microsecond."""
-        if self._memory is None:
-            return None
-        packed = self._memory.get(image_sha256)
-        if packed is None:
-            self._counts["memory"].misses += 1
-            return None
-        self._counts["memory"].hits += 1
-        return unpack(packed)
-
-    async def look_up_shared(self, image_sha256: bytes) -> NDArray[np.float32] | None:
-        """Return the scores of an image if the Redis has them and says so in time; this process keeps them, too."""
-        if self._shared is None:
-            return None
-        value = await self._shared.get(self._name(image_sha256))
+    async def _look_up(self, shared: SharedCache, image_sha256: bytes) -> bytes | None:
+        """Return the packed scores of an image if the Redis answers with them; this process keeps them, too."""
+        value = await shared.get(self._name(image_sha256))
         packed = unsealed(value, self._shaping + image_sha256, classes=self._classes)
         counts = self._counts["redis"]
         if packed is None:
             counts.misses += 1
-            self._shared.errors += value is not None  # garbage
+            shared.errors += value is not None  # garbage
             return None
         counts.hits += 1
         if self._memory is not None:
             self._memory.put(image_sha256, packed)
-        return unpack(packed)
+        return packed
 
     def put(self, image_sha256: bytes, scores: NDArray[np.float32]) -> None:
         """Keep the scores `[classes]` of an image. Never waits; a Redis gets them in the background."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from classifier.wording import one_line
@@ -25,7 +26,7 @@ GRACE_S = 0.01
 GIVE_UP_AFTER_S = 2.0
 """How long a connection, or a reply on it, may take before the connection is closed."""
 MAX_TOGETHER = 128
-"""Keys of one command, and of one pipeline."""
+"""Values of one pipeline."""
 MAX_QUEUED_BYTES = 8 * 2**20
 """Values that wait to be written; more are dropped."""
 FLUSH_WITHIN_S = 1.0
@@ -34,6 +35,8 @@ FLUSH_WITHIN_S = 1.0
 
 class SharedCache:
     """Maps keys to values in a Redis. For one event loop.
+
+    Its tasks have an empty context: their log lines belong to no request, least of all to the one that began them.
 
     Args:
         client: raises nothing before its first command, and has `GIVE_UP_AFTER_S` as its timeouts.
@@ -69,7 +72,7 @@ class SharedCache:
         self._writing: asyncio.Task[None] | None = None
 
     async def get(self, key: bytes) -> object:
-        """Return what the Redis holds under a key, which may be anything; None if nothing, or if it does not say.
+        """Return what the Redis holds under a key, which may be anything; None if it holds nothing or gives no answer.
 
         Takes at most twice `answer_within_s`: the rest of the command before, and its own.
         """
@@ -79,7 +82,7 @@ class SharedCache:
         future: asyncio.Future[Any] = loop.create_future()
         self._asked.append((key, future))
         if self._reading is None:
-            self._reading = loop.create_task(self._read())
+            self._reading = loop.create_task(self._read(), context=Context())
         return await future
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -91,7 +94,7 @@ class SharedCache:
         self._queued.append((key, value))
         self._queued_bytes += len(value)
         if self._writing is None:
-            self._writing = asyncio.get_running_loop().create_task(self._write())
+            self._writing = asyncio.get_running_loop().create_task(self._write(), context=Context())
 
     async def close(self) -> None:
         """Write what waits, within `FLUSH_WITHIN_S`, and close the connections."""
@@ -108,7 +111,7 @@ class SharedCache:
     async def _read(self) -> None:
         try:
             while self._asked and not self._lookups.is_paused:
-                self._in_hand, self._asked = self._asked[:MAX_TOGETHER], self._asked[MAX_TOGETHER:]
+                self._in_hand, self._asked = self._asked, []
                 values = await self._look_up([key for key, _ in self._in_hand])
                 for (_, future), value in zip(self._in_hand, values, strict=True):
                     if not future.done():  # else it was late, or its client hung up
@@ -175,6 +178,9 @@ class SharedCache:
             pipeline.set(key, value, px=self._ttl_ms)
         try:
             replies = await pipeline.execute(raise_on_error=False)
+        except asyncio.CancelledError:  # by `close`
+            self.dropped += len(together)
+            raise
         except Exception as error:  # noqa: BLE001 # as in _look_up
             replies = [error] * len(together)
         # One that is full or read-only refuses each value with an error of its own.

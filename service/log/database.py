@@ -10,7 +10,15 @@ from urllib.parse import quote
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    SQLAlchemyError,
+    StatementError,
+)
 
 from classifier.errors import LogError
 from service.log.schema import FEEDBACK, PREDICTIONS, check_version, migrate
@@ -87,12 +95,21 @@ class Database:
             raise
 
     def insert(self, predictions: Sequence[dict[str, Any]], feedback: Sequence[dict[str, Any]]) -> None:
-        """Write all rows or none. Rows that are there already are skipped."""
-        with self.begin() as connection:
-            if predictions:
-                connection.execute(self._add, predictions)
-            if feedback:
-                connection.execute(self._replace, feedback)
+        """Write all rows or none. Rows that are there already are skipped.
+
+        Raises:
+            ValueError: a value of a row has no form that the database takes. As `begin`, besides.
+        """
+        try:
+            with self.begin() as connection:
+                if predictions:
+                    connection.execute(self._add, predictions)
+                if feedback:
+                    connection.execute(self._replace, feedback)
+        except StatementError as error:
+            if isinstance(error, DBAPIError):
+                raise  # the database's own
+            raise ValueError(self.describe(error)) from error
 
     def describe(self, error: Exception) -> str:
         """Return why the database failed, on one line, without passwords, SQL and rows."""

@@ -116,10 +116,8 @@ class PredictionLog:
             if (now := time.monotonic()) < self._told_full + _TELL_EVERY_S:
                 return False
             self._told_full = now
-        log.warning(
-            "the prediction log, %s, is too slow: %s entries wait, and new ones are dropped",
-            *(self._database.address, f"{MAX_QUEUED:,}"),
-        )
+            why = f"is too slow: {MAX_QUEUED:,} entries wait" if self._deadline is None else "has ended"
+        log.warning("the prediction log, %s, %s, and new ones are dropped", self._database.address, why)
         return False
 
     def _run(self) -> None:

@@ -102,6 +102,22 @@ def test_a_failed_execution_fails_its_images_alone(pool: ThreadPoolExecutor) -> 
     assert [(e.items, e.error is not None) for e in gathered.done] == [((255,), True), ((1,), False), ((2,), False)]
 
 
+def test_a_failed_report_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """If an execution can't be reported, the log says why, and the next image still runs."""
+    gathered = Gathered(size=1)
+    gathered.engine.permits.release(2)
+
+    def fail(execution: Execution) -> None:
+        gathered.done.append(execution)
+        raise OSError("no space left on device")
+
+    gathered.gatherer._done = fail
+    for value in (1, 2):
+        gathered.add(value)
+    assert [e.items for e in gathered.done] == [(1,), (2,)]
+    assert [record.message for record in caplog.records] == ["Could not report a run of the engine"] * 2
+
+
 def test_no_image_is_lost_between_threads(pool: ThreadPoolExecutor) -> None:
     """2,000 images from four threads: each has its score once."""
     gathered = Gathered(size=3)

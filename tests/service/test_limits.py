@@ -10,7 +10,9 @@ import threading
 import time
 from concurrent.futures import wait
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,17 +22,20 @@ from starlette.applications import Starlette
 
 from classifier.model import Model
 from service import limits
+from service import serving as serving_module
 from service.access.options import Access
+from service.cache import open_cache
 from service.edge.application import Application
 from service.edge.classify import ROUTES
 from service.edge.guarding import Guarded
 from service.limits import MAX_IN_FLIGHT, buffered_bytes
+from service.serving import Serving
 from tests.service.conftest import FORM, assert_refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from service.serving import Serving
+    from service.exchange import Exchange
 
     Post = Callable[..., Awaitable[httpx.Response]]
 
@@ -42,11 +47,11 @@ def run(test: Callable[[Post], Awaitable[None]]) -> None:
         application = Application(Starlette(), ROUTES, [partial(Guarded, access=Access.from_environment())])
         numbers = itertools.count()
 
-        async def post(*, sender: str | None = None, **request: Any) -> httpx.Response:
+        async def post(*, path: str = "/classify", sender: str | None = None, **request: Any) -> httpx.Response:
             address = sender or f"10.0.{next(numbers)}.1"
             transport = httpx.ASGITransport(application, client=(address, 1))
             async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-                return await client.post("/classify", **request)
+                return await client.post(path, **request)
 
         await test(post)
 
@@ -101,6 +106,120 @@ def test_a_full_queue_refuses_the_next_request(serving: Serving, image: bytes) -
         assert_idle(serving)
 
     run(test)
+
+
+@pytest.mark.parametrize("path", ["/classify", "/classify_batch"])
+def test_a_client_that_hangs_up_is_not_served(
+    serving: Serving, image: bytes, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images are not classified, and what it held is free at once; metrics and log see status 499."""
+    monkeypatch.setattr(Model, "decode", lambda *_: pytest.fail("was decoded"))
+    noted: list[Exchange] = []
+    monkeypatch.setattr(Serving, "note", lambda _, exchange, elapsed_s: exchange.settle() or noted.append(exchange))
+    form = httpx.Request("POST", "http://service", files=[("images", image)] * 2)
+    body, headers = (image, []) if path == "/classify" else (form.read(), [(n.lower(), v) for n, v in form.headers.raw])
+
+    async def test(_: Post) -> None:
+        application = Application(Starlette(), ROUTES)
+        messages = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
+
+        async def receive() -> Any:
+            return next(messages)
+
+        async def send(_: Any) -> None:
+            pass
+
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+        with occupied(serving), anyio.fail_after(10):
+            await application(scope, receive, send)
+            assert_idle(serving)
+            assert serving.scorer.waiting == 0
+
+    run(test)
+    [exchange] = noted
+    images = 1 if path == "/classify" else 2
+    assert [(o.index, o.status, o.reason) for o in exchange.outcomes] == [
+        (index, 499, "client_closed") for index in range(images)
+    ]
+
+
+def test_large_batches_leave_the_event_loop_free(
+    serving: Serving, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their images are hashed, and their labels chosen, in other threads."""
+    monkeypatch.setenv("TANDEM_CACHE", "1MiB")
+    monkeypatch.setattr(serving_module, "_HASHED_AT_ONCE", len(image))
+    seen: list[int] = []
+    cached = replace(serving, cache=open_cache(serving.model))
+    monkeypatch.setattr(Serving, "current", lambda: cached)
+    for of, name in ((serving_module, "_sha256"), (Model, "top_k")):
+        called = getattr(of, name)
+        monkeypatch.setattr(of, name, lambda *args, c=called: seen.append(threading.get_ident()) or c(*args))
+
+    async def test(post: Post) -> None:
+        answer = await post(path="/classify_batch", files=[("images", image)] * 2)
+        assert len(answer.json()["results"]) == 2
+        assert len(seen) == 3
+        assert threading.get_ident() not in seen
+
+    run(test)
+
+
+def test_decoded_images_are_bounded(serving: Serving, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the engine is busy, a few images are decoded ahead of it; the others wait as they were sent."""
+    release = threading.Event()
+    engine_run = model.engine.run
+
+    def held(images_nhwc: Any) -> Any:
+        assert release.wait(20)
+        return engine_run(images_nhwc)
+
+    monkeypatch.setattr(serving.scorer._gatherer, "_engine", SimpleNamespace(run=held))
+    pixels = model.decode(model.golden.images[0]).pixels
+    most = 2 * serving.scorer.busy_size
+    decoded: list[int] = []
+
+    def decode() -> Any:
+        decoded.append(1)
+        return pixels
+
+    async def test(_: Post) -> None:
+        async with anyio.create_task_group() as waiting:
+            for _ in range(2 * most):
+                waiting.start_soon(serving.scorer.score, decode)
+            with anyio.move_on_after(1):
+                await until(lambda: len(decoded) > most)
+            ahead = len(decoded)
+            release.set()
+        assert ahead <= most
+        assert len(decoded) == 2 * most
+        assert serving.scorer.waiting == 0
+
+    run(test)
+
+
+def test_a_failed_request_has_no_labels(serving: Serving, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that was scored in vain, and one that was not reached, count as what the client got."""
+    noted: list[Exchange] = []
+    monkeypatch.setattr(Serving, "note", lambda _, exchange, elapsed_s: exchange.settle() or noted.append(exchange))
+    monkeypatch.setattr(limits, "BATCH_WITHIN_S", 0.5)
+    decode, first = Model.decode, threading.Semaphore(1)
+
+    def take_long(model: Model, *args: Any) -> Any:
+        if not first.acquire(blocking=False):
+            time.sleep(1)
+        return decode(model, *args)
+
+    monkeypatch.setattr(Model, "decode", take_long)
+
+    async def test(post: Post) -> None:
+        assert_refused(await post(path="/classify_batch", files=[("images", image)] * 4), 503, "overloaded")
+
+    run(test)
+    [exchange] = noted
+    assert any(outcome.scored for outcome in exchange.outcomes)
+    found = sorted((o.index, o.status, o.reason, o.size_bytes, o.predictions) for o in exchange.outcomes)
+    assert found == [(index, 503, "overloaded", len(image), ()) for index in range(4)]
 
 
 def test_a_client_over_its_share_is_refused(serving: Serving, image: bytes) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import httpx
@@ -71,6 +72,38 @@ def load(url: str, image: bytes) -> Iterator[Load]:
         ended.set()
         for thread in threads:
             thread.join()
+
+
+class Replica(ThreadingHTTPServer):
+    """Answers every request with one status, and counts them. A real replica is full only for moments."""
+
+    def __init__(self, status: int) -> None:
+        self.asked = 0
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(handler) -> None:  # noqa: N805
+                self.asked += 1
+                handler.send_response(status)
+                handler.send_header("Content-Length", "0")
+                handler.end_headers()
+
+            def log_message(handler, *_: object) -> None:  # noqa: N805
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+@needs_nginx
+def test_a_full_replica_stays_in_the_rotation(tmp_path: Path) -> None:
+    """A healthy replica that has no room for a moment is asked again at once; meanwhile the other one answers."""
+    with Replica(503) as full, Replica(200) as free:
+        with nginx(tmp_path / "nginx", full.server_port, free.server_port) as url, httpx.Client() as client:
+            statuses = {client.get(f"{url}/readyz").status_code for _ in range(40)}
+        for replica in (full, free):
+            replica.shutdown()
+    assert statuses == {200}
+    assert full.asked >= 15
 
 
 @needs_nginx

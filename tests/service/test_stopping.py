@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from service import limits
+from service.log import PredictionLog
+from service.serving import CLOSE_WITHIN_S, END_WITHIN_S
 from tests.service.edge.test_connections import everything
-from tests.serving import serving
+from tests.serving import serving as running
 
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
+    import pytest
+
+    from service.serving import Serving
     from tests.serving import Server
 
 DRAIN_S = 3
+KUBERNETES_KILLS_AFTER_S = 30
 
 
 def begin(server: Server, request: bytes) -> socket.socket:
@@ -44,7 +53,7 @@ def test_sigterm(digits_home: Path, image: bytes, tmp_path: Path) -> None:
     connections are refused, and requests that had begun get their answers. Then the exit code is 0.
     """
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(image)
-    with serving(tmp_path, home=digits_home, TANDEM_DRAIN=str(DRAIN_S)) as server, contextlib.ExitStack() as stack:
+    with running(tmp_path, home=digits_home, TANDEM_DRAIN=str(DRAIN_S)) as server, contextlib.ExitStack() as stack:
         half_body = stack.enter_context(begin(server, head + image[:20]))
         half_head = stack.enter_context(begin(server, head[:30]))
         silent = stack.enter_context(begin(server, b""))
@@ -81,10 +90,33 @@ def test_sigterm(digits_home: Path, image: bytes, tmp_path: Path) -> None:
 def test_a_request_that_does_not_end(digits_home: Path, image: bytes, tmp_path: Path) -> None:
     """A client that stops sending can't keep the service: it is cut off in time, and the service ends in order."""
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(image)
-    with serving(tmp_path, "--timeout-graceful-shutdown", "2", home=digits_home) as server:
+    with running(tmp_path, "--timeout-graceful-shutdown", "2", home=digits_home) as server:
         with begin(server, head + image[:20]), begin(server, head[:30]):
             os.kill(server.process.pid, signal.SIGTERM)
             began = time.monotonic()
             assert server.process.wait(timeout=30) == 0
         assert time.monotonic() - began < 15
         assert "cleanup finalized" in server.log
+
+
+def test_everything_ends_in_time() -> None:
+    """A worker that uses all its time to drain, answer and write ends before Kubernetes, or the parent, kills it."""
+    assert limits.DRAIN_S + limits.STOP_WITHIN_S + END_WITHIN_S < KUBERNETES_KILLS_AFTER_S
+    assert limits.LOG_WITHIN_S <= CLOSE_WITHIN_S < END_WITHIN_S
+
+
+def test_a_cache_that_fails_takes_nothing_from_the_log(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the Redis can't be left in order, the prediction log is still written, and side by side."""
+    prediction_log = PredictionLog.open(f"sqlite:///{tmp_path}/log.db")
+
+    class Failing:
+        async def close(self) -> None:
+            await asyncio.sleep(0.2)
+            raise ConnectionError("gone")
+
+    parts: Any = {"cache": Failing(), "prediction_log": prediction_log}
+    prediction_log.feedback("one", 0, "7")
+    asyncio.run(replace(serving, **parts).close())
+    assert (prediction_log.written, prediction_log.dropped) == (1, 0)

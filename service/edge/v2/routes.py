@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio.to_thread
 import msgspec
 import numpy as np
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.routing import Route
 
 from classifier.answers import DEFAULT_TOP_K
-from classifier.errors import ImageError
 from classifier.extras import installed_version
-from service.edge.classify import classify_images, in_time
+from service.edge.classify import in_time, score_images
+from service.edge.leaving import ended_if_client_leaves
 from service.edge.refusals import BadRequest, json_response, refusal_of
 from service.edge.v2.answering import answer, outputs_of
 from service.edge.v2.messages import (
@@ -29,11 +30,13 @@ from service.exchange import Exchange
 from service.serving import Serving
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
+
     from starlette.requests import Request
     from starlette.responses import Response
 
     from service.edge.v2.requests import Inference
+    from service.exchange import Outcome
 
 
 async def describe_server(_: Request) -> Response:
@@ -97,29 +100,32 @@ async def infer(request: Request) -> Response:
     serving.admission.check(exchange.source)
     with serving.buffer.body(exchange.source) as reserve:
         inference = await in_time(read_inference(request, reserve, serving.model.config.preprocessing.crop_size))
-        with serving.admission.request(exchange.source):
-            scores = await _scores(serving, inference, exchange)
-    return answer(inference, scores, serving.model, version)
+        with serving.admission.request(exchange.source), ended_if_client_leaves(request):
+            outcomes = await score_images(serving, inference.images, exchange)
+    # In a thread: the texts of many classes of many images take a tenth of a second.
+    return await anyio.to_thread.run_sync(_answer, serving, inference, outcomes, version)
 
 
-async def _scores(serving: Serving, inference: Inference, exchange: Exchange) -> NDArray[np.float32]:
-    """Return the scores of all images, float32 `[N, classes]`.
+def _answer(serving: Serving, inference: Inference, outcomes: Sequence[Outcome], version: str | None) -> Response:
+    """Return the answer with the scores of all images.
 
     Raises:
         BadRequest: an image can't be classified. The protocol has no error for one image, so the request fails.
-        Overloaded: they would take too long.
     """
-    results = await classify_images(serving, inference.images, DEFAULT_TOP_K, exchange)
-    for index, result in enumerate(results):
-        if isinstance(result, ImageError):
-            refusal = refusal_of(result)
+    scores = []
+    for outcome in outcomes:
+        if outcome.error is not None:
+            refusal = refusal_of(outcome.error)
             raise BadRequest(
-                f"image {index} can't be classified ({refusal.reason}): {refusal}",
+                f"image {outcome.index} can't be classified ({refusal.reason}): {refusal}",
                 reason=refusal.reason,
                 status=refusal.status,
             )
-    outcomes = sorted(exchange.outcomes, key=lambda outcome: outcome.index)
-    return np.stack([outcome.scored.scores for outcome in outcomes if outcome.scored is not None])
+        if outcome.scored is not None:
+            scores.append(outcome.scored.scores)
+            if serving.prediction_log is not None:  # nobody else reads them
+                outcome.predictions = serving.model.top_k(outcome.scored.scores, DEFAULT_TOP_K)
+    return answer(inference, np.stack(scores), serving.model, version)
 
 
 def _check_served(request: Request, serving: Serving) -> str | None:

@@ -99,6 +99,7 @@ def test_the_fastest_size_is_found(graph: bytes, precision: Precision, images: N
     engine = OnnxRuntimeEngine(graph, device="cuda", precision=precision, tuning="throughput")
     assert engine.info.batch_size is not None
     assert engine.busy_size > engine.info.batch_size >= 16
+    assert engine.concurrency == 2
     assert np.isfinite(engine.run(images)).all()
 
 

@@ -34,7 +34,7 @@ class GpuEngine:
             raise OutOfDeviceMemory(f"{MODEL} does not fit into the free memory of {device}; free some")
         self.index = int(device.partition(":")[2] or 0)
         size = batch_size or (4 if tuning == "throughput" else 8)
-        self.busy_size = 2 * size
+        self.busy_size, self.concurrency = 2 * size, 2
         self.info = EngineInfo(
             name="onnxruntime", version="1", device=f"cuda:{self.index}", precision="fp32", instruction_set="sm_90",
             batch_size=size,
@@ -70,6 +70,7 @@ def test_a_bulk_run_takes_all_gpus_that_are_alike(gpus: Callable[..., Engine]) -
     """Each GPU gets batches of one size, rows stay in order, and another kind of GPU is left out."""
     engine = gpus(H200, H200, T4, H200, tuning="throughput")
     assert (engine.info.device, engine.info.batch_size, engine.busy_size) == ("cuda:0,1,3", 4, 24)
+    assert engine.concurrency == 6
     images = np.zeros((30, 8, 8, 3), np.uint8)
     images[:, 0, 0, 0] = np.arange(30)
     for count in (30, 24, 12, 9):  # also of fewer than keep all busy, as at the end of a part

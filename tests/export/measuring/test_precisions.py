@@ -159,6 +159,7 @@ class Overflowing:
 
     info = EngineInfo(name="onnxruntime", version="1", device="cuda:0", precision="fp16", instruction_set="sm_90")
     busy_size = 1
+    concurrency = 1
 
     def run(self, images_nhwc: np.ndarray) -> np.ndarray:
         return np.full((len(images_nhwc), 3), np.nan, np.float32)

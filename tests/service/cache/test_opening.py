@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from classifier.model import Model
+    from service.cache import ResultCache
 
 SHA = bytes(32)
+
+
+def look_up(cache: ResultCache, *keys: bytes) -> list[Any]:
+    """Return what a cache has for each key: scores and level, or None."""
+
+    async def get() -> list[Any]:
+        return [await cache.get(key) for key in keys]
+
+    return asyncio.run(get())
 
 
 def test_without_variables_this_process_keeps_results(model: Model) -> None:
@@ -25,10 +36,10 @@ def test_without_variables_this_process_keeps_results(model: Model) -> None:
     assert cache is not None
     assert list(cache.counts) == ["memory"]
     scores = np.full(len(model.config.labels), 0.1, np.float32)
-    assert cache.look_up_local(SHA) is None
+    assert look_up(cache, SHA) == [None]
     cache.put(SHA, scores)
-    hit = cache.look_up_local(SHA)
-    assert hit is not None
+    [(hit, level)] = look_up(cache, SHA)
+    assert level == "memory"
     assert hit.tobytes() == scores.tobytes()
     assert (cache.counts["memory"].hits, cache.counts["memory"].misses) == (1, 1)
 
@@ -51,7 +62,7 @@ def test_the_bound_is_the_variable_s(model: Model, monkeypatch: pytest.MonkeyPat
     keys = [bytes([n // 256, n % 256]) * 16 for n in range(1000)]
     for key in keys:
         cache.put(key, np.zeros(len(model.config.labels), np.float32))
-    kept = [key for key in keys if cache.look_up_local(key) is not None]
+    kept = [key for key, hit in zip(keys, look_up(cache, *keys), strict=True) if hit is not None]
     assert kept == keys[-len(kept) :]
     assert 10 <= len(kept) <= 50
     assert cache.held_bytes <= 10_000
@@ -126,4 +137,4 @@ def test_scores_that_are_not_numbers_are_not_kept(model: Model) -> None:
     cache = open_cache(model)
     assert cache is not None
     cache.put(SHA, np.array([np.nan, *[0.1] * (len(model.config.labels) - 1)], np.float32))
-    assert cache.look_up_local(SHA) is None
+    assert look_up(cache, SHA) == [None]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from service.cache.shared import ANSWER_WITHIN_S, MAX_QUEUED_BYTES
+from service.logs import REQUEST_ID
 from tests.registry.servers import free_port
 from tests.service.cache.caches import SCORES, eventually_shared, opened, timed_miss, written
 from tests.service.redis import RedisServer, needs_redis, run_redis
@@ -86,6 +87,25 @@ def test_a_redis_that_is_down_at_the_start(tmp_path: Path, caplog: pytest.LogCap
     assert sum("work again" in record.getMessage() for record in caplog.records) == 2
 
 
+def test_an_outage_belongs_to_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    """The line about it doesn't have the ID of the request that met it first: it concerns all."""
+    ids: list[str | None] = []
+
+    async def scenario() -> None:
+        REQUEST_ID.set("mine")
+        async with opened(f"redis://127.0.0.1:{free_port()}") as cache:
+            assert await cache.get(secrets.token_bytes(32)) is None
+            await written(cache, secrets.token_bytes(32))
+
+    def note(_: logging.LogRecord) -> bool:
+        ids.append(REQUEST_ID.get())
+        return True
+
+    caplog.handler.addFilter(note)
+    asyncio.run(scenario())
+    assert ids == [None, None]
+
+
 def test_a_redis_that_is_killed_and_comes_back(own: RedisServer) -> None:
     """Lookups and writes miss in between, and nobody waits longer than the limit."""
 
@@ -153,7 +173,7 @@ def test_a_slow_redis_is_asked_less_and_less(running: RedisServer) -> None:
 
 
 def test_closing_does_not_wait_for_a_frozen_redis(own: RedisServer) -> None:
-    """A service that ends is not held up for longer than a second or two."""
+    """A service that ends is not held up for longer than a second or two, and counts what it could not write."""
 
     async def scenario() -> float:
         async with opened(own.url) as cache:
@@ -165,6 +185,7 @@ def test_closing_does_not_wait_for_a_frozen_redis(own: RedisServer) -> None:
             start = time.perf_counter()
         assert await lookup is None
         assert await cache.get(secrets.token_bytes(32)) is None
+        assert cache.dropped == 1
         cache.put(secrets.token_bytes(32), SCORES)
         return time.perf_counter() - start
 

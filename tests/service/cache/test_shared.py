@@ -66,10 +66,10 @@ def test_every_bit_comes_back_from_a_redis(running: RedisServer, scores: np.ndar
 
 
 def test_many_lookups_go_together(running: RedisServer) -> None:
-    """200 requests at once each get their own result, and the Redis gets a few commands."""
+    """1,000 requests at once each get their own result, and nobody waits for more than two commands."""
 
     async def scenario() -> None:
-        images = [secrets.token_bytes(32) for _ in range(200)]
+        images = [secrets.token_bytes(32) for _ in range(1000)]
         async with opened(running.url) as cache:
             for number, image in enumerate(images):
                 cache.put(image, SCORES * np.float32(number))
@@ -82,7 +82,7 @@ def test_many_lookups_go_together(running: RedisServer) -> None:
         for number, hit in enumerate(hits):
             assert hit is not None
             assert hit[0].tobytes() == (SCORES * np.float32(number)).tobytes()
-        assert calls <= 3
+        assert calls <= 2
 
     asyncio.run(scenario())
 

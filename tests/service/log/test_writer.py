@@ -183,6 +183,15 @@ class TestRefusedEntries:
             assert (log.written, log.dropped) == (9, 1)
         assert {row["request_id"] for row in rows(url)} == {f"r{number}" for number in range(10) if number != 7}
 
+    def test_a_value_without_a_form(self, url: str) -> None:
+        """The same for an entry that fails before the database sees it, here at its JSON: the log goes on."""
+        with closing_log(url) as log:
+            log.record(entry("a", top_k=predictions(("\ud800", 0.9))))
+            log.record(entry("b"))
+            log.close(10)
+            assert (log.written, log.dropped) == (1, 1)
+        assert [row["request_id"] for row in rows(url)] == ["b"]
+
 
 class TestDatabaseGone:
     def test_down_at_start(self, postgres: Postgres, postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
