@@ -114,7 +114,7 @@ class TestImages:
         assert grown['tandem_images_total{outcome="scored"}'] == len(images)
         assert grown['tandem_images_total{outcome="not_an_image"}'] == 1
         endpoint = 'endpoint="/v2/models/{name:model}/infer"'
-        assert grown[f'tandem_requests_total{{{endpoint},status="415"}}'] == 1
+        assert grown[f'tandem_requests_total{{{endpoint},reason="not_an_image",status="415"}}'] == 1
 
     def test_limits(self, server: Server, image: bytes) -> None:
         """128 images and one body's limit, refused before anything is read or allocated for them."""
@@ -140,8 +140,9 @@ class TestTensors:
             ({"shape": [0]}, "at least one"),
             ({"shape": [2]}, "needs 2"),
             ({"shape": [1.5]}, "[N] or [N, 1]"),
-            ({"shape": ["1"]}, "not an inference request"),
-            ({"shape": [True]}, "not an inference request"),
+            ({"shape": ["1"]}, "shape of 'image' can't be read"),
+            ({"shape": [True]}, "shape of 'image' can't be read"),
+            ({"shape": [1] * 1000}, "1000 characters"),
             ({"shape": 1}, "array"),
             ({"data": []}, "needs 1"),
             ({"data": "x"}, "can't be read"),
