@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.routing import Route, Router
+from starlette.routing import Match, Route, Router
 
 from service.edge.observing import Observed
 from service.exchange import UNKNOWN
@@ -61,5 +61,12 @@ class Application:
         await self._observed(scope, receive, send)
 
     def _endpoint_of(self, scope: Scope) -> str:
-        """Return the path of the route that a request took: what strangers try must not become a label."""
-        return self._paths.get(scope["endpoint"], UNKNOWN) if "endpoint" in scope else UNKNOWN
+        """Return the path of the route of a request: what strangers try must not become a label."""
+        if "endpoint" in scope:
+            return self._paths.get(scope["endpoint"], UNKNOWN)
+        # Refused before the router: it counts where it would have gone.
+        for route in self._router.routes:
+            match, _ = route.matches(scope)
+            if match is not Match.NONE and isinstance(route, Route):
+                return route.path
+        return UNKNOWN

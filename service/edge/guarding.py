@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.middleware.cors import CORSMiddleware
 
 from service.access.clients import is_loopback, network_of
-from service.edge.refusals import BadRequest
+from service.edge.refusals import BadRequest, is_stopping
 from service.edge.stopping import stopping
 from service.exchange import Exchange
 from service.limits import OverShare
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
     from service.access.options import Access
 
-OPEN = frozenset(
-    {"/", "/docs", "/docs.json", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready", "/favicon.ico"}
-)
+OPEN = frozenset({"/", "/docs", "/docs.json", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"})
 """Paths that need no key: probes, the page and the documents that a browser loads before it can send one."""
 OPEN_FOLDERS = ("/page/", "/docs/")
 READINESS = frozenset({"/readyz", "/v2/health/ready"})
@@ -55,8 +53,8 @@ class Guarded:
         peer = scope["client"][0] if scope.get("client") else ""
         address = self._access.proxies.client_of(peer, headers.get(b"x-forwarded-for", b""))
         exchange.source = network_of(address)
-        if path in READINESS and stopping.has_begun:
-            raise BadRequest("the service is stopping; ask another one", reason="stopping", status=503)
+        if stopping.has_begun and _asks_for_readiness(path):
+            raise is_stopping()
         if path not in OPEN and not path.startswith(OPEN_FOLDERS):
             if path != METRICS:
                 self._check_key(headers, exchange)
@@ -124,6 +122,10 @@ def share_with_pages(app: ASGIApp, access: Access) -> ASGIApp:
         ),
         expose_headers=("Inference-Header-Content-Length", "Retry-After", "X-Request-Id", "X-Tandem-Cache"),
     )
+
+
+def _asks_for_readiness(path: str) -> bool:
+    return path in READINESS or (path.startswith("/v2/models/") and path.endswith("/ready"))
 
 
 def _key_in(headers: dict[bytes, bytes]) -> bytes | None:

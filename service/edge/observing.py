@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from service.edge.access import log_access
-from service.edge.refusals import refusal_of, refuse
+from service.edge.refusals import BadRequest, is_stopping, refusal_of, refuse
+from service.edge.stopping import stopping
 from service.exchange import Exchange
 from service.logs import REQUEST_ID
 from service.serving import Serving
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-UNLOGGED = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
+UNLOGGED = frozenset({"/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """Endpoints that monitors ask for every few seconds: neither logged nor traced, but counted."""
 
 
@@ -47,13 +49,19 @@ class Observed:
                 exchange.sent_bytes += len(message.get("body", b""))
             await send(message)
 
-        try:
-            await self._app(scope, receive_observed, send_observed)
-        except Exception as error:  # noqa: BLE001  # `refusal_of` knows each kind, and logs the traceback of a bug
-            refusal = refusal_of(error)
+        async def refuse_for(refusal: BadRequest) -> None:
             exchange.reason = refusal.reason
             if not exchange.status:
                 await refuse(refusal, exchange.request_id, scope["path"])(scope, receive, send_observed)
+
+        try:
+            await self._app(scope, receive_observed, send_observed)
+        except asyncio.CancelledError:
+            if not stopping.has_begun:
+                raise
+            await refuse_for(is_stopping())  # uvicorn has cut off what took too long
+        except Exception as error:  # noqa: BLE001  # `refusal_of` knows each kind, and logs the traceback of a bug
+            await refuse_for(refusal_of(error))
         finally:
             exchange.endpoint = self._endpoint_of(scope)
             ended = perf_counter()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from tests.service.edge.test_connections import everything
+from tests.service.edge.test_connections import assert_refusal, everything
 from tests.serving import serving
 
 if TYPE_CHECKING:
@@ -82,9 +82,11 @@ def test_a_request_that_does_not_end(digits_home: Path, image: bytes, tmp_path: 
     """A client that stops sending can't keep the service: it is cut off in time, and the service ends in order."""
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(image)
     with serving(tmp_path, "--timeout-graceful-shutdown", "2", home=digits_home) as server:
-        with begin(server, head + image[:20]), begin(server, head[:30]):
+        with begin(server, head + image[:20]) as half_body, begin(server, head[:30]):
             os.kill(server.process.pid, signal.SIGTERM)
             began = time.monotonic()
+            assert_refusal(everything(half_body), 503, "stopping")
             assert server.process.wait(timeout=30) == 0
         assert time.monotonic() - began < 15
         assert "cleanup finalized" in server.log
+        assert "Traceback" not in server.log

@@ -22,6 +22,7 @@ from service.access.keys import make_key
 from service.access.options import Access
 from service.edge.guarding import Guarded
 from service.edge.refusals import BadRequest
+from service.edge.stopping import stopping
 from service.exchange import Exchange
 from service.preflight import check_options
 from tests.service.conftest import assert_refused
@@ -104,6 +105,14 @@ class TestKeys:
             assert 'error="invalid_token"' in answer.headers["www-authenticate"]
         two = [("X-Api-Key", KEY), ("X-Api-Key", KEY)]
         assert_refused(httpx.post(f"{locked.url}{path}", headers=two), 401, "unknown_key")
+
+    def test_a_refusal_counts_at_its_endpoint(self, locked: Server) -> None:
+        """The metrics tell where keys are missing; what has no path of ours is unknown."""
+        for path in ("classify", "v2/models/digits/infer", "nowhere"):
+            httpx.post(f"{locked.url}/{path}")
+        metrics = httpx.get(f"{locked.url}/metrics").text
+        for endpoint in ("/classify", "/v2/models/{name:model}/infer", "unknown"):
+            assert f'tandem_requests_total{{endpoint="{endpoint}",reason="no_key",status="401"}}' in metrics
 
     def test_unknown_paths_need_one(self, locked: Server) -> None:
         """A stranger can't find out which paths there are."""
@@ -239,6 +248,19 @@ def guard(path: str, peer: str, key: str) -> Exchange:
     return exchange
 
 
+@pytest.mark.parametrize(
+    "path", ["/readyz", "/v2/health/ready", "/v2/models/a/b/ready", "/v2/models/a/versions/1/ready"]
+)
+def test_readiness_while_stopping(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Every path that says whether the service is ready says no, and when to ask again."""
+    monkeypatch.setattr(stopping, "has_begun", True)
+    with pytest.raises(BadRequest) as refused:
+        guard(path, "192.0.2.1", "")
+    assert (refused.value.status, refused.value.reason) == (503, "stopping")
+    assert refused.value.headers == {"Retry-After": "1"}
+    assert guard("/classify", "192.0.2.1", "").status == 0
+
+
 def test_whose_share_a_request_counts_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key's, from whatever address it comes; without keys, the address's."""
     assert guard("/classify", "192.0.2.1", "").source == "192.0.2.1"
@@ -314,7 +336,8 @@ class TestLimits:
 @pytest.mark.parametrize(
     ("variable", "value", "fact"),
     [
-        ("TANDEM_API_KEYS", "no-such-file", "can't be read"),
+        pytest.param("TANDEM_API_KEYS", KEY, "can't be read", id="a-key-for-a-file"),
+        pytest.param("TANDEM_API_KEYS", f"shop:{KEY}", "can't be read", id="a-name-and-a-key"),
         pytest.param("TANDEM_API_KEYS", f"shop sha256:{KEY}", "line 1 of TANDEM_API_KEYS", id="a-key-for-a-hash"),
         ("TANDEM_METRICS", "yes", "loopback, key, open"),
         ("TANDEM_METRICS", "key", "set TANDEM_API_KEYS"),
@@ -340,5 +363,6 @@ def test_malformed_variables(monkeypatch: pytest.MonkeyPatch, variable: str, val
 def test_a_malformed_variable_ends_the_start(digits_home: Path, tmp_path: Path) -> None:
     """`bentoml serve` ends with that sentence, before a worker starts."""
     sentence = why_refused(digits_home, bentoml_home=tmp_path, TANDEM_API_KEYS="no-such-file")
-    assert "no-such-file" in sentence
+    assert "TANDEM_API_KEYS" in sentence
+    assert "no-such-file" not in sentence  # it could be a key
     assert "tandem keys new NAME" in sentence
