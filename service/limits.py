@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from classifier.environment import number_in, part_in
+from classifier.environment import bytes_in, number_in, part_in
 from classifier.images import LIMITS
 
 MAX_CONNECTIONS = 1000
@@ -67,7 +67,7 @@ def lower_limits() -> None:
         ValueError: a variable is not a number, or over the limit that is built in; the message is one for users.
     """
     global CLIENT_SHARE, IMAGE_LIMITS, MAX_BODY_BYTES, MAX_IMAGES, MAX_IN_FLIGHT  # noqa: PLW0603  # as said above
-    MAX_BODY_BYTES = number_in("TANDEM_MAX_BODY", at_most=MAX_BODY_BYTES)
+    MAX_BODY_BYTES = bytes_in("TANDEM_MAX_BODY", MAX_BODY_BYTES, at_most=MAX_BODY_BYTES)
     MAX_IMAGES = number_in("TANDEM_MAX_IMAGES", at_most=MAX_IMAGES)
     MAX_IN_FLIGHT = number_in("TANDEM_MAX_IN_FLIGHT", at_most=MAX_IN_FLIGHT)
     IMAGE_LIMITS = replace(LIMITS, max_pixels=number_in("TANDEM_MAX_PIXELS", at_most=LIMITS.max_pixels))

@@ -20,7 +20,7 @@ from service.edge.application import Application
 from service.edge.classify import ROUTES
 from service.edge.connections import bound_connections
 from service.edge.feedback import FEEDBACK_ROUTES
-from service.edge.guarding import Guarded, share_with_pages
+from service.edge.guarding import Guarded, with_cors
 from service.edge.openapi import OPENAPI_ROUTES, openapi
 from service.edge.page import PAGE_ROUTES
 from service.edge.stopping import stop_with_care
@@ -51,7 +51,7 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
         access = Access.from_environment()
         routes = [*ROUTES, *FEEDBACK_ROUTES, *V2_ROUTES, *OPENAPI_ROUTES, *PAGE_ROUTES]
         around = [partial(Guarded, access=access)]
-        return share_with_pages(Application(super().to_asgi(is_main=is_main), routes, around), access)
+        return Application(super().to_asgi(is_main=is_main), routes, around, partial(with_cors, access=access))
 
     @property
     def openapi_spec(self) -> Any:

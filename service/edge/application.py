@@ -32,13 +32,18 @@ class Application:
         bentoml: BentoML's application of the service.
         routes: ours; they come first.
         around: middleware, outermost first.
+        shared: middleware around that, which also sees refusals.
 
     Attributes:
         paths: of all routes.
     """
 
     def __init__(
-        self, bentoml: Starlette, routes: Sequence[BaseRoute], around: Sequence[Callable[[ASGIApp], ASGIApp]] = ()
+        self,
+        bentoml: Starlette,
+        routes: Sequence[BaseRoute],
+        around: Sequence[Callable[[ASGIApp], ASGIApp]] = (),
+        shared: Callable[[ASGIApp], ASGIApp] = lambda app: app,
     ) -> None:
         self._bentoml = bentoml
         bentoml.user_middleware.clear()  # it would count requests that it never sees
@@ -50,7 +55,7 @@ class Application:
         app: ASGIApp = self._router
         for middleware in reversed(around):
             app = middleware(app)
-        self._observed = Observed(app, endpoint_of=self._endpoint_of)
+        self._observed = Observed(app, endpoint_of=self._endpoint_of, shared=shared)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or open and close the service."""

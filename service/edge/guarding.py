@@ -23,6 +23,9 @@ OPEN = frozenset({"/", "/docs", "/docs.json", "/livez", "/readyz", "/healthz", "
 OPEN_FOLDERS = ("/page/", "/docs/")
 READINESS = frozenset({"/readyz", "/v2/health/ready"})
 METRICS = "/metrics"
+DOCUMENT = "/docs.json"
+STRANGER = "tandem.stranger"
+"""In the scope of a request for `DOCUMENT`: whether the service has keys, and the request has none of them."""
 
 _READ = frozenset(
     {b"authorization", b"x-api-key", b"content-encoding", b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via"}
@@ -55,13 +58,20 @@ class Guarded:
         exchange.source = network_of(address)
         if stopping.has_begun and _asks_for_readiness(path):
             raise is_stopping()
-        if path not in OPEN and not path.startswith(OPEN_FOLDERS):
+        if path == DOCUMENT and self._access.keys is not None:
+            key = _key_in(headers)
+            exchange.client = None if key is None else self._access.keys.name_of(key)
+            scope[STRANGER] = exchange.client is None
+        elif path not in OPEN and not path.startswith(OPEN_FOLDERS):
             if path != METRICS:
                 self._check_key(headers, exchange)
                 self._check_rate(exchange)
             elif self._access.metrics != "open":
                 self._check_metrics(headers, exchange, address, peer)
-        if headers and (encoding := headers.get(b"content-encoding", b"identity").lower()) != b"identity":
+        if (
+            scope["method"] == "POST"
+            and (encoding := headers.get(b"content-encoding", b"identity").lower()) != b"identity"
+        ):
             raise _encoded(encoding)
         await self._app(scope, receive, send)
 
@@ -69,10 +79,12 @@ class Guarded:
         keys = self._access.keys
         if keys is None:
             return
-        if (key := _key_in(headers)) is None:
-            raise _unauthorized("this service needs a key", "no_key", _CHALLENGE)
-        exchange.client = keys.name_of(key)
+        key = _key_in(headers)
+        exchange.client = None if key is None else keys.name_of(key)
         if exchange.client is None:
+            self._check_rate(exchange)
+            if key is None:
+                raise _unauthorized("this service needs a key", "no_key", _CHALLENGE)
             challenge = f'{_CHALLENGE}, error="invalid_token"'
             raise _unauthorized("this service does not know the key", "unknown_key", challenge)
         exchange.source = f"key {exchange.client}"
@@ -101,10 +113,10 @@ class Guarded:
             )
 
 
-def share_with_pages(app: ASGIApp, access: Access) -> ASGIApp:
+def with_cors(app: ASGIApp, access: Access) -> ASGIApp:
     """Return `app`, which the pages of `access.origins` may use from a browser (CORS).
 
-    Around everything else, so that a preflight needs no key, and a page can read a refusal.
+    Around refusals too, so that a preflight needs no key, and a page can read why it got no answer.
     """
     if not access.origins:
         return app

@@ -35,7 +35,7 @@ def drain_s() -> float:
     Raises:
         ValueError: TANDEM_DRAIN is not a number of seconds; the message is one for users.
     """
-    return seconds_in("TANDEM_DRAIN", limits.DRAIN_S)
+    return seconds_in("TANDEM_DRAIN", limits.DRAIN_S, or_none=True)
 
 
 class StoppingServer(uvicorn.Server):

@@ -52,8 +52,8 @@ async def read_upload(request: Request, reserve: Callable[[int], None]) -> Uploa
 
 
 class _InMemoryParser(MultiPartParser):
-    # Keep files in memory: their size is limited, and a temporary file could fail on a full disk.
-    spool_max_size = limits.MAX_BODY_BYTES
+    # Keep files in memory, whatever their size: the body's is limited, and a temporary file could fail on a full disk.
+    spool_max_size = 0
 
 
 def is_form(request: Request) -> bool:
@@ -66,6 +66,8 @@ async def read_form(request: Request, reserve: Callable[[int], None]) -> FormDat
     try:
         return await _InMemoryParser(request.headers, bounded_stream(request, reserve)).parse()
     except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise too_many_images() from error
         raise BadRequest(f"the multipart form can't be read: {error.message}", reason="malformed_form") from error
 
 

@@ -48,7 +48,7 @@ def describe_v2(model: ModelDescription | None, versions: tuple[int, ...]) -> di
                 "The served model.",
                 tag=_TAG,
                 answer=json_of({"type": "array", "items": reference("RepositoryModel")}),
-                statuses=GUARDED,
+                statuses=(*GUARDED, 415),
                 refusal=ERROR,
             )
         },

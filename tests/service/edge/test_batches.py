@@ -107,6 +107,7 @@ def test_bodies_that_are_no_list(server: Server, body: bytes, reason: str) -> No
 def test_limits(server: Server, image: bytes) -> None:
     """129 images are too many, and a body has the limit of one image's."""
     assert_refused(post_form(server, [image] * (MAX_IMAGES + 1)), 413, "too_many_images")
+    assert_refused(post_form(server, [b"x"] * 1001), 413, "too_many_images")
     assert_refused(post_list(server, [image] * (MAX_IMAGES + 1)), 413, "too_many_images")
     assert_refused(httpx.post(f"{server.url}/classify_batch", content=b" " * (MAX_BODY_BYTES + 1)), 413, "too_large")
     assert_refused(post_form(server, [image], top_k=0), 422, "bad_top_k")
