@@ -72,12 +72,9 @@ def operation(
         parameters: of path, query and header.
         body: the content of the request.
     """
-    success_answer = {
-        "description": says,
-        "headers": {"X-Request-Id": _REQUEST_ID | {"required": True}, **(headers or {})},
-        "content": answer,
-    }
-    responses = {str(success): success_answer, **_refusals(statuses, refusal)}
+    known = {"X-Request-Id": _REQUEST_ID | {"required": True}, **(headers or {})}
+    answered = {"description": says, "headers": known, "content": answer}
+    responses = {str(success): answered, **_refusals(statuses, refusal)}
     described: Described = {"operationId": name, "summary": summary, "tags": [tag], "responses": responses}
     if parameters:
         described["parameters"] = list(parameters)

@@ -46,7 +46,10 @@ async def _docs(request: Request) -> Response:
     serving = Serving.current()
     is_stranger = request.scope.get(STRANGER, False)
     model, versions = (None, ()) if is_stranger else (serving.description, serving.versions)
-    return Response(_encoded(request.app.paths, model, versions), media_type="application/json")
+    paths: frozenset[str] = request.app.paths
+    if serving.prediction_log is None:
+        paths -= {"/feedback"}  # nothing but 404 is behind it
+    return Response(_encoded(paths, model, versions), media_type="application/json")
 
 
 @lru_cache(2)  # for those with a key, and for those without

@@ -77,10 +77,16 @@ def test_statuses_of_the_other_paths(document: dict[str, Any], server: Server) -
             assert (answer.status_code == 415) == (method == "post")
 
 
+def test_feedback_is_described_where_it_is_taken(document: dict[str, Any]) -> None:
+    """A service without a prediction log has no use for it."""
+    assert "/feedback" not in document["paths"]
+    assert "/feedback" in openapi()["paths"]
+
+
 def test_the_document_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking for it again costs nothing."""
     request: Any = SimpleNamespace(app=SimpleNamespace(paths=frozenset({"/model"})), scope={})
-    serving = SimpleNamespace(description=None, versions=())
+    serving = SimpleNamespace(description=None, versions=(), prediction_log=None)
     monkeypatch.setattr(Serving, "current", lambda: serving)
     first, second = (anyio.run(OPENAPI_ROUTES[0].endpoint, request) for _ in range(2))
     assert first.body is second.body
