@@ -20,8 +20,10 @@ _UNITS = {
 }
 
 
-def seconds_in(variable: str, default: float) -> float:
-    """Return the positive number of seconds that an environment variable holds, or `default` if it is not set.
+def seconds_in(variable: str, default: float, *, or_none: bool = False) -> float:
+    """Return the number of seconds that an environment variable holds, or `default` if it is not set.
+
+    0 is refused, unless `or_none`.
 
     Raises:
         ValueError: it holds something else; the message is one for users.
@@ -30,19 +32,21 @@ def seconds_in(variable: str, default: float) -> float:
     try:
         seconds = float(text) if text else default
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
+        seconds = -1.0
+    if not 0 <= seconds < float("inf") or (seconds == 0 and not or_none):
         raise ValueError(
             f"{variable} is '{text}', which is not a number of seconds: set it to a number such as {default:g}"
         )
     return seconds
 
 
-def bytes_in(variable: str, default: int) -> int:
+def bytes_in(variable: str, default: int, *, at_most: int | None = None) -> int:
     """Return the number of bytes that an environment variable holds, such as `128MiB`, or `default` if it is not set.
 
+    With `at_most`, it is from 1 to that.
+
     Raises:
-        ValueError: it holds something else; the message is one for users.
+        ValueError: it holds something else, or more; the message is one for users.
     """
     text = os.environ.get(variable)
     if not text:
@@ -52,7 +56,12 @@ def bytes_in(variable: str, default: int) -> int:
         raise ValueError(
             f"{variable} is '{text}', which is not a number of bytes: set it to a number such as 128MiB or 1GB"
         )
-    return int(number[1]) * _UNITS[number[2].lower()]
+    size = int(number[1]) * _UNITS[number[2].lower()]
+    if at_most is not None and not 0 < size <= at_most:
+        raise ValueError(
+            f"{variable} is {size:,} bytes; set it to a number from 1 to the built-in limit of {at_most:,}"
+        )
+    return size
 
 
 def number_in(variable: str, *, at_most: int) -> int:

@@ -27,6 +27,11 @@ REQUEST_ID_PATTERN = "^[A-Za-z0-9._:+/=-]{1,128}$"
 _REQUEST_ID = re.compile(REQUEST_ID_PATTERN[1:-1].encode())
 
 
+def new_request_id() -> str:
+    """Return an ID for a request that brings none."""
+    return secrets.token_hex(16)
+
+
 @dataclass(slots=True, kw_only=True)
 class Outcome:
     """What became of one image of a request.
@@ -108,7 +113,7 @@ class Exchange:
         """Return the exchange of a new request, and keep it in `scope`."""
         asked = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         # Another client's ID would be a line of the log and a header of the answer: take only plain ones.
-        exchange = cls(request_id=asked.decode() if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(16))
+        exchange = cls(request_id=asked.decode() if _REQUEST_ID.fullmatch(asked) else new_request_id())
         scope[_KEY] = exchange
         return exchange
 

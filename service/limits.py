@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from classifier.environment import number_in, part_in
+from classifier.environment import bytes_in, number_in, part_in, seconds_in
 from classifier.images import LIMITS
 
 MAX_CONNECTIONS = 1000
@@ -41,6 +41,10 @@ MAX_IMAGES = 128
 """Images of one request."""
 LOG_WITHIN_S = 5
 """Time to write what waits for the prediction log when the service ends."""
+CLOSE_WITHIN_S = 5
+"""Time for all that a worker closes, side by side: cache, prediction log and spans each take less."""
+END_WITHIN_S = CLOSE_WITHIN_S + 3
+"""From the last answer to the end of a worker's process. With the drain it is less than Kubernetes' 30 s."""
 IMAGE_LIMITS = LIMITS
 """Bytes, pixels and memory of one image."""
 BATCH_WITHIN_S = 100
@@ -67,7 +71,7 @@ def lower_limits() -> None:
         ValueError: a variable is not a number, or over the limit that is built in; the message is one for users.
     """
     global CLIENT_SHARE, IMAGE_LIMITS, MAX_BODY_BYTES, MAX_IMAGES, MAX_IN_FLIGHT  # noqa: PLW0603  # as said above
-    MAX_BODY_BYTES = number_in("TANDEM_MAX_BODY", at_most=MAX_BODY_BYTES)
+    MAX_BODY_BYTES = bytes_in("TANDEM_MAX_BODY", MAX_BODY_BYTES, at_most=MAX_BODY_BYTES)
     MAX_IMAGES = number_in("TANDEM_MAX_IMAGES", at_most=MAX_IMAGES)
     MAX_IN_FLIGHT = number_in("TANDEM_MAX_IN_FLIGHT", at_most=MAX_IN_FLIGHT)
     IMAGE_LIMITS = replace(LIMITS, max_pixels=number_in("TANDEM_MAX_PIXELS", at_most=LIMITS.max_pixels))
@@ -92,3 +96,12 @@ class Overloaded(Refused):
 
 class OverShare(Refused):
     """A client asks for more than its share. `service.edge.refusals` answers it with 429 and Retry-After."""
+
+
+def drain_s() -> float:
+    """Return for how many seconds a stopping worker takes new requests.
+
+    Raises:
+        ValueError: TANDEM_DRAIN is not a number of seconds; the message is one for users.
+    """
+    return seconds_in("TANDEM_DRAIN", DRAIN_S, or_none=True)

@@ -22,7 +22,6 @@ from classifier.hardware import memory_limit
 from registry import LocalRegistry
 from service import limits
 from service.access.options import Access
-from service.edge.stopping import drain_s
 
 if TYPE_CHECKING:
     from registry import Artifact
@@ -69,7 +68,7 @@ def check_options() -> None:
     """
     try:
         Access.from_environment()
-        drain_s()
+        limits.drain_s()
         limits.lower_limits()
     except ValueError as error:
         raise BentoMLException(str(error)) from error

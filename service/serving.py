@@ -18,14 +18,12 @@ from classifier.hardware import memory_limit
 from service import limits
 from service.admission import Admission, Buffer
 from service.cache import open_cache
-from service.cache.shared import FLUSH_WITHIN_S, GIVE_UP_AFTER_S
 from service.limits import buffered_bytes
 from service.log import LOG_URL, PredictionLog
 from service.log.exchanges import entries_of
 from service.metrics import Metrics
 from service.sampling import Sampling
 from service.scoring import Scorer
-from service.tracing import CLOSE_WITHIN_S as TRACING_WITHIN_S
 from service.tracing import Tracing, start_tracing
 
 if TYPE_CHECKING:
@@ -37,10 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
-CLOSE_WITHIN_S = max(FLUSH_WITHIN_S + GIVE_UP_AFTER_S, limits.LOG_WITHIN_S, TRACING_WITHIN_S)
-"""How long `Serving.close` takes at most."""
-END_WITHIN_S = CLOSE_WITHIN_S + 3
-"""From the last answer to the end of a worker's process. With the drain it is less than Kubernetes' 30 s."""
 _HASHED_AT_ONCE = 2**20
 """Bytes that are hashed on the event loop. More would hold up other requests for longer than a millisecond."""
 
@@ -123,7 +117,7 @@ class Serving:
         return _sha256(images)
 
     async def close(self) -> None:
-        """End what runs in the background, and write what waits, within `CLOSE_WITHIN_S`."""
+        """End what runs in the background, and write what waits, within `limits.CLOSE_WITHIN_S`."""
         self.scorer.close()
         closing: list[Awaitable[None]] = []
         if self.cache is not None:

@@ -21,10 +21,8 @@ from bentoml._internal.utils.analytics import usage_stats
 
 from service import limits
 from service.access.keys import is_file
-from service.edge.stopping import drain_s
 from service.logs import configure_logs
 from service.preflight import check_port, port_taken
-from service.serving import END_WITHIN_S
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
@@ -80,7 +78,7 @@ def _create_arbiter(watchers: list[Any], **options: Any) -> Any:
         watcher.hooks["after_reap"] = _report_death
         watcher.hooks["before_stop"] = _stop_listening
         # A worker ends by itself in time; BentoML kills one that does not.
-        watcher.graceful_timeout = drain_s() + _stop_within_s() + END_WITHIN_S
+        watcher.graceful_timeout = limits.drain_s() + _stop_within_s() + limits.END_WITHIN_S
     arbiter = _bentoml_s_arbiter(watchers, check_delay=CHECK_EVERY_S, **options)
     if sys.platform == "linux":
         # Abstract sockets: the two free ports that BentoML has looked up may be taken by now.

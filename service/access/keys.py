@@ -100,7 +100,11 @@ def _read(file: Path) -> Sequence[tuple[bytes, str]]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ValueError(f"the key file {file}, which TANDEM_API_KEYS names, can't be read ({why}); {_WAY}") from error
+        # What names no file is not shown: it may be a key.
+        shown = f"the key file {file}, which TANDEM_API_KEYS names," if _stamp(file) else "the file in TANDEM_API_KEYS"
+        raise ValueError(
+            f"{shown} can't be read ({why}); set the path of a file, or lines 'NAME sha256:<64 hex digits>'; {_WAY}"
+        ) from error
     return _parse(lines, str(file))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.routing import Route, Router
+from starlette.routing import Match, Route, Router
 
 from service.edge.observing import Observed
 from service.exchange import UNKNOWN
@@ -32,13 +32,18 @@ class Application:
         bentoml: BentoML's application of the service.
         routes: ours; they come first.
         around: middleware, outermost first.
+        shared: middleware around that, which also sees refusals.
 
     Attributes:
         paths: of all routes.
     """
 
     def __init__(
-        self, bentoml: Starlette, routes: Sequence[BaseRoute], around: Sequence[Callable[[ASGIApp], ASGIApp]] = ()
+        self,
+        bentoml: Starlette,
+        routes: Sequence[BaseRoute],
+        around: Sequence[Callable[[ASGIApp], ASGIApp]] = (),
+        shared: Callable[[ASGIApp], ASGIApp] = lambda app: app,
     ) -> None:
         self._bentoml = bentoml
         bentoml.user_middleware.clear()  # it would count requests that it never sees
@@ -50,7 +55,7 @@ class Application:
         app: ASGIApp = self._router
         for middleware in reversed(around):
             app = middleware(app)
-        self._observed = Observed(app, endpoint_of=self._endpoint_of)
+        self._observed = Observed(app, endpoint_of=self._endpoint_of, shared=shared)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or open and close the service."""
@@ -61,5 +66,12 @@ class Application:
         await self._observed(scope, receive, send)
 
     def _endpoint_of(self, scope: Scope) -> str:
-        """Return the path of the route that a request took: what strangers try must not become a label."""
-        return self._paths.get(scope["endpoint"], UNKNOWN) if "endpoint" in scope else UNKNOWN
+        """Return the path of the route of a request: what strangers try must not become a label."""
+        if "endpoint" in scope:
+            return self._paths.get(scope["endpoint"], UNKNOWN)
+        # Refused before the router: it counts where it would have gone.
+        for route in self._router.routes:
+            match, _ = route.matches(scope)
+            if match is not Match.NONE and isinstance(route, Route):
+                return route.path
+        return UNKNOWN

@@ -12,7 +12,7 @@ from service.edge.application import Application
 from service.edge.classify import ROUTES
 from service.edge.connections import bound_connections
 from service.edge.feedback import FEEDBACK_ROUTES
-from service.edge.guarding import Guarded, share_with_pages
+from service.edge.guarding import Guarded, with_cors
 from service.edge.openapi import OPENAPI_ROUTES
 from service.edge.page import PAGE_ROUTES
 from service.edge.stopping import stop_with_care
@@ -31,4 +31,4 @@ def assemble(bentoml: Starlette) -> ASGIApp:
     limits.lower_limits()
     access = Access.from_environment()
     routes = [*ROUTES, *FEEDBACK_ROUTES, *V2_ROUTES, *OPENAPI_ROUTES, *PAGE_ROUTES]
-    return share_with_pages(Application(bentoml, routes, [partial(Guarded, access=access)]), access)
+    return Application(bentoml, routes, [partial(Guarded, access=access)], partial(with_cors, access=access))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,16 +9,28 @@ import anyio.to_thread
 import msgspec
 from starlette.datastructures import UploadFile
 
-from classifier.errors import ImageError
 from service import limits
 from service.edge.refusals import BadRequest
-from service.edge.uploads import bounded_stream, content_of, is_form, parse_top_k, read_form, text_of
+from service.edge.uploads import (
+    bounded_stream,
+    bytes_of_texts,
+    content_of,
+    has_more_strings,
+    image_in,
+    is_form,
+    parse_top_k,
+    read_form,
+    text_of,
+    too_many_images,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from starlette.datastructures import FormData
     from starlette.requests import Request
+
+    from classifier.errors import ImageError
 
 _DECODER = msgspec.json.Decoder(list[str])
 
@@ -47,8 +57,10 @@ async def read_batch(request: Request, reserve: Callable[[int], None]) -> BatchU
         top_k = parse_top_k(await text_of(form.get("top_k", str(top_k))))
     else:
         body = b"".join([chunk async for chunk in bounded_stream(request, reserve)])
-        reserve(len(body))  # the images and the text that they are decoded from
-        # In a thread: a large body would hold up every other request.
+        if has_more_strings(body, limits.MAX_IMAGES):
+            raise too_many_images()
+        reserve(len(body) + bytes_of_texts(body))  # the images, and the text that they are decoded from
+        # In a thread, so that other requests are answered between two images.
         images = await anyio.to_thread.run_sync(_parse, body)
     if not images:
         raise BadRequest("the request has no image; send at least one in the field 'images'", reason="no_image")
@@ -57,7 +69,8 @@ async def read_batch(request: Request, reserve: Callable[[int], None]) -> BatchU
 
 async def _images_of(form: FormData) -> Sequence[bytes]:
     fields = form.getlist("images")
-    _check_count(len(fields))
+    if len(fields) > limits.MAX_IMAGES:
+        raise too_many_images(len(fields))
     files = [field for field in fields if isinstance(field, UploadFile)]
     if len(files) < len(fields):
         raise BadRequest(
@@ -74,19 +87,4 @@ def _parse(body: bytes) -> Sequence[bytes | ImageError]:
             f"the body is neither a multipart form nor a JSON list of base64 strings ({error}); send one of them",
             reason="malformed_list",
         ) from error
-    _check_count(len(texts))
-    return [_decode(text) for text in texts]
-
-
-def _decode(text: str) -> bytes | ImageError:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return ImageError("the string is not base64; encode the bytes of the image's file", reason="not_base64")
-
-
-def _check_count(images: int) -> None:
-    if images > limits.MAX_IMAGES:
-        raise BadRequest(
-            f"the request has {images} images; send at most {limits.MAX_IMAGES}", reason="too_many_images", status=413
-        )
+    return [image_in(text) for text in texts]

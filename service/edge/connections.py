@@ -17,8 +17,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from classifier.answers import Error, Refusal
 from classifier.hardware import allow_open_files
 from service import limits
-from service.edge.access import log_no_request
+from service.edge.access_log import log_no_request
 from service.edge.stopping import stopping
+from service.exchange import Exchange, new_request_id
+from service.serving import Serving
 
 if TYPE_CHECKING:
     import asyncio
@@ -198,10 +200,14 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._is_refused = True
         self._deadline = self.loop.time() + limits.SLACK_S
+        exchange = Exchange(request_id=new_request_id(), status=status, reason=reason)
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_refusal(status, reason, message))
+            self.transport.write(_refusal(exchange, message))
         self._disconnect()
-        log_no_request(self.client, status, reason)
+        log_no_request(self.client, exchange)
+        # A request whose head is complete counts by itself, as that of a client that hung up.
+        if all(cycle.response_complete for cycle in self._cycles):
+            Serving.current().note(exchange, 0.0)
         if linger and not self.pipeline and self.transport.can_write_eof():
             self.transport.write_eof()
             self.flow.resume_reading()
@@ -216,8 +222,11 @@ class BoundedProtocol(HttpToolsProtocol):
                 cycle.message_event.set()
 
 
-def _refusal(status: int, reason: str, message: str) -> bytes:
-    body = msgspec.json.encode(Refusal(error=Error(reason=reason, message=message)))
-    retry = b"retry-after: %d\r\n" % limits.RETRY_AFTER_S if status == HTTPStatus.SERVICE_UNAVAILABLE else b""
+def _refusal(exchange: Exchange, message: str) -> bytes:
+    error = Error(reason=exchange.reason or "", message=message, request_id=exchange.request_id)
+    body = msgspec.json.encode(Refusal(error=error))
+    busy = exchange.status == HTTPStatus.SERVICE_UNAVAILABLE
+    retry = b"retry-after: %d\r\n" % limits.RETRY_AFTER_S if busy else b""
     head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
-    return STATUS_LINE[status] + retry + head + b"\r\n" + body
+    head += b"x-request-id: %s\r\n" % exchange.request_id.encode()
+    return STATUS_LINE[exchange.status] + retry + head + b"\r\n" + body

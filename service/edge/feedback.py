@@ -33,7 +33,8 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         index: position of the image in a request of several, from 0.
     """
 
-    request_id: Annotated[str, msgspec.Meta(pattern=REQUEST_ID_PATTERN)]
+    # `$` alone lets the end of a line pass.
+    request_id: Annotated[str, msgspec.Meta(pattern=REQUEST_ID_PATTERN[:-1] + r"\Z")]
     label: str
     index: Annotated[int, msgspec.Meta(ge=0, le=_MAX_INDEX)] = 0
 
@@ -45,6 +46,7 @@ async def feedback(request: Request) -> Response:
     if log is None:
         message = "this service keeps no prediction log; start it with TANDEM_LOG_URL"
         raise BadRequest(message, reason="no_log", status=404)
+    _check_type(request)
     given = parse_feedback(await in_time(_read(request)), serving.model.config.labels)
     if not log.feedback(given.request_id, given.index, given.label):
         raise Overloaded("the prediction log is behind and took no feedback; try again")
@@ -69,6 +71,13 @@ def parse_feedback(body: bytes, labels: Sequence[str]) -> Feedback:
         message = "the label is not one of the model's; GET /model lists them"
         raise BadRequest(message, reason="unknown_label", status=422)
     return given
+
+
+def _check_type(request: Request) -> None:
+    # A page of another origin can send every other type without asking, so labels could come from any page.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        message = "send the feedback with 'Content-Type: application/json'"
+        raise BadRequest(message, reason="not_json", status=415)
 
 
 async def _read(request: Request) -> bytes:

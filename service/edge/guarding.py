@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.middleware.cors import CORSMiddleware
 
 from service.access.clients import is_loopback, network_of
-from service.edge.refusals import BadRequest
+from service.edge.refusals import BadRequest, is_stopping
 from service.edge.stopping import stopping
 from service.exchange import Exchange
 from service.limits import OverShare
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
     from service.access.options import Access
 
-OPEN = frozenset(
-    {"/", "/docs", "/docs.json", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready", "/favicon.ico"}
-)
+OPEN = frozenset({"/", "/docs", "/docs.json", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"})
 """Paths that need no key: probes, the page and the documents that a browser loads before it can send one."""
 OPEN_FOLDERS = ("/page/", "/docs/")
 READINESS = frozenset({"/readyz", "/v2/health/ready"})
 METRICS = "/metrics"
+DOCUMENT = "/docs.json"
+STRANGER = "tandem.stranger"
+"""In the scope of a request for `DOCUMENT`: whether the service has keys, and the request has none of them."""
 
 _READ = frozenset(
     {b"authorization", b"x-api-key", b"content-encoding", b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via"}
@@ -55,15 +56,22 @@ class Guarded:
         peer = scope["client"][0] if scope.get("client") else ""
         address = self._access.proxies.client_of(peer, headers.get(b"x-forwarded-for", b""))
         exchange.source = network_of(address)
-        if path in READINESS and stopping.has_begun:
-            raise BadRequest("the service is stopping; ask another one", reason="stopping", status=503)
-        if path not in OPEN and not path.startswith(OPEN_FOLDERS):
+        if stopping.has_begun and _asks_for_readiness(path):
+            raise is_stopping()
+        if path == DOCUMENT and self._access.keys is not None:
+            key = _key_in(headers)
+            exchange.client = None if key is None else self._access.keys.name_of(key)
+            scope[STRANGER] = exchange.client is None
+        elif path not in OPEN and not path.startswith(OPEN_FOLDERS):
             if path != METRICS:
                 self._check_key(headers, exchange)
                 self._check_rate(exchange)
             elif self._access.metrics != "open":
                 self._check_metrics(headers, exchange, address, peer)
-        if headers and (encoding := headers.get(b"content-encoding", b"identity").lower()) != b"identity":
+        if (
+            scope["method"] == "POST"
+            and (encoding := headers.get(b"content-encoding", b"identity").lower()) != b"identity"
+        ):
             raise _encoded(encoding)
         await self._app(scope, receive, send)
 
@@ -71,10 +79,12 @@ class Guarded:
         keys = self._access.keys
         if keys is None:
             return
-        if (key := _key_in(headers)) is None:
-            raise _unauthorized("this service needs a key", "no_key", _CHALLENGE)
-        exchange.client = keys.name_of(key)
+        key = _key_in(headers)
+        exchange.client = None if key is None else keys.name_of(key)
         if exchange.client is None:
+            self._check_rate(exchange)
+            if key is None:
+                raise _unauthorized("this service needs a key", "no_key", _CHALLENGE)
             challenge = f'{_CHALLENGE}, error="invalid_token"'
             raise _unauthorized("this service does not know the key", "unknown_key", challenge)
         exchange.source = f"key {exchange.client}"
@@ -103,10 +113,10 @@ class Guarded:
             )
 
 
-def share_with_pages(app: ASGIApp, access: Access) -> ASGIApp:
+def with_cors(app: ASGIApp, access: Access) -> ASGIApp:
     """Return `app`, which the pages of `access.origins` may use from a browser (CORS).
 
-    Around everything else, so that a preflight needs no key, and a page can read a refusal.
+    Around refusals too, so that a preflight needs no key, and a page can read why it got no answer.
     """
     if not access.origins:
         return app
@@ -124,6 +134,10 @@ def share_with_pages(app: ASGIApp, access: Access) -> ASGIApp:
         ),
         expose_headers=("Inference-Header-Content-Length", "Retry-After", "X-Request-Id", "X-Tandem-Cache"),
     )
+
+
+def _asks_for_readiness(path: str) -> bool:
+    return path in READINESS or (path.startswith("/v2/models/") and path.endswith("/ready"))
 
 
 def _key_in(headers: dict[bytes, bytes]) -> bytes | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from service.edge.access import log_access
-from service.edge.refusals import refusal_of, refuse
+from service.edge.access_log import log_access
+from service.edge.refusals import is_stopping, refusal_of, refuse
+from service.edge.stopping import stopping
 from service.exchange import Exchange
 from service.logs import REQUEST_ID
 from service.serving import Serving
@@ -16,15 +18,24 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-UNLOGGED = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
+UNLOGGED = frozenset({"/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """Endpoints that monitors ask for every few seconds: neither logged nor traced, but counted."""
 
 
 class Observed:
-    """Observes `app`. `endpoint_of` returns the path of the route that a scope has taken."""
+    """Observes `app`.
 
-    def __init__(self, app: ASGIApp, *, endpoint_of: Callable[[Scope], str]) -> None:
+    Args:
+        app: what answers.
+        endpoint_of: returns the path of the route of a scope.
+        shared: middleware that also sees refusals.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, endpoint_of: Callable[[Scope], str], shared: Callable[[ASGIApp], ASGIApp]
+    ) -> None:
         self._app, self._endpoint_of = app, endpoint_of
+        self._shared = shared(self._answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -48,12 +59,7 @@ class Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive_observed, send_observed)
-        except Exception as error:  # noqa: BLE001  # `refusal_of` knows each kind, and logs the traceback of a bug
-            refusal = refusal_of(error)
-            exchange.reason = refusal.reason
-            if not exchange.status:
-                await refuse(refusal, exchange.request_id, scope["path"])(scope, receive, send_observed)
+            await self._shared(scope, receive_observed, send_observed)
         finally:
             exchange.endpoint = self._endpoint_of(scope)
             ended = perf_counter()
@@ -61,3 +67,20 @@ class Observed:
             if exchange.endpoint not in UNLOGGED:
                 trace_id = None if serving.tracing is None else serving.tracing.record(scope, exchange, started, ended)
                 log_access(scope, exchange, ended - started, trace_id)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, with a refusal if it fails."""
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not stopping.has_begun:
+                raise
+            refusal = is_stopping()  # uvicorn has cut off what took too long
+        except Exception as error:  # noqa: BLE001  # `refusal_of` knows each kind, and logs the traceback of a bug
+            refusal = refusal_of(error)
+        else:
+            return
+        exchange = Exchange.of_scope(scope)
+        exchange.reason = refusal.reason
+        if not exchange.status:
+            await refuse(refusal, exchange.request_id, scope["path"])(scope, receive, send)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from starlette.responses import Response
 from starlette.routing import Route
 
 from classifier.answers import DEFAULT_TOP_K, BatchClassification, Classification, ModelDescription, Refusal
 from classifier.extras import installed_version
 from service import limits
 from service.edge.describing import ALWAYS, GUARDED, Described, json_of, operation, reference
-from service.edge.refusals import json_response
+from service.edge.guarding import STRANGER
 from service.edge.v2.described import MESSAGES, describe_v2, v2_schemas
 from service.exchange import REQUEST_ID_PATTERN
 from service.serving import Serving
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from starlette.requests import Request
-    from starlette.responses import Response
 
 _ABOUT = "Classifies images with one model. An answer names the model's digest and the engine that ran it."
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "application/octet-stream")
@@ -36,12 +37,23 @@ _TOP_K_QUERY = {
 _REFUSALS = (*GUARDED, 413, 415, 422)
 _CLASSIFY, _MODEL, _INFRASTRUCTURE = "Classification", "Model", "Infrastructure"
 _ANY_OBJECT = {"type": "object"}
+_TEXT = {"type": "string"}
 
 
 async def _docs(request: Request) -> Response:
-    """Answer `GET /docs.json`."""
+    """Answer `GET /docs.json`. Who has no key where one is needed sees nothing of the model, as at `/model`."""
     serving = Serving.current()
-    return json_response(openapi(request.app.paths, serving.description, serving.versions))
+    is_stranger = request.scope.get(STRANGER, False)
+    model, versions = (None, ()) if is_stranger else (serving.description, serving.versions)
+    paths: frozenset[str] = request.app.paths
+    if serving.prediction_log is None:
+        paths -= {"/feedback"}  # nothing but 404 is behind it
+    return Response(_encoded(paths, model, versions), media_type="application/json")
+
+
+@lru_cache(2)  # for those with a key, and for those without
+def _encoded(paths: frozenset[str], model: ModelDescription | None, versions: tuple[int, ...]) -> bytes:
+    return msgspec.json.encode(openapi(paths, model, versions))
 
 
 OPENAPI_ROUTES = [Route("/docs.json", _docs)]
@@ -97,15 +109,15 @@ def _describe_ours() -> dict[str, Described]:
         ("/healthz", "The same as /livez."),
         ("/readyz", "Whether the service is ready."),
     ):
-        ours[path] = {"get": _infrastructure(path, summary, "text/plain", {"type": "string"})}
-    for path, summary, media_type, schema in (
-        ("/metrics", "Prometheus metrics.", "text/plain", {"type": "string"}),
-        ("/docs.json", "This document.", "application/json", _ANY_OBJECT),
-        ("/schema.json", "The service as BentoML's clients read it.", "application/json", _ANY_OBJECT),
-        ("/", "A page to classify images on.", "text/html", {"type": "string"}),
-        ("/docs", "The page of this document.", "text/html", {"type": "string"}),
+        ours[path] = {"get": _infrastructure(path, summary, "text/plain", _TEXT)}
+    for path, summary, media_type, schema, statuses in (
+        ("/metrics", "Prometheus metrics.", "text/plain", _TEXT, (*GUARDED, 403)),
+        ("/docs.json", "This document.", "application/json", _ANY_OBJECT, ALWAYS),
+        ("/schema.json", "The service as BentoML's clients read it.", "application/json", _ANY_OBJECT, GUARDED),
+        ("/", "A page to classify images on.", "text/html", _TEXT, (*ALWAYS, 304)),
+        ("/docs", "The page of this document.", "text/html", _TEXT, (*ALWAYS, 304)),
     ):
-        ours[path] = {"get": _infrastructure(path, summary, media_type, schema)}
+        ours[path] = {"get": _infrastructure(path, summary, media_type, schema, statuses)}
     return ours
 
 
@@ -166,7 +178,7 @@ def _feedback(model: ModelDescription | None) -> Described:
         answer=json_of(given),
         success=202,
         says="What was taken; it is written later.",
-        statuses=(*GUARDED, 404, 413, 422),
+        statuses=(*GUARDED, 404, 413, 415, 422),
         body=json_of(given),
     )
 
@@ -175,11 +187,13 @@ def _get(name: str, summary: str, tag: str, schema: str) -> Described:
     return {"get": operation(name, summary, tag=tag, answer=json_of(reference(schema)), statuses=GUARDED)}
 
 
-def _infrastructure(path: str, summary: str, media_type: str, schema: Described) -> Described:
+def _infrastructure(
+    path: str, summary: str, media_type: str, schema: Described, statuses: tuple[int, ...] = ALWAYS
+) -> Described:
     return operation(
         path.strip("/").replace(".", "_") or "page",
         summary,
         tag=_INFRASTRUCTURE,
         answer={media_type: {"schema": schema}},
-        statuses=GUARDED if path == "/metrics" else ALWAYS,
+        statuses=statuses,
     )

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from classifier.answers import Error, Refusal
 from classifier.errors import ImageError, ImageTooLarge, NotAnImage
+from service import limits
 from service.limits import Overloaded, OverShare
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ def refusal_of(error: Exception) -> BadRequest:
     # Even a bug gets an answer in the usual form; its traceback goes to the log.
     log.error("Could not answer a request", exc_info=error)
     return BadRequest("the service failed; its log says why", reason="internal", status=500)
+
+
+def is_stopping() -> BadRequest:
+    """Return the refusal of what a stopping worker does not answer any more."""
+    headers = {"Retry-After": str(limits.RETRY_AFTER_S)}
+    return BadRequest("the service is stopping; ask another one", reason="stopping", status=503, headers=headers)
 
 
 def refuse(refusal: BadRequest, request_id: str, path: str) -> Response:

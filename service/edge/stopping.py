@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from classifier.environment import seconds_in
 from service import limits
 
 if TYPE_CHECKING:
@@ -29,15 +28,6 @@ class Stopping:
 stopping = Stopping()
 
 
-def drain_s() -> float:
-    """Return for how many seconds a stopping worker takes new requests.
-
-    Raises:
-        ValueError: TANDEM_DRAIN is not a number of seconds; the message is one for users.
-    """
-    return seconds_in("TANDEM_DRAIN", limits.DRAIN_S)
-
-
 class StoppingServer(uvicorn.Server):
     """Uvicorn's server, which after SIGTERM does three things in turn.
 
@@ -52,7 +42,7 @@ class StoppingServer(uvicorn.Server):
         if config.timeout_graceful_shutdown is None:
             config.timeout_graceful_shutdown = limits.STOP_WITHIN_S
         super().__init__(config)
-        self._drain_s = drain_s()
+        self._drain_s = limits.drain_s()
         self._drained_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from classifier.answers import DEFAULT_TOP_K
-from classifier.errors import ImageTooLarge
+from classifier.errors import ImageError, ImageTooLarge
 from service import limits
 from service.edge.refusals import BadRequest
 
@@ -51,8 +52,8 @@ async def read_upload(request: Request, reserve: Callable[[int], None]) -> Uploa
 
 
 class _InMemoryParser(MultiPartParser):
-    # Keep files in memory: their size is limited, and a temporary file could fail on a full disk.
-    spool_max_size = limits.MAX_BODY_BYTES
+    # Keep files in memory, whatever their size: the body's is limited, and a temporary file could fail on a full disk.
+    spool_max_size = 0
 
 
 def is_form(request: Request) -> bool:
@@ -65,6 +66,8 @@ async def read_form(request: Request, reserve: Callable[[int], None]) -> FormDat
     try:
         return await _InMemoryParser(request.headers, bounded_stream(request, reserve)).parse()
     except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise too_many_images() from error
         raise BadRequest(f"the multipart form can't be read: {error.message}", reason="malformed_form") from error
 
 
@@ -120,7 +123,42 @@ def parse_top_k(value: str | None) -> int:
     if value is None:
         return DEFAULT_TOP_K
     # int() alone would accept '1_0', ' 7' and '+7', and raises above 4,300 digits.
-    top_k = int(value) if value.isdecimal() and len(value) <= _MAX_DIGITS else 0
+    top_k = int(value) if value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS else 0
     if top_k < 1:
         raise BadRequest("top_k is the number of labels to answer, 1 or more", reason="bad_top_k", status=422)
     return top_k
+
+
+def bytes_of_texts(body: bytes) -> int:
+    """Return the most bytes that the strings in `body`, which is JSON, take once they are decoded."""
+    # Python keeps a string that has one emoji in 4 bytes per character, and an escaped one is copied meanwhile.
+    return (1 if body.isascii() and b"\\" not in body else 8) * len(body)
+
+
+def has_more_strings(body: bytes, most: int) -> bool:
+    """Return whether `body`, which is JSON, has more than `most` strings, without decoding it.
+
+    A decoded string takes 50 bytes and more, so a body of many small ones would become many times as large.
+    """
+    at = -1
+    for _ in range(2 * most + 1):
+        at = body.find(b'"', at + 1)
+        if at < 0:
+            return False
+    return True
+
+
+def image_in(text: str) -> bytes | ImageError:
+    """Return the image that a string in JSON holds, which is base64, or the reason why it holds none."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError):
+        return ImageError("the string is not base64; encode the bytes of the image's file", reason="not_base64")
+
+
+def too_many_images(count: int | None = None) -> BadRequest:
+    """Return the refusal of a request with more images than it may have; `count` of them, if that is known."""
+    how_many = f"{count}" if count is not None else f"more than {limits.MAX_IMAGES}"
+    return BadRequest(
+        f"the request has {how_many} images; send at most {limits.MAX_IMAGES}", reason="too_many_images", status=413
+    )

@@ -10,8 +10,6 @@ from classifier.types import EngineInfo, Prediction  # noqa: TC001 # msgspec rea
 
 MAX_TOP_K = 20
 """Labels of an answer that are kept, the highest first. A client may ask for all labels of a model."""
-MAX_REQUEST_ID_CHARS = 200
-"""Characters of a request id that are kept. A client may have chosen it."""
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,9 +73,5 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def within_limits(entry: LogEntry) -> LogEntry:
-    """Return `entry` with no more than the labels and the characters that are kept."""
-    if len(entry.top_k) <= MAX_TOP_K and len(entry.request_id) <= MAX_REQUEST_ID_CHARS:
-        return entry
-    return msgspec.structs.replace(
-        entry, top_k=entry.top_k[:MAX_TOP_K], request_id=entry.request_id[:MAX_REQUEST_ID_CHARS]
-    )
+    """Return `entry` with no more than the labels that are kept."""
+    return entry if len(entry.top_k) <= MAX_TOP_K else msgspec.structs.replace(entry, top_k=entry.top_k[:MAX_TOP_K])

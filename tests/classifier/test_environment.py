@@ -22,6 +22,23 @@ def test_what_is_no_number_of_seconds(text: str, monkeypatch: pytest.MonkeyPatch
         seconds_in("TANDEM_X", 60.0)
 
 
+def test_no_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none is a time, too, 0 is taken."""
+    monkeypatch.setenv("TANDEM_X", "0")
+    assert seconds_in("TANDEM_X", 60.0, or_none=True) == 0
+
+
+def test_bytes_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on bytes is lowered with the same units; none and more are refused."""
+    for text in ("1KiB", "1024"):
+        monkeypatch.setenv("TANDEM_X", text)
+        assert bytes_in("TANDEM_X", 7, at_most=1024) == 1024
+    for text in ("0", "1025", "1MiB"):
+        monkeypatch.setenv("TANDEM_X", text)
+        with pytest.raises(ValueError, match="from 1 to the built-in limit of 1,024"):
+            bytes_in("TANDEM_X", 7, at_most=1024)
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [(None, 7), ("", 7), ("0", 0), ("12", 12), ("12B", 12), ("3 kB", 3000), ("2MiB", 2 << 20), ("1gb", 10**9)],

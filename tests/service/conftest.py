@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from registry import LocalRegistry, open_model
@@ -61,7 +62,11 @@ def image(image_file: Path) -> bytes:
 def serving(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
     """Yield what answers in this process, so that a test can occupy its threads."""
     monkeypatch.setenv("TANDEM_CACHE", "0")
-    serving = Serving.start(model, ())
+
+    async def start() -> Serving:
+        return Serving.start(model, ())
+
+    serving = anyio.run(start)
     monkeypatch.setattr(Serving, "current", lambda: serving)
     yield serving
     serving.scorer.close()

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.edge.access import AccessLine, NoRequest
+from service.edge.access_log import AccessLine, NoRequest
 from service.logs import REQUEST_ID, JsonLines, log_format
 from tests.conftest import ROOT
 from tests.registry.servers import free_port
@@ -85,7 +85,10 @@ class TestJsonLines:
             "bytes_out": 7,
         }  # fmt: skip
         assert not {"type", "reason", "trace_id"} & set(found)
-        assert json.loads(formatted(NoRequest(peer="::", status=431, reason="head_too_large")))["status"] == 431
+        assert (
+            json.loads(formatted(NoRequest(request_id="1", peer="::", status=431, reason="head_too_large")))["status"]
+            == 431
+        )
 
 
 class TestLogFormat:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from service import limits
+from service import limits, tracing
+from service.cache import shared
 from service.log import PredictionLog
-from service.serving import CLOSE_WITHIN_S, END_WITHIN_S
-from tests.service.edge.test_connections import everything
+from tests.service.edge.test_connections import assert_refusal, everything
 from tests.serving import serving as running
 
 if TYPE_CHECKING:
@@ -91,18 +91,22 @@ def test_a_request_that_does_not_end(digits_home: Path, image: bytes, tmp_path: 
     """A client that stops sending can't keep the service: it is cut off in time, and the service ends in order."""
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(image)
     with running(tmp_path, "--timeout-graceful-shutdown", "2", home=digits_home) as server:
-        with begin(server, head + image[:20]), begin(server, head[:30]):
+        with begin(server, head + image[:20]) as half_body, begin(server, head[:30]):
             os.kill(server.process.pid, signal.SIGTERM)
             began = time.monotonic()
+            assert_refusal(everything(half_body), 503, "stopping")
             assert server.process.wait(timeout=30) == 0
         assert time.monotonic() - began < 15
         assert "cleanup finalized" in server.log
+        assert "Traceback" not in server.log
 
 
 def test_everything_ends_in_time() -> None:
     """A worker that uses all its time to drain, answer and write ends before Kubernetes, or the parent, kills it."""
-    assert limits.DRAIN_S + limits.STOP_WITHIN_S + END_WITHIN_S < KUBERNETES_KILLS_AFTER_S
-    assert limits.LOG_WITHIN_S <= CLOSE_WITHIN_S < END_WITHIN_S
+    assert limits.DRAIN_S + limits.STOP_WITHIN_S + limits.END_WITHIN_S < KUBERNETES_KILLS_AFTER_S
+    assert limits.LOG_WITHIN_S <= limits.CLOSE_WITHIN_S
+    assert shared.FLUSH_WITHIN_S + shared.GIVE_UP_AFTER_S <= limits.CLOSE_WITHIN_S
+    assert tracing.CLOSE_WITHIN_S <= limits.CLOSE_WITHIN_S < limits.END_WITHIN_S
 
 
 def test_a_cache_that_fails_takes_nothing_from_the_log(

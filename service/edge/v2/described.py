@@ -48,7 +48,7 @@ def describe_v2(model: ModelDescription | None, versions: tuple[int, ...]) -> di
                 "The served model.",
                 tag=_TAG,
                 answer=json_of({"type": "array", "items": reference("RepositoryModel")}),
-                statuses=GUARDED,
+                statuses=(*GUARDED, 415),
                 refusal=ERROR,
             )
         },
@@ -67,58 +67,60 @@ def describe_v2(model: ModelDescription | None, versions: tuple[int, ...]) -> di
 
 def v2_schemas(model: ModelDescription | None) -> dict[str, Described]:
     """Return the schemas of what clients send, and of errors."""
-    crop = None if model is None else model.preprocessing.crop_size
-    side = {"type": "integer", "minimum": 1} if crop is None else {"const": crop}
     count = {"type": "integer", "minimum": 1, "maximum": limits.MAX_IMAGES}
-    base64 = {"type": "string", "format": "byte", "contentEncoding": "base64"}
-    level = {"type": "integer", "minimum": 0, "maximum": 255}
-    wanted = [_wanted(SCORES, {"classification": {"type": "integer", "minimum": 1}}), _wanted(LABELS, {})]
     return {
         ERROR: _object({"error": {"type": "string"}}, "error", description="A refusal in the protocol's form."),
-        "ImageTensor": _object(
-            {
-                "name": {"const": IMAGE},
-                "datatype": {"const": "BYTES"},
-                "shape": {"type": "array", "prefixItems": [count, {"const": 1}], "minItems": 1, "maxItems": 2},
-                "parameters": _object({"content_type": {"const": "base64"}}, "content_type", closed=True),
-                "data": {"anyOf": [_list(base64), _list(_list(base64, 1))]},
-            },
-            *("name", "datatype", "shape", "parameters", "data"),
-            description="Encoded images: JPEG, PNG, WebP or BMP. `shape` is their number.",
-        ),
-        "PixelTensor": _object(
-            {
-                "name": {"const": PIXELS},
-                "datatype": {"const": "UINT8"},
-                "shape": _tuple([count, side, side, {"const": 3}]),
-                "parameters": _object({}, closed=True),
-                "data": {"anyOf": [_list(level), _list(_list(_list(_list(level, 3), crop), crop))]},
-            },
-            *("name", "datatype", "shape", "data"),
-            description="Pixels that the engine takes as they are: RGB, row-major, flat or nested.",
-        ),
-        "InferRequest": _object(
-            {
-                "id": {"type": "string"},
-                "parameters": _object({"binary_data_output": {"type": "boolean"}}, closed=True),
-                "inputs": {
-                    "type": "array",
-                    "items": {"anyOf": [reference("ImageTensor"), reference("PixelTensor")]},
-                    "minItems": 1,
-                    "maxItems": 1,
-                },
-                "outputs": {
-                    "anyOf": [
-                        {"type": "array", "items": {"anyOf": wanted}, "maxItems": 1},
-                        _tuple(wanted),
-                        _tuple(wanted[::-1]),
-                    ]
-                },
-            },
-            "inputs",
-            description="One input, `image` or `pixels`, and the outputs that are wanted; all if none is named.",
-        ),
+        "ImageTensor": _image_tensor(count),
+        "PixelTensor": _pixel_tensor(count, None if model is None else model.preprocessing.crop_size),
+        "InferRequest": _infer_request(),
     }
+
+
+def _image_tensor(count: Described) -> Described:
+    base64 = {"type": "string", "format": "byte", "contentEncoding": "base64"}
+    return _object(
+        {
+            "name": {"const": IMAGE},
+            "datatype": {"const": "BYTES"},
+            "shape": {"type": "array", "prefixItems": [count, {"const": 1}], "minItems": 1, "maxItems": 2},
+            "parameters": _object({"content_type": {"const": "base64"}}, "content_type", closed=True),
+            "data": {"anyOf": [_list(base64), _list(_list(base64, 1))]},
+        },
+        *("name", "datatype", "shape", "parameters", "data"),
+        description="Encoded images: JPEG, PNG, WebP or BMP. `shape` is their number.",
+    )
+
+
+def _pixel_tensor(count: Described, crop: int | None) -> Described:
+    side: Described = {"type": "integer", "minimum": 1} if crop is None else {"const": crop}
+    level = {"type": "integer", "minimum": 0, "maximum": 255}
+    return _object(
+        {
+            "name": {"const": PIXELS},
+            "datatype": {"const": "UINT8"},
+            "shape": _tuple([count, side, side, {"const": 3}]),
+            "parameters": _object({}, closed=True),
+            "data": {"anyOf": [_list(level), _list(_list(_list(_list(level, 3), crop), crop))]},
+        },
+        *("name", "datatype", "shape", "data"),
+        description="Pixels that the engine takes as they are: RGB, row-major, flat or nested.",
+    )
+
+
+def _infer_request() -> Described:
+    wanted = [_wanted(SCORES, {"classification": {"type": "integer", "minimum": 1}}), _wanted(LABELS, {})]
+    one = {"type": "array", "items": {"anyOf": wanted}, "maxItems": 1}
+    tensors = [reference("ImageTensor"), reference("PixelTensor")]
+    return _object(
+        {
+            "id": {"type": "string"},
+            "parameters": _object({"binary_data_output": {"type": "boolean"}}, closed=True),
+            "inputs": {"type": "array", "items": {"anyOf": tensors}, "minItems": 1, "maxItems": 1},
+            "outputs": {"anyOf": [one, _tuple(wanted), _tuple(wanted[::-1])]},
+        },
+        "inputs",
+        description="One input, `image` or `pixels`, and the outputs that are wanted; all if none is named.",
+    )
 
 
 def _get(name: str, summary: str, schema: str, *parameters: Described, guarded: bool = True) -> Described:

@@ -116,11 +116,14 @@ class InferResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputTensor:
-    """An input of `InferRequest`; `data` is decoded once datatype and shape are known to be right."""
+    """An input of `InferRequest`; its data is decoded once datatype and shape are known to be right.
+
+    The shape is not decoded here either: a long one would take many times the bytes that were sent.
+    """
 
     name: str
     datatype: str
-    shape: tuple[int | float, ...]
+    shape: msgspec.Raw
     parameters: Parameters = field(default_factory=dict)
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 import msgspec
 
+from service import limits
 from service.edge.refusals import BadRequest
-from service.edge.uploads import bounded_stream
+from service.edge.uploads import bounded_stream, bytes_of_texts, has_more_strings
 from service.edge.v2.messages import InferRequest
 from service.edge.v2.tensors import (
     IMAGE,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 HEADER_LENGTH = "inference-header-content-length"
 SCORES, LABELS = "scores", "labels"
 _DECODER = msgspec.json.Decoder(InferRequest)
+_MAX_OTHER_STRINGS = 500
+"""Strings in the JSON of a request, beside its images: names, parameters and their values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +73,21 @@ async def read_inference(request: Request, reserve: Callable[[int], None], crop_
     """
     body = b"".join([chunk async for chunk in bounded_stream(request, reserve)])
     json_size = _json_size(request, len(body))
-    # In a thread: a large body would hold up every other request.
-    message = await anyio.to_thread.run_sync(_parse, body if json_size is None else memoryview(body)[:json_size])
+    head = body if json_size is None else body[:json_size]
+    if has_more_strings(head, limits.MAX_IMAGES + _MAX_OTHER_STRINGS):
+        raise bad_tensor(
+            f"the request has too many strings; send at most {limits.MAX_IMAGES} images, and no more outputs and "
+            "parameters than it needs",
+            "malformed_request",
+        )
+    reserve(bytes_of_texts(head))
+    message = _parse(head)
     outputs = _outputs(message)
     sent = _only_input(message)
     tensor = check_tensor(sent, crop_size)
     data = _data_of(sent, None if json_size is None else memoryview(body)[json_size:])
     reserve(bytes_to_read(tensor, data))
+    # In a thread, so that other requests are answered between two images.
     images = await anyio.to_thread.run_sync(_images, tensor, data)
     return Inference(id=message.id, images=images, outputs=outputs)
 
@@ -96,7 +107,7 @@ def _json_size(request: Request, size: int) -> int | None:
     return int(declared)
 
 
-def _parse(data: bytes | memoryview) -> InferRequest:
+def _parse(data: bytes) -> InferRequest:
     try:
         return _DECODER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

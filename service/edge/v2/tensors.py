@@ -5,8 +5,6 @@ Shapes and sizes are checked before anything is allocated for them.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 import re
 import struct
@@ -16,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import numpy as np
 
-from classifier.errors import ImageError
 from service import limits
 from service.edge.refusals import BadRequest
+from service.edge.uploads import image_in, too_many_images
 from service.edge.v2.messages import TensorMetadata
 
 if TYPE_CHECKING:
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from classifier.errors import ImageError
     from service.edge.v2.messages import InputTensor, Parameters
 
 IMAGE, PIXELS = "image", "pixels"
@@ -35,6 +34,8 @@ _LENGTH = struct.Struct("<I")
 _LEVEL = Annotated[int, msgspec.Meta(ge=0, le=255)] | Annotated[float, msgspec.Meta(ge=0, le=255)]
 _TEXTS = msgspec.json.Decoder(list[str])
 _NESTED_TEXTS = msgspec.json.Decoder(list[Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]])
+_SHAPE = msgspec.json.Decoder(tuple[int | float, ...])
+_MAX_SHAPE_BYTES = 1000
 _LEVELS = msgspec.json.Decoder(list[_LEVEL])
 
 
@@ -69,19 +70,18 @@ def check_tensor(tensor: InputTensor, crop_size: int) -> Tensor:
         raise bad_tensor(
             f"the input '{tensor.name}' has datatype {tensor.datatype}; send {expected.datatype}", "bad_datatype"
         )
-    shape = tuple(map(whole, tensor.shape))
+    sent = _shape(tensor)
+    shape = tuple(map(whole, sent))
     if tensor.name == IMAGE:
         fits, shapes = shape[1:] in {(), (1,)} and shape != (), "[N] or [N, 1]"
     else:
         fits, shapes = shape[1:] == expected.shape[1:], f"[N, {crop_size}, {crop_size}, 3]"
     if not fits or (count := shape[0]) is None or count < 0:
-        raise bad_tensor(f"the input '{tensor.name}' has shape {list(tensor.shape)}; send {shapes}", "bad_shape")
+        raise bad_tensor(f"the input '{tensor.name}' has shape {list(sent)}; send {shapes}", "bad_shape")
     if count == 0:
         raise bad_tensor("the request has no image; send at least one", "no_image")
     if count > limits.MAX_IMAGES:
-        raise BadRequest(
-            f"the request has {count} images; send at most {limits.MAX_IMAGES}", reason="too_many_images", status=413
-        )
+        raise too_many_images(count)
     return Tensor(name=tensor.name, shape=(count, *expected.shape[1:]), parameters=tensor.parameters)
 
 
@@ -127,7 +127,7 @@ def images_from_json(tensor: Tensor, data: msgspec.Raw) -> list[bytes | ImageErr
     nested = _is_nested(data)  # as [N, 1] is written
     texts = [text for [text] in _decode(_NESTED_TEXTS, data)] if nested else _decode(_TEXTS, data)
     _check_count(IMAGE, len(texts), tensor.shape[0])
-    return [_decode_base64(text) for text in texts]
+    return [image_in(text) for text in texts]
 
 
 def pixels_from_binary(tensor: Tensor, data: memoryview) -> list[NDArray[np.uint8]]:
@@ -153,7 +153,7 @@ def pixels_from_json(tensor: Tensor, data: msgspec.Raw) -> list[NDArray[np.uint8
         _check_count(PIXELS, len(levels), math.prod(tensor.shape))
         return list(_levels(levels).reshape(tensor.shape))
     nested: Any = _LEVEL
-    # Fixed lengths: the decoder stops at the first list that has another, before it has built the rest.
+    # Fixed lengths: the decoder stops after the first list that has another.
     for length in reversed(tensor.shape[1:]):
         nested = Annotated[list[nested], msgspec.Meta(min_length=length, max_length=length)]
     images = _decode(msgspec.json.Decoder(list[nested]), data)
@@ -187,6 +187,15 @@ def bad_tensor(message: str, reason: str) -> BadRequest:
     return BadRequest(message, reason=reason)
 
 
+def _shape(tensor: InputTensor) -> tuple[int | float, ...]:
+    if memoryview(tensor.shape).nbytes > _MAX_SHAPE_BYTES:
+        raise bad_tensor(f"the shape of '{tensor.name}' is over {_MAX_SHAPE_BYTES} characters long", "bad_shape")
+    try:
+        return _SHAPE.decode(memoryview(tensor.shape))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise bad_tensor(f"the shape of '{tensor.name}' can't be read: {error}", "bad_shape") from error
+
+
 def _decode(decoder: msgspec.json.Decoder[Any], data: msgspec.Raw) -> Any:
     try:
         return decoder.decode(memoryview(data))
@@ -209,10 +218,3 @@ def _is_nested(data: msgspec.Raw) -> bool:
 def _check_count(name: str, count: int, expected: int) -> None:
     if count != expected:
         raise bad_tensor(f"the data of '{name}' has {count:,} elements; its shape needs {expected:,}", "bad_size")
-
-
-def _decode_base64(text: str) -> bytes | ImageError:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return ImageError("the string is not base64; encode the bytes of the image's file", reason="not_base64")

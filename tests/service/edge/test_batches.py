@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import subprocess
 import sys
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
 import numpy as np
 import pytest
+from starlette.requests import Request
 
+from service.edge.batches import read_batch
+from service.edge.refusals import BadRequest
 from service.limits import MAX_BODY_BYTES, MAX_IMAGES
 from tests.service.conftest import assert_refused
 
@@ -101,9 +107,48 @@ def test_bodies_that_are_no_list(server: Server, body: bytes, reason: str) -> No
 def test_limits(server: Server, image: bytes) -> None:
     """129 images are too many, and a body has the limit of one image's."""
     assert_refused(post_form(server, [image] * (MAX_IMAGES + 1)), 413, "too_many_images")
+    assert_refused(post_form(server, [b"x"] * 1001), 413, "too_many_images")
     assert_refused(post_list(server, [image] * (MAX_IMAGES + 1)), 413, "too_many_images")
     assert_refused(httpx.post(f"{server.url}/classify_batch", content=b" " * (MAX_BODY_BYTES + 1)), 413, "too_large")
     assert_refused(post_form(server, [image], top_k=0), 422, "bad_top_k")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b'"a",' * (2**20 // 4) + b'"a"]',
+        b'["' + "\U0001f600".encode() + b"a" * 2**20 + b'"]',
+        b'["\\ud83d\\ude00' + b"a" * 2**20 + b'"]',
+        b'["' + b"\\/" * 2**19 + b'"]',
+        b'["' + b"A" * 2**20 + b'"]',
+    ],
+    ids=["many", "emoji", "escape", "slashes", "image"],
+)
+def test_a_list_takes_no_more_than_is_reserved(body: bytes) -> None:
+    """Whatever 1 MiB of JSON is made to become: many strings, or characters of four bytes."""
+    reserved = 0
+
+    def reserve(size: int) -> None:
+        nonlocal reserved
+        reserved += size
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def read() -> None:
+        with contextlib.suppress(BadRequest):
+            await read_batch(Request({"type": "http", "headers": [], "query_string": b""}, receive), reserve)
+
+    anyio.run(read)  # what is imported late is not counted
+    reserved = 0
+    tracemalloc.start()
+    try:
+        anyio.run(read)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= reserved + 2**18
+    assert reserved <= 10 * len(body)
 
 
 def test_predict_is_classify(server: Server, image: bytes) -> None:

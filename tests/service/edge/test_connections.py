@@ -8,6 +8,7 @@ import resource
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import httpx
@@ -19,6 +20,7 @@ from service import limits
 from service.edge import connections
 from service.edge.connections import BoundedProtocol
 from service.limits import MAX_CONNECTIONS, MAX_HEAD_BYTES
+from service.serving import Serving
 from tests.registry.servers import free_port
 
 if TYPE_CHECKING:
@@ -58,7 +60,9 @@ def everything(connection: socket.socket, within_s: float = 20) -> bytes:
 def assert_refusal(answer: bytes, status: int, reason: str) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), answer
-    assert json.loads(body)["error"]["reason"] == reason
+    error = json.loads(body)["error"]
+    assert error["reason"] == reason
+    assert f"x-request-id: {error['request_id']}".encode() in head
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +138,8 @@ class TestHead:
         with server.connect() as connection:
             connection.sendall(junk)
             assert_refusal(everything(connection), 400, "bad_request")
+        counted = 'tandem_requests_total{endpoint="unknown",reason="bad_request",status="400"}'
+        assert counted in httpx.get(f"{server.url}/metrics").text
 
 
 @pytest.mark.parametrize("half", HALF_REQUESTS)
@@ -164,6 +170,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Yield the port of a server in this process, whose limits end within a second or two."""
+    monkeypatch.setattr(Serving, "current", lambda: SimpleNamespace(note=lambda *_: None))
     for name in ("HEAD_WITHIN_S", "BODY_WITHIN_S", "ANSWER_WITHIN_S", "SLACK_S"):
         monkeypatch.setattr(limits, name, 0.5)
     monkeypatch.setattr(connections, "_CHECK_EVERY_S", 0.1)

@@ -43,7 +43,8 @@ def logging(serving: Serving, log: PredictionLog, monkeypatch: pytest.MonkeyPatc
 async def post(**request: Any) -> httpx.Response:
     transport = httpx.ASGITransport(Application(Starlette(), FEEDBACK_ROUTES))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        return await client.post("/feedback", **request)
+        headers = {"Content-Type": "application/json"}
+        return await client.post("/feedback", **{"headers": headers, **request})
 
 
 @pytest.mark.anyio
@@ -73,6 +74,7 @@ async def test_accepted(log: PredictionLog, sqlite_url: str) -> None:
         (b'{"request_id": "", "label": "3"}', 422, "bad_feedback", "request_id"),
         (b'{"request_id": "%s", "label": "3"}' % (b"x" * 201), 422, "bad_feedback", "request_id"),
         (b'{"request_id": "a\\u0000b", "label": "3"}', 422, "bad_feedback", "request_id"),
+        (b'{"request_id": "abc\\n", "label": "3"}', 422, "bad_feedback", "request_id"),
         (b'{"request_id": 7, "label": "3"}', 422, "bad_feedback", "request_id"),
         (b'{"request_id": "abc", "label": "Three"}', 422, "unknown_label", "GET /model"),
         (b'{"request_id": "abc", "label": null}', 422, "bad_feedback", "label"),
@@ -91,6 +93,17 @@ async def test_refused(log: PredictionLog, body: bytes, status: int, reason: str
     error = answer.json()["error"]
     assert (answer.status_code, error["reason"]) == (status, reason)
     assert said in error["message"]
+    await log.aclose(10)
+    assert log.written == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("sent", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+@pytest.mark.usefixtures("logging")
+async def test_types_that_any_page_can_send(log: PredictionLog, sent: str) -> None:
+    """A page of another origin can send these without asking the service first, so they are refused."""
+    answer = await post(content=b'{"request_id": "abc", "label": "3"}', headers={"Content-Type": sent})
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (415, "not_json")
     await log.aclose(10)
     assert log.written == 0
 

@@ -22,9 +22,12 @@ from service.access.keys import make_key
 from service.access.options import Access
 from service.edge.guarding import Guarded
 from service.edge.refusals import BadRequest
+from service.edge.stopping import stopping
 from service.exchange import Exchange
+from service.limits import OverShare
 from service.preflight import check_options
 from tests.service.conftest import assert_refused
+from tests.service.edge.v2.conftest import assert_protocol_error
 from tests.service.test_preflight import why_refused
 from tests.serving import serving
 
@@ -69,7 +72,7 @@ def bounded(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         home=digits_home,
         TANDEM_TRUSTED_PROXIES="127.0.0.1",
         TANDEM_RATE="6/min",
-        TANDEM_MAX_BODY="100000",
+        TANDEM_MAX_BODY="100kB",
         TANDEM_MAX_IMAGES="3",
         TANDEM_MAX_PIXELS="10000",
     ) as server:
@@ -90,9 +93,7 @@ class TestKeys:
         """As bearer token or as X-Api-Key, which goes together with a proxy's own Authorization."""
         assert httpx.post(f"{locked.url}/classify", content=image, headers=headers).status_code == 200
 
-    @pytest.mark.parametrize(
-        "path", ["/classify", "/predict", "/classify_batch", "/model", "/schema.json", "/feedback"]
-    )
+    @pytest.mark.parametrize("path", ["/classify", "/predict", "/classify_batch", "/model", "/schema.json"])
     def test_without_one_nothing_is_answered(self, locked: Server, path: str) -> None:
         """The sentence says how to send a key, and the header names the scheme; a wrong key is told from none."""
         answer = httpx.post(f"{locked.url}{path}", content=b"x")
@@ -105,13 +106,18 @@ class TestKeys:
         two = [("X-Api-Key", KEY), ("X-Api-Key", KEY)]
         assert_refused(httpx.post(f"{locked.url}{path}", headers=two), 401, "unknown_key")
 
-    @pytest.mark.parametrize("path", ["/v2", "/v2/models/digits/infer"])
-    def test_the_protocol_says_so_in_its_form(self, locked: Server, path: str) -> None:
-        """Clients of Triton show the sentence."""
-        for headers, status in (({}, 401), ({"X-Api-Key": WRONG_KEY}, 401), ({"X-Api-Key": KEY}, 200)):
-            answer = httpx.get(f"{locked.url}/v2", headers=headers)
-            assert answer.status_code == status
-        assert "X-Api-Key" in httpx.get(f"{locked.url}{path}").json()["error"]
+    def test_the_protocol_s_paths_need_one(self, locked: Server) -> None:
+        """They say so in the protocol's form."""
+        for path in ("/v2", "/v2/models/digits/infer"):
+            assert_protocol_error(httpx.post(f"{locked.url}{path}", content=b"x"), 401, "X-Api-Key")
+
+    def test_a_refusal_counts_at_its_endpoint(self, locked: Server) -> None:
+        """The metrics tell where keys are missing; what has no path of ours is unknown."""
+        for path in ("classify", "v2/models/digits/infer", "nowhere"):
+            httpx.post(f"{locked.url}/{path}")
+        metrics = httpx.get(f"{locked.url}/metrics").text
+        for endpoint in ("/classify", "/v2/models/{name:model}/infer", "unknown"):
+            assert f'tandem_requests_total{{endpoint="{endpoint}",reason="no_key",status="401"}}' in metrics
 
     def test_unknown_paths_need_one(self, locked: Server) -> None:
         """A stranger can't find out which paths there are."""
@@ -136,6 +142,13 @@ class TestKeys:
             status = int(connection.recv(65536).split()[1])
         assert status in {401, 404}
 
+    def test_the_document_shows_the_model_to_those_with_a_key(self, locked: Server) -> None:
+        """As `/model` does; others see the same paths."""
+        open_, full = (httpx.get(f"{locked.url}/docs.json", headers=h) for h in ({}, {"X-Api-Key": KEY}))
+        assert '"digits"' not in open_.text
+        assert '"digits"' in full.text
+        assert set(open_.json()["paths"]) == set(full.json()["paths"])
+
     def test_refused_before_the_body(self, locked: Server) -> None:
         """A stranger's body is not waited for."""
         with locked.connect() as connection:
@@ -148,11 +161,8 @@ class TestKeys:
             httpx.post(f"{locked.url}/classify?key={KEY}", content=image, headers={**headers, "X-Api-Key": KEY})
         for headers in ({"X-Api-Key": WRONG_KEY}, {"Authorization": WRONG_KEY}):
             httpx.post(f"{locked.url}/classify?key={WRONG_KEY}", content=image, headers=headers)
-        deadline = time.monotonic() + 10
-        while '"request_id":"named"' not in locked.log and time.monotonic() < deadline:
-            time.sleep(0.05)
-        [line] = [line for line in locked.log.splitlines() if '"request_id":"named"' in line]
-        assert '"client":"shop"' in line
+        [line] = locked.logged(request_id="named")
+        assert line["client"] == "shop"
         assert KEY not in locked.log
         assert WRONG_KEY not in locked.log
 
@@ -236,15 +246,44 @@ class TestMetrics:
 
 def guard(path: str, peer: str, key: str) -> Exchange:
     """Return the exchange of a request that `Guarded` has let through, with the variables that are set."""
+    return ask(Guarded(pass_on, access=Access.from_environment()), path, peer, key)
 
-    async def pass_on(*_: object) -> None:
-        pass
 
+async def pass_on(*_: object) -> None:
+    pass
+
+
+def ask(guarded: Guarded, path: str, peer: str, key: str) -> Exchange:
+    """Return the exchange of a request that `guarded` has let through."""
     headers = [(b"x-api-key", key.encode())] if key else []
-    scope: dict[str, Any] = {"type": "http", "path": path, "headers": headers, "client": (peer, 1)}
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": path, "headers": headers, "client": (peer, 1)}
     exchange = Exchange.begin(scope)
-    anyio.run(Guarded(pass_on, access=Access.from_environment()), scope, pass_on, pass_on)
+    anyio.run(guarded, scope, pass_on, pass_on)
     return exchange
+
+
+@pytest.mark.parametrize(
+    "path", ["/readyz", "/v2/health/ready", "/v2/models/a/b/ready", "/v2/models/a/versions/1/ready"]
+)
+def test_readiness_while_stopping(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Every path that says whether the service is ready says no, and when to ask again."""
+    monkeypatch.setattr(stopping, "has_begun", True)
+    with pytest.raises(BadRequest) as refused:
+        guard(path, "192.0.2.1", "")
+    assert (refused.value.status, refused.value.reason) == (503, "stopping")
+    assert refused.value.headers == {"Retry-After": "1"}
+    assert guard("/classify", "192.0.2.1", "").status == 0
+
+
+def test_guessing_keys_has_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address without a known key is told to wait like a client; those with one are not held up."""
+    monkeypatch.setenv("TANDEM_API_KEYS", LINE)
+    monkeypatch.setenv("TANDEM_RATE", "2/min")
+    guarded = Guarded(pass_on, access=Access.from_environment())
+    for expected in (BadRequest, BadRequest, OverShare):
+        with pytest.raises(expected):
+            ask(guarded, "/classify", "192.0.2.1", WRONG_KEY)
+    assert ask(guarded, "/classify", "192.0.2.1", KEY).client == "shop"
 
 
 def test_whose_share_a_request_counts_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +301,9 @@ class TestPages:
         answer = httpx.options(f"{locked.url}/classify", headers={"Origin": PAGE, **asked})
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == PAGE
+        [line] = locked.logged(request_id=answer.headers["x-request-id"])
+        assert (line["method"], line["status"]) == ("OPTIONS", 200)
+        assert 'endpoint="/classify",reason="",status="200"' in httpx.get(f"{locked.url}/metrics").text
         assert "POST" in answer.headers["access-control-allow-methods"]
         assert "x-api-key" in answer.headers["access-control-allow-headers"].lower()
         assert "access-control-allow-credentials" not in answer.headers
@@ -322,14 +364,15 @@ class TestLimits:
 @pytest.mark.parametrize(
     ("variable", "value", "fact"),
     [
-        ("TANDEM_API_KEYS", "no-such-file", "can't be read"),
+        pytest.param("TANDEM_API_KEYS", KEY, "can't be read", id="a-key-for-a-file"),
+        pytest.param("TANDEM_API_KEYS", f"shop:{KEY}", "can't be read", id="a-name-and-a-key"),
         pytest.param("TANDEM_API_KEYS", f"shop sha256:{KEY}", "line 1 of TANDEM_API_KEYS", id="a-key-for-a-hash"),
         ("TANDEM_METRICS", "yes", "loopback, key, open"),
         ("TANDEM_METRICS", "key", "set TANDEM_API_KEYS"),
         ("TANDEM_RATE", "fast", "such as 100/s"),
         ("TANDEM_TRUSTED_PROXIES", "nginx", "not an address or a network"),
         ("TANDEM_CORS_ORIGINS", "https://app.example/", "which is not an origin"),
-        ("TANDEM_MAX_BODY", "1GB", "not a whole number"),
+        ("TANDEM_MAX_BODY", "1GB", "built-in limit of 67,174,400"),
         ("TANDEM_MAX_IN_FLIGHT", "129", "over the limit of 128"),
         ("TANDEM_CLIENT_SHARE", "2", "not a part of 1"),
         ("TANDEM_DRAIN", "-1", "not a number of seconds"),
@@ -348,5 +391,6 @@ def test_malformed_variables(monkeypatch: pytest.MonkeyPatch, variable: str, val
 def test_a_malformed_variable_ends_the_start(digits_home: Path, tmp_path: Path) -> None:
     """`bentoml serve` ends with that sentence, before a worker starts."""
     sentence = why_refused(digits_home, bentoml_home=tmp_path, TANDEM_API_KEYS="no-such-file")
-    assert "no-such-file" in sentence
+    assert "TANDEM_API_KEYS" in sentence
+    assert "no-such-file" not in sentence  # it could be a key
     assert "tandem keys new NAME" in sentence

@@ -75,6 +75,13 @@ class TestMetrics:
 
 
 class TestLog:
+    def test_probes_are_not_logged(self, server: Server) -> None:
+        """Those of KServe as those of Kubernetes."""
+        for path in ("livez", "readyz", "v2/health/live", "v2/health/ready"):
+            httpx.get(f"{server.url}/{path}", headers={"X-Request-Id": "a-probe"})
+        httpx.get(f"{server.url}/v2", headers={"X-Request-Id": "a-probe"})
+        assert [line["path"] for line in server.logged(request_id="a-probe")] == ["/v2"]
+
     @pytest.mark.parametrize(
         ("sent", "shown"),
         [

@@ -7,6 +7,7 @@ import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from service.edge.application import KEPT
 from service.edge.classify import ROUTES
 from service.edge.openapi import OPENAPI_ROUTES, openapi
 from service.edge.v2.routes import V2_ROUTES
+from service.serving import Serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +59,39 @@ def test_every_status_is_described(document: dict[str, Any]) -> None:
     assert responses["200"]["headers"]["X-Request-Id"]["required"]
 
 
+def test_statuses_of_the_other_paths(document: dict[str, Any], server: Server) -> None:
+    """Each has those that it can answer: of keys, of metrics that are closed, of a page that has not changed."""
+
+    def statuses(path: str, method: str = "get") -> set[str]:
+        return set(document["paths"][path][method]["responses"])
+
+    assert {"401", "429"} <= statuses("/schema.json")
+    assert {"401", "403"} <= statuses("/metrics")
+    assert "304" in statuses("/") & statuses("/docs")
+    for path, methods in document["paths"].items():
+        encoded = {
+            method: httpx.request(method, server.url + path, headers={"Content-Encoding": "gzip"}) for method in methods
+        }
+        for method, answer in encoded.items():
+            assert str(answer.status_code) in statuses(path, method) | {"404"}
+            assert (answer.status_code == 415) == (method == "post")
+
+
+def test_feedback_is_described_where_it_is_taken(document: dict[str, Any]) -> None:
+    """A service without a prediction log has no use for it."""
+    assert "/feedback" not in document["paths"]
+    assert "/feedback" in openapi()["paths"]
+
+
+def test_the_document_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for it again costs nothing."""
+    request: Any = SimpleNamespace(app=SimpleNamespace(paths=frozenset({"/model"})), scope={})
+    serving = SimpleNamespace(description=None, versions=(), prediction_log=None)
+    monkeypatch.setattr(Serving, "current", lambda: serving)
+    first, second = (anyio.run(OPENAPI_ROUTES[0].endpoint, request) for _ in range(2))
+    assert first.body is second.body
+
+
 def test_every_route_is_described_and_no_other(document: dict[str, Any], server: Server) -> None:
     """Each path of our routes and of those that BentoML keeps is in the document; each path in it is answered."""
     routes = {re.sub(r":\w+}", "}", route.path) for route in (*ROUTES, *V2_ROUTES, *OPENAPI_ROUTES)} | KEPT
@@ -64,7 +99,9 @@ def test_every_route_is_described_and_no_other(document: dict[str, Any], server:
     for path, methods in document["paths"].items():
         filled = path.replace("{name}", "digits").replace("{version}", "1")
         for method in methods:
-            assert httpx.request(method, server.url + filled).status_code not in {404, 405}, path
+            answer = httpx.request(method, server.url + filled)
+            assert answer.status_code != 405, path
+            assert "nothing at this path" not in answer.text, path
         assert httpx.delete(server.url + filled).status_code == 405
 
 

@@ -7,10 +7,14 @@ import json
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import msgspec
 import numpy as np
 import pytest
+from starlette.requests import Request
 
+from service.edge.refusals import BadRequest
+from service.edge.v2.requests import read_inference
 from service.edge.v2.tensors import (
     Tensor,
     bytes_to_read,
@@ -61,3 +65,43 @@ def test_what_is_reserved_is_enough(
     finally:
         tracemalloc.stop()
     assert peak <= bytes_to_read(tensor, data) + 65_536
+
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"inputs":[],"outputs":[' + b'{"name":"a"},' * (MIB // 13) + b'{"name":"a"}]}',
+        b'{"inputs":[{"name":"image","datatype":"BYTES","shape":[' + b"1," * (MIB // 2) + b"1]}]}",
+        b'{"inputs":[],"parameters":{' + b",".join(b'"%d":1' % number for number in range(MIB // 10)) + b"}}",
+        b'{"inputs":[' + b'{"name":"","datatype":"","shape":1},' * (MIB // 40) + b"1]}",
+        b'{"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"parameters":{"content_type":"base64"},"data":['
+        + b'"a",' * (MIB // 4)
+        + b'"a"]}]}',
+        b'{"inputs":[],"id":"' + "\U0001f600".encode() + b"a" * MIB + b'"}',
+        b'{"inputs":[],"id":"\\ud83d\\ude00' + b"a" * MIB + b'"}',
+    ],
+    ids=["outputs", "shape", "parameters", "inputs", "images", "emoji", "escape"],
+)
+def test_a_hostile_body_takes_no_more_than_is_reserved(body: bytes) -> None:
+    """A body of 1 MiB that is made to become large is refused within the memory that was reserved for it."""
+    reserved = 0
+
+    def reserve(size: int) -> None:
+        nonlocal reserved
+        reserved += size
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest):
+            anyio.run(read_inference, Request({"type": "http", "headers": []}, receive), reserve, 8)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= reserved + MIB // 2
+    assert reserved <= 10 * len(body)

@@ -27,7 +27,7 @@ class AccessLine(Fields, frozen=True, kw_only=True):
         reason: why the request was refused.
         duration_ms: from its head to the end of its answer.
         client: name of the API key that was used.
-        peer: address and port of what is connected: a client, or a proxy.
+        peer: address and port of the client, or of the proxy that is connected.
         images: how many were looked at.
         bytes_in: of the body, as far as it was read.
         bytes_out: of the answer's body.
@@ -64,9 +64,10 @@ class AccessLine(Fields, frozen=True, kw_only=True):
 class NoRequest(Fields, frozen=True, kw_only=True):
     """A connection that was refused before there was a request."""
 
+    request_id: str
     peer: str
     status: int
-    reason: str
+    reason: str | None
 
     @property
     def message(self) -> str:
@@ -74,7 +75,7 @@ class NoRequest(Fields, frozen=True, kw_only=True):
         return f"no request {self.status}"
 
     def __str__(self) -> str:
-        return f"{self.peer} (no request) (status={self.status},reason={self.reason})"
+        return f"{self.peer} (no request) (status={self.status},reason={self.reason}) id={self.request_id}"
 
 
 def log_access(scope: Scope, exchange: Exchange, elapsed_s: float, trace_id: str | None) -> None:
@@ -99,13 +100,16 @@ def log_access(scope: Scope, exchange: Exchange, elapsed_s: float, trace_id: str
     )
 
 
-def log_no_request(client: tuple[str, int] | None, status: int, reason: str) -> None:
+def log_no_request(client: tuple[str, int] | None, exchange: Exchange) -> None:
     """Write the line of a connection that was refused before there was a request."""
-    log.info(NoRequest(peer=peer_text(client), status=status, reason=reason))
+    refused = NoRequest(
+        request_id=exchange.request_id, peer=peer_text(client), status=exchange.status, reason=exchange.reason
+    )
+    log.info(refused)
 
 
 def peer_text(client: tuple[str, int] | None) -> str:
-    """Return the address and port of what is connected."""
+    """Return the address and port of a client or a proxy."""
     host, port = client or ("?", 0)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
