@@ -6,6 +6,7 @@ it needs none, and with images and registry mounted read-only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -140,6 +141,28 @@ class TestServiceImage:
         report = json.loads((tmp_path / "parity.json").read_bytes())
         assert report["must_be_bit_equal"]
         assert report["bit_equal"] == report["images"] == len(list(test_folder.rglob("*.png")))
+
+    def test_everything_around_the_answer_is_in_the_image(self, service_image: str, test_folder: Path) -> None:
+        """The page, the protocol of Triton's clients, keys, the cache and the prediction log work in the image."""
+        key = "a-key-of-more-than-32-characters-0123456789"
+        line = f"shop sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+        options = ("--env", f"TANDEM_API_KEYS={line}", "--env", "TANDEM_LOG_URL=sqlite:////tmp/log.db")
+        name = f"tandem-service-around-{os.getpid()}"
+        with running(service_image, *options, name=name) as url, httpx.Client(base_url=url) as client:
+            for path in ("/", "/page/page.js", "/docs", "/docs/swagger-ui-bundle.js", "/docs.json", "/v2/health/ready"):
+                assert client.get(path).status_code == 200, path
+            assert client.get("/v2").status_code == 401
+            client.headers["X-Api-Key"] = key
+            assert "binary_tensor_data" in client.get("/v2").json()["extensions"]
+            image = min(test_folder.rglob("*.png")).read_bytes()
+            answers = [client.post("/classify", content=image) for _ in range(2)]
+            assert [answer.headers["x-tandem-cache"] for answer in answers] == ["miss", "hit"]
+            truth = {"request_id": answers[0].headers["x-request-id"], "label": "0"}
+            assert client.post("/feedback", json=truth).status_code == 202
+            assert "tandem_requests_total" in client.get("/metrics").text
+            log = docker("logs", name).stdout
+            assert '"client":"shop"' in log
+            assert key not in log
 
     def test_model_named_at_run_time_comes_from_the_mounted_registry(
         self, service_image: str, digits_home: Path
