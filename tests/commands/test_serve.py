@@ -133,8 +133,9 @@ def test_reload_takes_up_a_change(digits_home: Path, test_folder: Path, tmp_path
     image = min(test_folder.rglob("*.png")).read_bytes()
     with tandem_serve(tmp_path / "user", "--reload", home=digits_home, command=command, **env) as server:
         assert len(labels_of(server, image)) == 5
-        uploads = tmp_path / "clone" / "service" / "edge" / "uploads.py"
-        uploads.write_text(uploads.read_text().replace("DEFAULT_TOP_K = 5", "DEFAULT_TOP_K = 2"))
+        answers = tmp_path / "clone" / "classifier" / "answers.py"
+        assert "DEFAULT_TOP_K = 5" in answers.read_text()
+        answers.write_text(answers.read_text().replace("DEFAULT_TOP_K = 5", "DEFAULT_TOP_K = 2"))
         deadline = time.monotonic() + 150
         while len(labels_of(server, image)) != 2:
             assert time.monotonic() < deadline, server.log

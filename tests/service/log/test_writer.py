@@ -117,12 +117,11 @@ class TestStored:
         wait_until(lambda: count(url) == 1, within_s=10)
         assert (log.written, log.dropped, log.queued) == (1, 0, 0)
 
-    def test_many_labels_and_a_long_id(self, log: PredictionLog, url: str) -> None:
-        """What a client asked for can't make an entry large: the first labels and characters are kept."""
-        log.record(entry("x" * 1000, top_k=predictions(*((str(index), 0.001) for index in range(1000)))))
+    def test_many_labels(self, log: PredictionLog, url: str) -> None:
+        """What a client asked for can't make an entry large: the first labels are kept."""
+        log.record(entry("many", top_k=predictions(*((str(index), 0.001) for index in range(1000)))))
         log.close(10)
         [row] = rows(url)
-        assert row["request_id"] == "x" * 200
         assert str(row["top_k"]).count("score") == MAX_TOP_K
 
     def test_sent_twice(self, url: str) -> None:
