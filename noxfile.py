@@ -57,7 +57,8 @@ def tests(session: nox.Session) -> None:
     """Run the test suite, except tests that need Docker, a GPU or many minutes."""
     install(session, "-e", ".[cpu,openvino,train,service,batch,signing,s3,cache,log,tracing]", *group("tests"))
     # Two processes on any machine: many tests start servers or train, which use several threads.
-    session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
+    # Whole files: a stolen test would start its file's services a second time.
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session

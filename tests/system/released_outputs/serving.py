@@ -92,7 +92,7 @@ def _ask(
     """Return status, headers and body of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
-        connection.request(method, path, body, headers or {})
+        connection.request(method, path, body, {"X-Request-Id": "fixed", **(headers or {})})
         response = connection.getresponse()
         kept = {name: value for name in _HEADERS if (value := response.getheader(name))}
         return response.status, kept, response.read()
