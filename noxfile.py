@@ -101,7 +101,7 @@ def torchless(session: nox.Session) -> None:
     absent = ("torch", "torchvision", "onnx", "sklearn")
     session.run("python", "-c", f"from importlib.util import find_spec; assert not any(map(find_spec, {absent}))")
     session.run(
-        *("pytest", "-n", "2", "--dist", "worksteal", "--override-ini", "pythonpath="),
+        *("pytest", "-n", "2", "--dist", "loadfile", "--override-ini", "pythonpath="),
         *(session.posargs or TORCHLESS_TESTS),
         env={"TANDEM_TEST_HOME": str(digits_home(session))},
     )
