@@ -89,7 +89,10 @@ class Bench:
         """One image again and again, with this service's cache on."""
         artifact = self._digits()
         image = self._images("tiny", width=32, height=32).folder / "00000.jpg"
-        contenders = [self._tandem(artifact, TANDEM_CACHE="1"), peers(self._model(artifact), threads=self.threads)[0]]
+        contenders = [
+            self._tandem(artifact, TANDEM_CACHE="64MiB"),
+            peers(self._model(artifact), threads=self.threads)[0],
+        ]
         with all_running(contenders, self.work) as servers:
             found = compare(
                 *("A cached answer: one tiny image", servers, [image]),
