@@ -109,7 +109,7 @@ class Serving:
                 self.prediction_log.record(entry)
 
     async def sha256_of(self, images: Sequence[object]) -> list[bytes | None]:
-        """Return the SHA-256 of each encoded image; None for what is no bytes, and if nothing needs it."""
+        """Return the SHA-256 of each encoded image; None for pixels and errors, and if nothing needs it."""
         if self.cache is None and self.prediction_log is None:
             return [None] * len(images)
         if sum(len(image) for image in images if isinstance(image, bytes)) > _HASHED_AT_ONCE:

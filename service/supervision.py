@@ -117,7 +117,7 @@ def _stop_listening(arbiter: Any, **_: Any) -> bool:
 def _report_death(watcher: Any, process_pid: int, exit_code: int, **_: Any) -> bool:
     # Its counters stay, but it has nothing in flight any more.
     for gauges in Path(BentoMLContainer.prometheus_multiproc_dir.get()).glob("gauge_live*_*.db"):
-        # Of each worker that is gone, also of one whose death circus has not reported.
+        # Circus may not report every death, so check the process of each file.
         if not psutil.pid_exists(int(gauges.stem.rpartition("_")[2])):
             gauges.unlink(missing_ok=True)
     if not watcher.is_stopping() and not watcher.is_stopped():

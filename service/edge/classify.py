@@ -15,13 +15,13 @@ from service import limits
 from service.edge.batches import read_batch
 from service.edge.leaving import ended_if_client_leaves
 from service.edge.refusals import BadRequest, json_response, status_of
-from service.edge.uploads import read_upload
+from service.edge.uploads import Upload, read_upload
 from service.exchange import Exchange, Outcome
 from service.limits import Overloaded
 from service.serving import Serving
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from classifier.model import Model
 
 _T = TypeVar("_T")
+_S = TypeVar("_S")
 
 Image: TypeAlias = "bytes | NDArray[np.uint8] | ImageError"
 """An encoded image, or pixels `[H, W, 3]` that are ready for the engine, or why there is neither."""
@@ -38,15 +39,14 @@ Image: TypeAlias = "bytes | NDArray[np.uint8] | ImageError"
 
 async def classify(request: Request) -> Response:
     """Answer `POST /classify`."""
-    serving = Serving.current()
-    exchange = Exchange.of(request)
-    serving.admission.check(exchange.source)
-    with serving.buffer.body(exchange.source) as reserve:
-        upload = await in_time(read_upload(request, reserve))
-        with serving.admission.request(exchange.source), ended_if_client_leaves(request):
-            exchange.sizes = (len(upload.image),)
-            [sha256] = await serving.sha256_of((upload.image,))
-            outcome = await score_image(serving, upload.image, exchange, sha256=sha256)
+    serving, exchange = Serving.current(), Exchange.of(request)
+
+    async def score(upload: Upload) -> Outcome:
+        exchange.sizes = (len(upload.image),)
+        [sha256] = await serving.sha256_of((upload.image,))
+        return await score_image(serving, upload.image, exchange, sha256=sha256)
+
+    upload, outcome = await admit(request, read_upload, score)
     if outcome.scored is None:
         raise outcome.error or RuntimeError("the image has neither scores nor an error")
     model = serving.model
@@ -64,13 +64,8 @@ async def predict(request: Request) -> Response:
 
 async def classify_batch(request: Request) -> Response:
     """Answer `POST /classify_batch`."""
-    serving = Serving.current()
-    exchange = Exchange.of(request)
-    serving.admission.check(exchange.source)
-    with serving.buffer.body(exchange.source) as reserve:
-        batch = await in_time(read_batch(request, reserve))
-        with serving.admission.request(exchange.source), ended_if_client_leaves(request):
-            outcomes = await score_images(serving, batch.images, exchange)
+    serving, exchange = Serving.current(), Exchange.of(request)
+    batch, outcomes = await admit(request, read_batch, lambda batch: score_images(serving, batch.images, exchange))
     # In a thread: a thousand labels of each image take a tenth of a second.
     return await anyio.to_thread.run_sync(_answer_batch, serving.model, outcomes, batch.top_k)
 
@@ -150,6 +145,29 @@ def size_of(image: Image) -> int | None:
 async def describe_model(_: Request) -> Response:
     """Answer `GET /model`."""
     return json_response(Serving.current().description)
+
+
+async def admit(
+    request: Request,
+    read: Callable[[Request, Callable[[int], None]], Awaitable[_T]],
+    score: Callable[[_T], Awaitable[_S]],
+) -> tuple[_T, _S]:
+    """Return what `read` takes from the request's body, and what `score` makes of it, within all limits.
+
+    `read` gets a function that reserves a number of bytes. Raises as both do.
+
+    Raises:
+        Overloaded: there is no room for the request or its body.
+        OverShare: its client has taken its share.
+        BadRequest: the body took too long.
+        ClientDisconnect: the client has hung up.
+    """
+    serving, source = Serving.current(), Exchange.of(request).source
+    serving.admission.check(source)
+    with serving.buffer.body(source) as reserve:
+        sent = await in_time(read(request, reserve))
+        with serving.admission.request(source), ended_if_client_leaves(request):
+            return sent, await score(sent)
 
 
 async def in_time(reading: Awaitable[_T]) -> _T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
@@ -12,8 +13,7 @@ from starlette.routing import Route
 
 from classifier.answers import DEFAULT_TOP_K
 from classifier.extras import installed_version
-from service.edge.classify import in_time, score_images
-from service.edge.leaving import ended_if_client_leaves
+from service.edge.classify import admit, score_images
 from service.edge.refusals import BadRequest, json_response, refusal_of
 from service.edge.v2.answering import answer, outputs_of
 from service.edge.v2.messages import (
@@ -96,12 +96,10 @@ async def infer(request: Request) -> Response:
     """Answer `POST /v2/models/{name}/infer`."""
     serving = Serving.current()
     version = _check_served(request, serving)
-    exchange = Exchange.of(request)
-    serving.admission.check(exchange.source)
-    with serving.buffer.body(exchange.source) as reserve:
-        inference = await in_time(read_inference(request, reserve, serving.model.config.preprocessing.crop_size))
-        with serving.admission.request(exchange.source), ended_if_client_leaves(request):
-            outcomes = await score_images(serving, inference.images, exchange)
+    read = partial(read_inference, crop_size=serving.model.config.preprocessing.crop_size)
+    inference, outcomes = await admit(
+        request, read, lambda inference: score_images(serving, inference.images, Exchange.of(request))
+    )
     # In a thread: the texts of many classes of many images take a tenth of a second.
     return await anyio.to_thread.run_sync(_answer, serving, inference, outcomes, version)
 

@@ -13,7 +13,7 @@ import pytest
 
 from service.log import PredictionLog
 from tests.conftest import ROOT
-from tests.service.log.entries import count, entry, rows, wait_until
+from tests.service.log.entries import closing_log, count, entry, rows, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -260,16 +260,3 @@ def test_memory(sqlite_url: str, tmp_path: Path) -> None:
     (small_summary, small_export), (large_summary, large_export) = peaks
     assert large_summary < small_summary + 20
     assert large_export < small_export + 60
-
-
-class closing_log:  # noqa: N801 # used like a function
-    """Opens a log, and closes it at the end."""
-
-    def __init__(self, url: str) -> None:
-        self.log = PredictionLog.open(url)
-
-    def __enter__(self) -> PredictionLog:
-        return self.log
-
-    def __exit__(self, *_: object) -> None:
-        self.log.close(30)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,10 @@ import pytest
 from psycopg.rows import dict_row
 
 from classifier.types import EngineInfo, Prediction
-from service.log import LogEntry
+from service.log import LogEntry, PredictionLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 DIGEST = "sha256:" + "3f95" * 16
 ENGINE = EngineInfo(
@@ -76,3 +76,14 @@ def wait_until(condition: Callable[[], bool], within_s: float = 30) -> None:
         if time.monotonic() > deadline:
             pytest.fail(f"this did not happen within {within_s} s")
         time.sleep(0.05)
+
+
+@contextmanager
+def closing_log(url: str) -> Iterator[PredictionLog]:
+    """Yield an open log, and close it in whatever state the test leaves it."""
+    log = PredictionLog.open(url)
+    try:
+        yield log
+    finally:
+        log.close(30)
+        log._thread.join(10)

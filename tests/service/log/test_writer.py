@@ -20,7 +20,7 @@ from service.log.entry import MAX_TOP_K
 from service.log.rows import row_of
 from service.log.url import parse_log_url
 from tests.conftest import ROOT
-from tests.service.log.entries import DIGEST, count, entry, predictions, rows, wait_until
+from tests.service.log.entries import DIGEST, closing_log, count, entry, predictions, rows, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,21 +32,6 @@ if TYPE_CHECKING:
 def log(url: str) -> Iterator[PredictionLog]:
     with closing_log(url) as opened:
         yield opened
-
-
-class closing_log:  # noqa: N801 # used like a function
-    """Opens a log, and closes it in whatever state the test leaves it."""
-
-    def __init__(self, url: str) -> None:
-        self.log = PredictionLog.open(url)
-
-    def __enter__(self) -> PredictionLog:
-        return self.log
-
-    def __exit__(self, *_: object) -> None:
-        self.log.close(10)
-        self.log._thread.join(10)
-        assert not self.log._thread.is_alive()
 
 
 def record_all(log: PredictionLog, number: int, name: str = "r") -> list[float]:
