@@ -29,6 +29,9 @@ log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers belo
 CHECK_EVERY_S = 2
 """How often dead workers are looked for; BentoML's own 10 s would leave a service without an answer for as long."""
 
+RETRY_STOP_S = 0.05
+"""Time after which a stop is tried again that came while workers were started."""
+
 _WORKER_OPTION = "worker_id"
 """A parameter of the command that BentoML starts each worker with, and of no other."""
 _PATHS = (
@@ -98,6 +101,17 @@ def _create_arbiter(watchers: list[Any], **options: Any) -> Any:
             raise port_taken(socket.host, socket.port, error) from error
 
     arbiter.initialize = initialize
+    stop = arbiter.stop
+
+    def stop_in_turn() -> Any:
+        # Circus would forget a signal that comes while it starts or replaces a worker.
+        if arbiter._exclusive_running_command is None:
+            return stop()
+        if not arbiter._stopping:
+            arbiter.loop.call_later(RETRY_STOP_S, stop_in_turn)
+        return None
+
+    arbiter.stop = stop_in_turn
     return arbiter
 
 

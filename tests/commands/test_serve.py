@@ -22,6 +22,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from commands import serve
 from registry import LocalRegistry
 from tandem import main
 from tests.conftest import ROOT, TANDEM
@@ -183,17 +184,17 @@ def test_two_models_and_none_named(tandem: Any, tmp_path: Path) -> None:
     assert "'letters' has 1" in done.stderr
 
 
-def test_an_alias_is_served(tandem: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_alias_is_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What a reference names is checked by the command; the service gets the reference, and pins its digest itself."""
     registry = LocalRegistry(tmp_path / "registry")
     registry.add("digits", make_files("a"))
     registry.tag("digits:1", "production")
-    started = become(monkeypatch, ["digits:production", "--workers", "2", "--reload"], TANDEM_HOME=str(tmp_path))
+    started = become(monkeypatch, ["digits:production", "--workers", "2"], TANDEM_HOME=str(tmp_path))
     assert (
         started.words[1:]
         == (
-            f"-P -m bentoml serve service.service:Classifier --working-dir {ROOT} --host 127.0.0.1 --port 3000 "
-            "--api-workers 2 --reload"
+            f"-P -m bentoml serve service.service:Classifier --working-dir {serve.ROOT} --host 127.0.0.1 "
+            "--port 3000 --api-workers 2"
         ).split()
     )
     assert started.environment["TANDEM_MODEL"] == "digits:production"

@@ -18,12 +18,10 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.registry.servers import free_port
-from tests.serving import BENTOML, serving
+from tests.serving import BENTOML, Server, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.serving import Server
 
 
 def workers(server: Server) -> set[int]:
@@ -78,6 +76,33 @@ def test_several_workers_share_the_port(digits_home: Path, image: bytes, tmp_pat
         assert float(count.split()[-1]) == 20
         os.kill(first, signal.SIGKILL)
         assert second in until_workers(server, 2, without=first, within_s=9)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_workers_start(digits_home: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    """A Ctrl-C, or a stop of the container, that comes while the parent process starts workers is not forgotten."""
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [BENTOML, "serve", "--api-workers", "4", "--host", "127.0.0.1", "--port", str(free_port())],
+            cwd=ROOT,
+            env={**os.environ, "TANDEM_HOME": str(digits_home), "BENTOML_HOME": str(tmp_path / "bentoml")},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    server = Server(url="", process=process, log_file=tmp_path / "log")
+    try:
+        while not workers(server):
+            assert process.poll() is None, server.log
+            time.sleep(0.002)
+        process.send_signal(sent)
+        assert process.wait(timeout=30) == 0
+        assert "Traceback" not in server.log
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_of_three_services_on_one_port_one_answers(digits_home: Path, tmp_path: Path) -> None:
