@@ -1,18 +1,16 @@
-"""Open the model that a service serves. Run with `python -m`, test that a worker can start, without BentoML."""
+"""Open the model that a service serves."""
 
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier.errors import EngineUnavailable, TandemError
-from registry import LocalRegistry, open_model
-from service.cache import open_cache
+from classifier.errors import EngineUnavailable
+from registry import open_model
 
 if TYPE_CHECKING:
     from classifier.model import Model
+    from registry import LocalRegistry
 
 
 def open_served(registry: LocalRegistry, reference: str) -> Model:
@@ -33,10 +31,3 @@ def open_served(registry: LocalRegistry, reference: str) -> Model:
         precision=os.environ.get("TANDEM_PRECISION") or "auto",
         threads=None if threads is None else int(threads),
     )
-
-
-if __name__ == "__main__":
-    try:
-        open_cache(open_served(LocalRegistry(Path(sys.argv[1])), sys.argv[2]))
-    except TandemError as error:
-        sys.exit(str(error))

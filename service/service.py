@@ -19,14 +19,15 @@ from classifier.errors import ImageError
 from registry import LocalRegistry
 from service.image import SealedImage
 from service.log import LOG_URL, check_log_url
-from service.preflight import check_model, check_options, check_port
+from service.preflight import check_options, check_port
 from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
+from service.starting import reporting
 from service.supervision import make_paths_absolute, supervise
 from service.tracing import chosen_exporter
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
-_WORKERS = supervise()
+_SUPERVISION = supervise()
 
 
 class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is untyped
@@ -49,7 +50,7 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
 # distro="": BentoML installs neither a compiler nor curl. All locked packages are wheels.
 @bentoml.service(
     service_class=TandemService,
-    workers=_WORKERS,
+    workers=_SUPERVISION.workers,
     image=SealedImage(base_image="python:3.11-slim-bookworm", distro=""),
 )
 class Classifier:
@@ -63,7 +64,7 @@ class Classifier:
         """Check that workers can start, and fix the model that all of them serve. Runs once, before the first worker.
 
         Raises:
-            BentoMLException: the port is taken; a variable is malformed; or the model can't be found, opened or tested.
+            BentoMLException: the port is taken, a variable is malformed, or the model can't be found.
         """
         check_port()
         chosen_exporter(os.environ)
@@ -73,7 +74,7 @@ class Classifier:
             artifact = resolve_served(_bento())
             if url := os.environ.get(LOG_URL):
                 os.environ[LOG_URL] = check_log_url(url)
-        check_model(artifact, workers=_WORKERS)
+        _SUPERVISION.model = artifact.identity
         if _bento() is None or os.environ.get("TANDEM_MODEL"):
             # Pin the digest: an alias that moves later must not give a restarted worker another model.
             os.environ["TANDEM_MODEL"] = artifact.identity
@@ -83,9 +84,10 @@ class Classifier:
         from service.opening import open_served  # noqa: PLC0415
         from service.serving import Serving  # noqa: PLC0415
 
-        artifact = resolve_served(_bento())
-        model = open_served(LocalRegistry.holding(artifact), artifact.identity)
-        self.serving = Serving.start(model, artifact.versions)
+        with reporting():
+            artifact = resolve_served(_bento())
+            model = open_served(LocalRegistry.holding(artifact), artifact.identity)
+            self.serving = Serving.start(model, artifact.versions)
         log.info(
             "%s runs on %s and passed its self-test of %d images",
             model.identity,

@@ -10,19 +10,26 @@ import os
 import shutil
 import sys
 import uuid
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml._internal.utils.circus as bentoml_circus
 import click
 import psutil
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils.analytics import usage_stats
+from bentoml.exceptions import BentoMLException
 
-from service import limits
+from service import limits, starting
 from service.access.keys import is_file
 from service.logs import configure_logs
 from service.preflight import check_port, port_taken
+from service.starting import FirstStart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers below its own from INFO on
 
@@ -45,7 +52,19 @@ _PATHS = (
 )
 
 
-def supervise() -> int:
+@dataclass
+class Supervision:
+    """What this process has to know of the workers that it starts.
+
+    Attributes:
+        model: the identity of what they serve, once it is known.
+    """
+
+    workers: int = 1
+    model: str = "the model"
+
+
+def supervise() -> Supervision:
     """Adjust BentoML, if this is `bentoml serve`, and return how many workers it shall start."""
     # Reports to BentoML's makers are off unless the user has set the variable; BentoML takes only "true" for off.
     os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "true"
@@ -54,14 +73,15 @@ def supervise() -> int:
     if command is not None and _WORKER_OPTION in command.params:
         configure_logs(is_worker=True)
     if command is None or "api_workers" not in command.params:
-        return 1
+        return Supervision()
     configure_logs(is_worker=False)
     workers: int = command.params["api_workers"] or 1
     if workers < 1:
         raise click.UsageError(f"--api-workers is {workers}, which is not a number of processes; give 1 or more")
-    bentoml_circus.create_standalone_arbiter = _create_arbiter
+    supervision = Supervision(workers)
+    bentoml_circus.create_standalone_arbiter = partial(_create_arbiter, supervision)
     _separate_metrics()
-    return workers
+    return supervision
 
 
 def make_paths_absolute() -> None:
@@ -75,14 +95,17 @@ def make_paths_absolute() -> None:
 _bentoml_s_arbiter = bentoml_circus.create_standalone_arbiter
 
 
-def _create_arbiter(watchers: list[Any], **options: Any) -> Any:
+def _create_arbiter(supervision: Supervision, watchers: list[Any], **options: Any) -> Any:
+    folder = watchers[0].env["PROMETHEUS_MULTIPROC_DIR"]  # emptied just now
+    first_start = FirstStart(Path(folder), supervision.model, supervision.workers)
     for watcher in watchers:
+        watcher.env[starting.FOLDER] = folder
         watcher.respawn = True  # in a container BentoML would not replace a worker
-        watcher.hooks["after_reap"] = _report_death
+        watcher.hooks["after_reap"] = partial(_after_death, first_start)
         watcher.hooks["before_stop"] = _stop_listening
         # A worker ends by itself in time; BentoML kills one that does not.
         watcher.graceful_timeout = limits.drain_s() + _stop_within_s() + limits.END_WITHIN_S
-    arbiter = _bentoml_s_arbiter(watchers, check_delay=CHECK_EVERY_S, **options)
+    arbiter: Any = _bentoml_s_arbiter(watchers, check_delay=CHECK_EVERY_S, **options)
     if sys.platform == "linux":
         # Abstract sockets: the two free ports that BentoML has looked up may be taken by now.
         control, events = f"ipc://@tandem-{uuid.uuid4().hex}", f"ipc://@tandem-{uuid.uuid4().hex}"
@@ -90,29 +113,41 @@ def _create_arbiter(watchers: list[Any], **options: Any) -> Any:
             watcher.cmd = watcher.cmd.replace(arbiter.endpoint, control).replace(arbiter.pubsub_endpoint, events)
         arbiter.endpoint = arbiter.ctrl.endpoint = control
         arbiter.pubsub_endpoint = events
-    begin = arbiter.initialize
-
-    def initialize() -> None:
-        check_port()  # again: another service may have taken it while this one tested its model
-        try:
-            begin()
-        except OSError as error:
-            *_, socket = options["sockets"]
-            raise port_taken(socket.host, socket.port, error) from error
-
-    arbiter.initialize = initialize
-    stop = arbiter.stop
-
-    def stop_in_turn() -> Any:
-        # Circus would forget a signal that comes while it starts or replaces a worker.
-        if arbiter._exclusive_running_command is None:
-            return stop()
-        if not arbiter._stopping:
-            arbiter.loop.call_later(RETRY_STOP_S, stop_in_turn)
-        return None
-
-    arbiter.stop = stop_in_turn
+    arbiter.initialize = partial(_initialize, arbiter.initialize, *options["sockets"])
+    arbiter.start = partial(_start, arbiter, arbiter.start, first_start)
+    arbiter.stop = partial(_stop, arbiter, arbiter.stop)
     return arbiter
+
+
+def _initialize(initialize: Callable[[], None], *sockets: Any) -> None:
+    """Listen."""
+    check_port()  # again: another service may have taken it meanwhile
+    try:
+        initialize()
+    except OSError as error:
+        *_, socket = sockets
+        raise port_taken(socket.host, socket.port, error) from error
+
+
+def _start(arbiter: Any, start: Callable[..., None], first_start: FirstStart, cb: Callable[[Any], object]) -> None:
+    """Start workers, and return when the service has ended.
+
+    Raises:
+        BentoMLException: none of them could open the model.
+    """
+    start(cb=lambda started: first_start.follow(arbiter, partial(cb, started)))
+    if first_start.failure is not None:
+        raise BentoMLException(first_start.failure)
+
+
+def _stop(arbiter: Any, stop: Callable[[], Any]) -> Any:
+    """Stop the workers, and then this process."""
+    # Circus would forget a signal that comes while it starts or replaces a worker.
+    if arbiter._exclusive_running_command is None:
+        return stop()
+    if not arbiter._stopping:
+        arbiter.loop.call_later(RETRY_STOP_S, _stop, arbiter, stop)
+    return None
 
 
 def _stop_within_s() -> float:
@@ -128,13 +163,20 @@ def _stop_listening(arbiter: Any, **_: Any) -> bool:
     return True
 
 
-def _report_death(watcher: Any, process_pid: int, exit_code: int, **_: Any) -> bool:
+def _after_death(
+    first_start: FirstStart, watcher: Any, arbiter: Any, process_pid: int, exit_code: int, **_: Any
+) -> bool:
+    """Remove the gauges of a worker that has ended, and say that another one starts, if one does."""
     # Its counters stay, but it has nothing in flight any more.
     for gauges in Path(BentoMLContainer.prometheus_multiproc_dir.get()).glob("gauge_live*_*.db"):
         # Circus may not report every death, so check the process of each file.
         if not psutil.pid_exists(int(gauges.stem.rpartition("_")[2])):
             gauges.unlink(missing_ok=True)
-    if not watcher.is_stopping() and not watcher.is_stopped():
+    if watcher.is_stopping() or watcher.is_stopped():
+        return True
+    if not first_start.is_over:
+        first_start.worker_ended(arbiter, exit_code)
+    else:
         log.warning(
             "worker process %d ended with exit code %d; another one starts (-9 usually means out of memory)",
             process_pid,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,28 +38,3 @@ def test_empty_variables_count_as_unset(digits_home: Path, monkeypatch: pytest.M
     for name in ("ENGINE", "DEVICE", "PRECISION", "THREADS"):
         monkeypatch.setenv(f"TANDEM_{name}", "")
     assert open_served(LocalRegistry(digits_home / "registry"), "digits").name == "digits"
-
-
-def test_run_as_a_module_it_prints_one_sentence(digits_home: Path) -> None:
-    """`bentoml serve` runs the module to test a model. It must not import BentoML, which takes a second."""
-    script = f"""
-import runpy, sys
-sys.argv = ["opening", {str(digits_home / "registry")!r}, "digits"]
-runpy.run_module("service.opening", run_name="__main__")
-sys.exit(any(name in sys.modules for name in ("bentoml", "_bentoml_sdk", "starlette")))
-"""
-    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
-    missing = [sys.executable, "-m", "service.opening", str(digits_home / "registry"), "letters"]
-    ended = subprocess.run(missing, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1
-    assert len(ended.stderr.splitlines()) == 1
-
-
-def test_the_cache_s_variables_are_checked_before_the_start(digits_home: Path) -> None:
-    """A wrong TANDEM_CACHE ends the test with one sentence, before any worker starts."""
-    command = [sys.executable, "-m", "service.opening", str(digits_home / "registry"), "digits"]
-    environment = {**os.environ, "TANDEM_CACHE": "plenty"}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
-    assert ended.returncode == 1
-    [line] = ended.stderr.splitlines()
-    assert line.startswith("TANDEM_CACHE is 'plenty', which is not a number of bytes")

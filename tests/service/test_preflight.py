@@ -1,4 +1,4 @@
-"""If a service can't work, `bentoml serve` exits with 1 and one sentence, before a worker starts."""
+"""If a service can't work, `bentoml serve` exits with 1 and one sentence."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_model_that_fails_its_self_test(tandem_home: Path, registry: LocalRegist
     golden = GoldenSet.from_bytes(files[GOLDEN])
     files[GOLDEN] = replace(golden, scores=np.roll(golden.scores, 1, axis=1)).to_bytes()
     registry.add("digits", files)
-    assert "failed its self-test" in why_refused(tandem_home, TANDEM_MODEL="digits:2")
+    assert "failed its self-test" in why_refused(tandem_home, TANDEM_MODEL="digits:2", TANDEM_PRECISION="fp32")
 
 
 def test_device_that_this_machine_lacks(digits_home: Path, tmp_path: Path) -> None:
@@ -107,10 +107,21 @@ def test_number_of_workers(digits_home: Path, tmp_path: Path) -> None:
     assert "--api-workers is -1" in ended.stderr.splitlines()[-1]
 
 
-def test_nothing_but_the_sentence(digits_home: Path, tmp_path: Path) -> None:
-    """Neither a library's output nor a traceback comes with the sentence."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif 'service.opening' in sys.orig_argv: print('Traceback …', file=sys.stderr)\n"
+def test_a_wrong_variable_of_the_cache(digits_home: Path, tmp_path: Path) -> None:
+    """What only a worker reads ends the service as well, however many workers there are."""
+    port = str(free_port())
+    sentence = why_refused(
+        digits_home, "--api-workers", "2", "--port", port, bentoml_home=tmp_path, TANDEM_CACHE="plenty"
     )
-    sentence = why_refused(digits_home, bentoml_home=tmp_path, TANDEM_DEVICE="cuda:99", PYTHONPATH=str(tmp_path))
-    assert "device 'cuda:99' is not available" in sentence
+    assert "TANDEM_CACHE is 'plenty', which is not a number of bytes" in sentence
+
+
+def test_a_worker_that_dies_before_the_model_is_open(digits_home: Path, tmp_path: Path) -> None:
+    """One that was killed, as the kernel does when memory runs out, is not started again and again."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if '_bentoml_impl.worker.service' in sys.orig_argv: os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    sentence = why_refused(digits_home, bentoml_home=tmp_path / "bentoml", PYTHONPATH=str(tmp_path))
+    assert "digits@sha256:" in sentence
+    assert "opening it was killed, which usually means out of memory" in sentence
