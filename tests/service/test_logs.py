@@ -131,8 +131,9 @@ def test_no_request_is_a_line(server: Server) -> None:
         connection.sendall(b"no HTTP\r\n\r\n")
         while connection.recv(1000):
             pass
-    [line] = server.logged(peer=f"{host}:{port}")
-    assert (line["logger"], line["status"], line["reason"]) == ("bentoml.access", 400, "bad_request")
+    # An earlier client may have had the same port.
+    [line] = server.logged(peer=f"{host}:{port}", status=400, reason="bad_request")
+    assert line["logger"] == "bentoml.access"
 
 
 @pytest.fixture
