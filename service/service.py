@@ -35,8 +35,9 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """Return our application around BentoML's. Workers call this, and then start uvicorn."""
-        from service.edge.assembly import assemble  # noqa: PLC0415
+        from service.edge.assembly import assemble, spare_proxies  # noqa: PLC0415
 
+        spare_proxies()
         return assemble(super().to_asgi(is_main=is_main))
 
     @property

@@ -19,7 +19,6 @@ import bentoml._internal.utils.circus as bentoml_circus
 import click
 import psutil
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.utils.analytics import usage_stats
 from bentoml.exceptions import BentoMLException
 
 from service import limits, starting
@@ -68,7 +67,8 @@ def supervise() -> Supervision:
     """Adjust BentoML, if this is `bentoml serve`, and return how many workers it shall start."""
     # Reports to BentoML's makers are off unless the user has set the variable; BentoML takes only "true" for off.
     os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "true"
-    usage_stats.do_not_track.cache_clear()
+    if usage_stats := sys.modules.get("bentoml._internal.utils.analytics.usage_stats"):
+        usage_stats.do_not_track.cache_clear()
     command = click.get_current_context(silent=True)
     if command is not None and _WORKER_OPTION in command.params:
         configure_logs(is_worker=True)
