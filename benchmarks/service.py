@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.figures import Bar, at_most, finish
 from benchmarks.models import make_mobilenet, make_model, open_work
 from benchmarks.serving import gpu
+from benchmarks.serving.alone import cpu_ms_alone
 from benchmarks.serving.agreement import check_agreement
 from benchmarks.serving.overload import overload
 from benchmarks.serving.photographs import make_images
@@ -84,6 +85,9 @@ class Bench:
         for clients, found in self._beside_peers("mobilenet", self._mobilenet(), images, MOBILENET_CLIENTS).items():
             self.bars[f"mobilenet, {clients}: CPU against FastAPI"] = at_most(found.ratio(TANDEM, FASTAPI), 0.75)
             self.bars[f"mobilenet, {clients}: CPU against BentoML"] = at_most(found.ratio(TANDEM, BENTOML), 0.4)
+        alone = cpu_ms_alone(self._mobilenet(), self._files(images), threads=self.threads)
+        print(f"\nDecoding and inference alone, without a server: {alone:.2f} CPU ms for each image")
+        self.figures["mobilenet"]["alone_cpu_ms"] = alone
 
     def cached(self) -> None:
         """One image again and again, with this service's cache on."""
