@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.figures import Bar, at_most, finish
 from benchmarks.models import make_mobilenet, make_model, open_work
 from benchmarks.serving import gpu
-from benchmarks.serving.alone import cpu_ms_alone
 from benchmarks.serving.agreement import check_agreement
+from benchmarks.serving.alone import cpu_ms_alone
 from benchmarks.serving.overload import overload
 from benchmarks.serving.photographs import make_images
 from benchmarks.serving.rounds import compare
