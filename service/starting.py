@@ -98,6 +98,8 @@ class FirstStart:
 
     def worker_ended(self, arbiter: Any, exit_code: int | None) -> None:
         """Stop `arbiter` because a worker has ended before the model was open."""
+        if (self._folder / _OPENED).exists():
+            return  # `follow` is about to see it
         with contextlib.suppress(FileNotFoundError):
             self.failure = (self._folder / _FAILED).read_text()
         if self.failure is None and exit_code == -signal.SIGKILL:
