@@ -48,7 +48,8 @@ TORCHLESS_TESTS = [
 @nox.session
 def demo(session: nox.Session) -> None:
     """Train, export, classify a folder, serve, and prove that the service and the bulk run agree."""
-    install(session, "-e", ".[cpu,train,service,batch]")
+    # pip: people go on in this environment, and without it their `pip install` would reach another Python.
+    install(session, "pip", "-e", ".[cpu,train,service,batch]")
     session.run("python", "examples/demo.py", *session.posargs)
 
 

@@ -135,7 +135,7 @@ def _show_what_next() -> None:
   $ export TANDEM_HOME=$PWD/.demo
   $ tandem models show digits                        # what was measured before it may serve
   $ tandem classify {next(TEST_FOLDER.rglob("*.png"))} --model digits
-  $ BENTOML_DO_NOT_TRACK=true bentoml serve          # the service, on port 3000
+  $ tandem serve digits                              # the service and its page, on http://127.0.0.1:3000
   $ curl -F image=@{next(TEST_FOLDER.rglob("*.png"))} http://localhost:3000/classify
   $ tandem train FOLDER --val-fraction 0.2 && tandem export runs/FOLDER-1 --name NAME  # yours: FOLDER/CLASS/*.jpg""")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -36,9 +37,9 @@ def check_port() -> None:
 def port_taken(host: str, port: int, error: OSError) -> BentoMLException:
     """Return the error for a port that can't be listened on."""
     why = os.strerror(error.errno) if error.errno else error
-    return BentoMLException(
-        f"port {port} on {host} is not available ({why}); choose another with 'bentoml serve --port N'"
-    )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return BentoMLException(f"this machine does not have the address {host} ({why}); choose another with --host")
+    return BentoMLException(f"port {port} on {host} is not available ({why}); choose another with --port")
 
 
 def check_options() -> None:

@@ -21,7 +21,7 @@ from service.image import SealedImage
 from service.log import LOG_URL, check_log_url
 from service.preflight import check_options, check_port
 from service.resolving import RegistryModel, as_bentoml_errors, resolve_served
-from service.starting import reporting
+from service.starting import reporting_failure
 from service.supervision import make_paths_absolute, supervise
 from service.tracing import chosen_exporter
 
@@ -65,7 +65,8 @@ class Classifier:
         """Check that workers can start, and fix the model that all of them serve. Runs once, before the first worker.
 
         Raises:
-            BentoMLException: the port is taken, a variable is malformed, or the model can't be found.
+            BentoMLException: the port is taken, a variable is malformed, or the model can't be found; started from
+                Python, where nobody watches the workers, also if it can't be opened.
         """
         check_port()
         chosen_exporter(os.environ)
@@ -75,6 +76,10 @@ class Classifier:
             artifact = resolve_served(_bento())
             if url := os.environ.get(LOG_URL):
                 os.environ[LOG_URL] = check_log_url(url)
+            if not _SUPERVISION.is_watching:
+                from service.opening import open_served  # noqa: PLC0415
+
+                open_served(LocalRegistry.holding(artifact), artifact.identity)
         _SUPERVISION.model = artifact.identity
         if _bento() is None or os.environ.get("TANDEM_MODEL"):
             # Pin the digest: an alias that moves later must not give a restarted worker another model.
@@ -85,7 +90,7 @@ class Classifier:
         from service.opening import open_served  # noqa: PLC0415
         from service.serving import Serving  # noqa: PLC0415
 
-        with reporting():
+        with reporting_failure():
             artifact = resolve_served(_bento())
             model = open_served(LocalRegistry.holding(artifact), artifact.identity)
             self.serving = Serving.start(model, artifact.versions)

@@ -1,4 +1,4 @@
-"""How the start of `bentoml serve` ends: with a worker that has opened the model, or with one sentence.
+"""How the start of `bentoml serve` ends: with a worker that answers, or with one sentence.
 
 BentoML restarts a worker that fails to start, forever, with a traceback each time, and says that it listens before a
 worker can answer. Here a worker tells the parent process how its start ended, through a file in a folder of theirs.
@@ -26,7 +26,7 @@ log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers belo
 
 FOLDER = "TANDEM_START_FOLDER"
 """The variable that tells workers the folder. Without it nobody waits for their report."""
-_OPENED = "opened"
+_READY = "ready"
 """A file with the bytes of memory that the worker has taken so far."""
 _FAILED = "failed"
 """A file with the sentence that says why the model can't be served."""
@@ -34,20 +34,29 @@ _LOOK_EVERY_S = 0.05
 
 
 @contextmanager
-def reporting() -> Iterator[None]:
-    """Report whether the block, which opens what a worker serves, succeeded; a `TandemError` ends the worker."""
-    folder = Path(os.environ[FOLDER]) if FOLDER in os.environ else None
+def reporting_failure() -> Iterator[None]:
+    """Tell the parent process if the block, which opens what a worker serves, fails; it ends the worker."""
     try:
         yield
     except TandemError as error:
-        _end(folder, str(error))
+        _end(str(error))
+
+
+def report_ready() -> None:
+    """Tell the parent process that this worker answers."""
     _give_memory_back()
-    if folder is not None:
-        _write(folder / _OPENED, str(_peak_memory()))
+    folder = _folder()
+    if folder is not None and not (folder / _READY).exists():
+        _write(folder / _READY, str(_peak_memory()))
 
 
-def _end(folder: Path | None, why: str) -> NoReturn:
-    if folder is None or (folder / _OPENED).exists():
+def _folder() -> Path | None:
+    return Path(os.environ[FOLDER]) if FOLDER in os.environ else None
+
+
+def _end(why: str) -> NoReturn:
+    folder = _folder()
+    if folder is None or (folder / _READY).exists():
         log.error("%s", why)
     else:
         _write(folder / _FAILED, why)
@@ -64,29 +73,36 @@ def _write(file: Path, text: str) -> None:
 
 
 class FirstStart:
-    """Watches in the parent process until a worker has opened the model, or has failed.
+    """Watches in the parent process until a worker answers, or has failed.
 
     Attributes:
-        is_over: whether a worker has opened the model. From then on one that ends is replaced.
+        is_stopped: whether the service has been told to end; the deaths of its workers are no failure then.
         failure: the sentence that `bentoml serve` ends with.
     """
 
     def __init__(self, folder: Path, model: str, workers: int) -> None:
-        self.is_over = False
+        self.is_stopped = False
         self.failure: str | None = None
         self._folder = folder
         self._model = model
         self._workers = workers
 
+    @property
+    def is_over(self) -> bool:
+        """Whether a worker answers, or has. From then on one that ends is replaced."""
+        return (self._folder / _READY).exists()
+
     def follow(self, arbiter: Any, announce: Callable[[], object]) -> None:
-        """Call `announce` when the service answers, or stop `arbiter`. Called on its event loop."""
+        """Call `announce` when a worker answers, or stop `arbiter`. Called on its event loop."""
         if self.failure is not None or arbiter._stopping:
             return
-        if (self._folder / _OPENED).exists():
-            self.is_over = True
+        failed = self._read(_FAILED)
+        if self.is_over:
             self.failure = self._too_large()
-        elif (self._folder / _FAILED).exists():
-            self.failure = (self._folder / _FAILED).read_text()
+            if failed is not None:
+                log.error("%s", failed)  # another worker, a moment before
+        elif failed is not None:
+            self.failure = failed
         else:
             arbiter.loop.call_later(_LOOK_EVERY_S, self.follow, arbiter, announce)
             return
@@ -96,22 +112,28 @@ class FirstStart:
         else:
             arbiter.stop()
 
-    def worker_ended(self, arbiter: Any, exit_code: int | None) -> None:
-        """Stop `arbiter` because a worker has ended before the model was open."""
-        if (self._folder / _OPENED).exists():
-            return  # `follow` is about to see it
-        with contextlib.suppress(FileNotFoundError):
-            self.failure = (self._folder / _FAILED).read_text()
+    def is_ended_by(self, arbiter: Any, exit_code: int | None) -> bool:
+        """Stop `arbiter` and return true if a worker ended before any answered."""
+        if self.is_over:
+            return False
+        self.failure = self._read(_FAILED)
         if self.failure is None and exit_code == -signal.SIGKILL:
             self.failure = self._no_room("opening it was killed, which usually means out of memory")
         elif self.failure is None:
             self.failure = f"opening {self._model} ended with exit code {exit_code}; the lines above say why"
         arbiter.stop()
+        return True
+
+    def _read(self, name: str) -> str | None:
+        try:
+            return (self._folder / name).read_text()
+        except FileNotFoundError:
+            return None
 
     def _too_large(self) -> str | None:
         """Return a sentence if this process and all of its workers need more memory than this container has."""
         limit = memory_limit()
-        needed = _peak_memory() + self._workers * int((self._folder / _OPENED).read_text())
+        needed = _peak_memory() + self._workers * int(self._read(_READY) or 0)
         if limit is None or needed <= limit:
             return None
         return self._no_room(f"the service needs about {needed // 10**6:,} MB before its first image")

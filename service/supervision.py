@@ -35,6 +35,8 @@ log = logging.getLogger("bentoml.tandem")  # BentoML's servers show loggers belo
 CHECK_EVERY_S = 2
 """How often dead workers are looked for; BentoML's own 10 s would leave a service without an answer for as long."""
 
+END_START_WITHIN_S = 1
+"""Time for workers to end before any of them answers: nothing is in flight."""
 RETRY_STOP_S = 0.05
 """Time after which a stop is tried again that came while workers were started."""
 
@@ -56,15 +58,17 @@ class Supervision:
     """What this process has to know of the workers that it starts.
 
     Attributes:
-        model: the identity of what they serve, once it is known.
+        is_watching: whether a start that fails ends this process; not if `bentoml.serve()` starts it from Python.
+        model: the identity of what they serve; None until it is known, and if another service is served.
     """
 
     workers: int = 1
-    model: str = "the model"
+    is_watching: bool = False
+    model: str | None = None
 
 
 def supervise() -> Supervision:
-    """Adjust BentoML, if this is `bentoml serve`, and return how many workers it shall start."""
+    """Adjust BentoML, if this is `bentoml serve`, and return what it has to know of its workers."""
     # Reports to BentoML's makers are off unless the user has set the variable; BentoML takes only "true" for off.
     os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "true"
     if usage_stats := sys.modules.get("bentoml._internal.utils.analytics.usage_stats"):
@@ -78,7 +82,7 @@ def supervise() -> Supervision:
     workers: int = command.params["api_workers"] or 1
     if workers < 1:
         raise click.UsageError(f"--api-workers is {workers}, which is not a number of processes; give 1 or more")
-    supervision = Supervision(workers)
+    supervision = Supervision(workers, is_watching=True)
     bentoml_circus.create_standalone_arbiter = partial(_create_arbiter, supervision)
     _separate_metrics()
     return supervision
@@ -96,6 +100,8 @@ _bentoml_s_arbiter = bentoml_circus.create_standalone_arbiter
 
 
 def _create_arbiter(supervision: Supervision, watchers: list[Any], **options: Any) -> Any:
+    if supervision.model is None:
+        return _bentoml_s_arbiter(watchers, **options)
     folder = watchers[0].env["PROMETHEUS_MULTIPROC_DIR"]  # emptied just now
     first_start = FirstStart(Path(folder), supervision.model, supervision.workers)
     for watcher in watchers:
@@ -115,7 +121,7 @@ def _create_arbiter(supervision: Supervision, watchers: list[Any], **options: An
         arbiter.pubsub_endpoint = events
     arbiter.initialize = partial(_initialize, arbiter.initialize, *options["sockets"])
     arbiter.start = partial(_start, arbiter, arbiter.start, first_start)
-    arbiter.stop = partial(_stop, arbiter, arbiter.stop)
+    arbiter.stop = partial(_stop, arbiter, arbiter.stop, first_start)
     return arbiter
 
 
@@ -133,20 +139,24 @@ def _start(arbiter: Any, start: Callable[..., None], first_start: FirstStart, cb
     """Start workers, and return when the service has ended.
 
     Raises:
-        BentoMLException: none of them could open the model.
+        BentoMLException: the model can't be served; the message is one for users.
     """
     start(cb=lambda started: first_start.follow(arbiter, partial(cb, started)))
     if first_start.failure is not None:
         raise BentoMLException(first_start.failure)
 
 
-def _stop(arbiter: Any, stop: Callable[[], Any]) -> Any:
+def _stop(arbiter: Any, stop: Callable[[], Any], first_start: FirstStart) -> Any:
     """Stop the workers, and then this process."""
+    first_start.is_stopped = True
+    if not first_start.is_over:
+        for watcher in arbiter.watchers:
+            watcher.graceful_timeout = END_START_WITHIN_S
     # Circus would forget a signal that comes while it starts or replaces a worker.
     if arbiter._exclusive_running_command is None:
         return stop()
     if not arbiter._stopping:
-        arbiter.loop.call_later(RETRY_STOP_S, _stop, arbiter, stop)
+        arbiter.loop.call_later(RETRY_STOP_S, _stop, arbiter, stop, first_start)
     return None
 
 
@@ -172,11 +182,8 @@ def _after_death(
         # Circus may not report every death, so check the process of each file.
         if not psutil.pid_exists(int(gauges.stem.rpartition("_")[2])):
             gauges.unlink(missing_ok=True)
-    if watcher.is_stopping() or watcher.is_stopped():
-        return True
-    if not first_start.is_over:
-        first_start.worker_ended(arbiter, exit_code)
-    else:
+    is_expected = first_start.is_stopped or watcher.is_stopping() or watcher.is_stopped()
+    if not is_expected and not first_start.is_ended_by(arbiter, exit_code):
         log.warning(
             "worker process %d ended with exit code %d; another one starts (-9 usually means out of memory)",
             process_pid,

@@ -83,7 +83,7 @@ class ApiKeys:
         except ValueError as error:
             log.error("The keys stay as they were: %s", error)  # a sentence, no traceback
         else:
-            log.info("%s has changed: %d keys", file, len(self._keys))
+            log.info("%s has changed; keys in it: %d", file, len(self._keys))
 
 
 def _stamp(file: Path | None) -> tuple[int, int, int] | None:

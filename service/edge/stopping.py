@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from service import limits
+from service.starting import report_ready
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -44,6 +45,12 @@ class StoppingServer(uvicorn.Server):
         super().__init__(config)
         self._drain_s = limits.drain_s()
         self._drained_at = math.inf
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Open the model and listen, then report it."""
+        await super().startup(sockets)
+        if self.started:
+            report_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop. Called by a signal."""

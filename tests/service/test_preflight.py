@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -13,6 +16,7 @@ import pytest
 from classifier.artifact import GOLDEN
 from classifier.golden import GoldenSet
 from registry import LocalRegistry
+from tests.conftest import ROOT
 from tests.registry.servers import free_port
 from tests.serving import bentoml
 
@@ -97,6 +101,33 @@ def test_port_taken(digits_home: Path, tmp_path: Path) -> None:
         sentence = why_refused(digits_home, "--port", port, bentoml_home=tmp_path)
     assert port in sentence
     assert "--port" in sentence
+
+
+def test_address_of_another_machine(digits_home: Path, tmp_path: Path) -> None:
+    """The address is what has to change, not the port."""
+    options = ("--host", "192.0.2.1", "--port", str(free_port()))
+    ended = bentoml("serve", *options, home=digits_home, bentoml_home=tmp_path, check=False)
+    assert ended.returncode == 1
+    [sentence] = ended.stderr.splitlines()
+    assert "this machine does not have the address 192.0.2.1" in sentence
+    assert "--host" in sentence
+
+
+def test_started_from_python(digits_home: Path, tmp_path: Path) -> None:
+    """`bentoml.serve()` raises what the command would end with."""
+    script = f"""
+import bentoml
+try:
+    bentoml.serve("service.service:Classifier", host="127.0.0.1", port={free_port()})
+except bentoml.exceptions.BentoMLException as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        env={**os.environ, "TANDEM_HOME": str(digits_home), "BENTOML_HOME": str(tmp_path), "TANDEM_DEVICE": "cuda:99"},
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert "device 'cuda:99' is not available" in done.stdout.splitlines()[-1], done.stderr
 
 
 def test_number_of_workers(digits_home: Path, tmp_path: Path) -> None:

@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
 FAILS = """
 from classifier.errors import EngineUnavailable
-from service.starting import reporting
-with reporting():
+from service.starting import reporting_failure
+with reporting_failure():
     raise EngineUnavailable("no engine")
 """
-OPENS = """
-from service.starting import reporting
-with reporting():
-    pass
+ANSWERS = """
+from service.starting import report_ready
+report_ready()
 """
 
 
@@ -47,7 +46,7 @@ async def outcome(first_start: FirstStart, *, killed: bool = False) -> Parent:
     """Follow a start for a moment; with `killed`, a worker has been before."""
     parent = Parent(asyncio.get_running_loop())
     if killed:
-        first_start.worker_ended(parent, -signal.SIGKILL)
+        assert not first_start.is_ended_by(parent, -signal.SIGKILL)
     first_start.follow(parent, lambda: parent.announced.append("listening"))
     await asyncio.sleep(0.2)
     return parent
@@ -61,11 +60,11 @@ def report(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_worker_has_opened_the_model(tmp_path: Path) -> None:
+def test_a_worker_answers(tmp_path: Path) -> None:
     """The service listens; nothing is announced before."""
     first_start = FirstStart(tmp_path, "digits", workers=1)
     assert not asyncio.run(outcome(first_start)).announced
-    assert report(tmp_path, OPENS).returncode == 0
+    assert report(tmp_path, ANSWERS).returncode == 0
     parent = asyncio.run(outcome(first_start))
     assert parent.announced == ["listening"]
     assert first_start.is_over
@@ -83,18 +82,18 @@ def test_a_worker_has_failed(tmp_path: Path) -> None:
     assert first_start.failure == "no engine"
 
 
-def test_one_fails_after_another_has_opened_the_model(tmp_path: Path) -> None:
+def test_one_fails_after_another_answers(tmp_path: Path) -> None:
     """The service goes on, and the log has the sentence."""
-    report(tmp_path, OPENS)
+    report(tmp_path, ANSWERS)
     done = report(tmp_path, FAILS)
     assert done.returncode == 1
     assert "no engine" in done.stderr
     assert asyncio.run(outcome(FirstStart(tmp_path, "digits", workers=2))).announced == ["listening"]
 
 
-def test_one_dies_right_after_it_has_opened_the_model(tmp_path: Path) -> None:
+def test_one_dies_right_after_it_has_answered(tmp_path: Path) -> None:
     """It is replaced like any other, even if its death is noticed before its report."""
-    report(tmp_path, OPENS)
+    report(tmp_path, ANSWERS)
     parent = asyncio.run(outcome(FirstStart(tmp_path, "digits", workers=2), killed=True))
     assert parent.announced == ["listening"]
     assert not parent._stopping
@@ -102,7 +101,7 @@ def test_one_dies_right_after_it_has_opened_the_model(tmp_path: Path) -> None:
 
 def test_all_workers_need_more_memory_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker may have room where several have not."""
-    report(tmp_path, OPENS)
+    report(tmp_path, ANSWERS)
     monkeypatch.setattr("service.starting.memory_limit", lambda: 10**9)
     first_start = FirstStart(tmp_path, "digits", workers=1000)
     assert asyncio.run(outcome(first_start))._stopping
