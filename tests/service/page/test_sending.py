@@ -71,6 +71,10 @@ class TestManyImages:
 
     def test_clearing_forgets_all(self, tab: Tab, digits: list[Path]) -> None:
         """Clear stops what is under way and empties the page; new images work as before."""
+        # Or a fast service has answered all before the click.
+        network = tab.page.context.new_cdp_session(tab.page)
+        slow = {"offline": False, "latency": 500, "downloadThroughput": -1, "uploadThroughput": -1}
+        network.send("Network.emulateNetworkConditions", slow)
         tab.pick(*digits)
         tab.page.get_by_role("button", name="Clear").click()
         expect(tab.page.locator(".card")).to_have_count(0)
