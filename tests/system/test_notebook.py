@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
+pytestmark = pytest.mark.timeout(900)  # it trains, exports and starts kernels, which a busy machine takes long for
+
 FIGURES = ["curves", "confusion", "mistakes", "calibration"]
 
 
@@ -75,7 +77,7 @@ def execute(folder: Path, *, until: str | None = None, skipped: tuple[str, ...] 
         # Not TCP: tests that run at the same time take free ports, too. A socket's path must be short.
         sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{jupyter}/kernel"}})
         where = {"metadata": {"path": str(folder)}}
-        NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where, config=sockets).execute()
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where, config=sockets).execute()
     return Executed(cells={cell.id: cell for cell in notebook.cells if cell.cell_type == "code"})
 
 
