@@ -10,6 +10,7 @@ import pty
 import re
 import subprocess
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +182,9 @@ def test_people_read_text(on_terminal: tuple[str, list[str]], image: bytes) -> N
         client.post("/classify", content=image, headers={"X-Request-Id": "find-me"}).raise_for_status()
         client.post("/classify", content=dark.getvalue(), headers={"X-Request-Id": "dark"}).raise_for_status()
         client.get("/model")  # when it is answered, their lines are written
+    deadline = time.monotonic() + 20
+    while not any("16-bit PNG" in line for line in lines) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the thread that reads the terminal may lag behind
     [line] = [line for line in lines if "find-me" in line]
     assert re.search(r"\[INFO\] \[entry_service:Classifier:1\] 127\.0\.0\.1:\d+ \(method=POST,path=/classify,", line)
     assert f"bytes={len(image)}) (status=200,reason=,images=1,bytes=" in line
