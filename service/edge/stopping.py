@@ -5,6 +5,7 @@ Uvicorn closes the listening socket and idle connections at once, while proxies 
 
 from __future__ import annotations
 
+import asyncio
 import math
 import signal
 import time
@@ -17,6 +18,10 @@ from service.starting import report_ready
 
 if TYPE_CHECKING:
     from types import FrameType
+
+
+READ_WITHIN_S = 0.25
+"""Time to read the requests on connections that were accepted just before the listening socket closed."""
 
 
 class Stopping:
@@ -74,6 +79,10 @@ class StoppingServer(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop listening, answer what is in flight, and end."""
         stopping.has_begun = True
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        # Uvicorn would close at once what was accepted a moment ago, before its request is read.
+        await asyncio.sleep(READ_WITHIN_S)
         await super().shutdown(sockets)
 
 
