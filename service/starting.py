@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from classifier.errors import TandemError
+from classifier.files import replace_file
 from classifier.hardware import memory_limit
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def report_ready() -> None:
     _give_memory_back()
     folder = _folder()
     if folder is not None and not (folder / _READY).exists():
-        _write(folder / _READY, str(_peak_memory()))
+        replace_file(folder / _READY, str(_peak_memory()).encode())
 
 
 def _folder() -> Path | None:
@@ -59,17 +60,10 @@ def _end(why: str) -> NoReturn:
     if folder is None or (folder / _READY).exists():
         log.error("%s", why)
     else:
-        _write(folder / _FAILED, why)
+        replace_file(folder / _FAILED, why.encode())
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)  # an exception would meet the event loop, which prints a traceback
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file that is never seen half written."""
-    new = file.with_name(f"{file.name}.{os.getpid()}")
-    new.write_text(text)
-    new.replace(file)
 
 
 class FirstStart:

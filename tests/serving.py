@@ -88,11 +88,22 @@ def serving(
 
     Its TANDEM_HOME is `home`, its log is in `folder`, and `env` is added to the environment.
     """
+    own = {"BENTOML_HOME": str(bentoml_home)} if bentoml_home else {}
+    with launched(folder, *args, home=home, cwd=cwd, port=port, **{**own, **env}) as server:
+        server.wait_until_ready()
+        yield server
+
+
+@contextmanager
+def launched(
+    folder: Path, *args: str | Path, home: Path, cwd: Path = ROOT, port: int | None = None, **env: str
+) -> Iterator[Server]:
+    """Yield what `serving` does as soon as its process has started."""
     folder.mkdir(parents=True, exist_ok=True)
     log_file, port = folder / "log", port or free_port()
     # BENTOML_HOME: two servers in one overwrite each other's metrics.
     # TANDEM_DRAIN: most servers of the tests stop when nobody asks any more.
-    own = {"TANDEM_HOME": str(home), "BENTOML_HOME": str(bentoml_home or folder / "bentoml"), "TANDEM_DRAIN": "0.1"}
+    own = {"TANDEM_HOME": str(home), "BENTOML_HOME": str(folder / "bentoml"), "TANDEM_DRAIN": "0.1"}
     environment = {**own, **env}
     with log_file.open("wb") as log:
         process = subprocess.Popen(
@@ -106,7 +117,6 @@ def serving(
         )
     server = Server(url=f"http://127.0.0.1:{port}", process=process, log_file=log_file)
     try:
-        server.wait_until_ready()
         yield server
     finally:
         process.send_signal(signal.SIGINT)

@@ -18,10 +18,12 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.registry.servers import free_port
-from tests.serving import BENTOML, Server, serving
+from tests.serving import BENTOML, launched, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.serving import Server
 
 
 def workers(server: Server) -> set[int]:
@@ -81,28 +83,13 @@ def test_several_workers_share_the_port(digits_home: Path, image: bytes, tmp_pat
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_while_workers_start(digits_home: Path, tmp_path: Path, sent: signal.Signals) -> None:
     """A Ctrl-C, or a stop of the container, that comes while the parent process starts workers is not forgotten."""
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [BENTOML, "serve", "--api-workers", "4", "--host", "127.0.0.1", "--port", str(free_port())],
-            cwd=ROOT,
-            env={**os.environ, "TANDEM_HOME": str(digits_home), "BENTOML_HOME": str(tmp_path / "bentoml")},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    server = Server(url="", process=process, log_file=tmp_path / "log")
-    try:
+    with launched(tmp_path, "--api-workers", "4", home=digits_home) as server:
         while not workers(server):
-            assert process.poll() is None, server.log
+            assert server.process.poll() is None, server.log
             time.sleep(0.002)
-        process.send_signal(sent)
-        assert process.wait(timeout=30) == 0
+        server.process.send_signal(sent)
+        assert server.process.wait(timeout=30) == 0
         assert "Traceback" not in server.log
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def test_of_three_services_on_one_port_one_answers(digits_home: Path, tmp_path: Path) -> None:
