@@ -77,9 +77,10 @@ class Classifier:
             if url := os.environ.get(LOG_URL):
                 os.environ[LOG_URL] = check_log_url(url)
             if not _SUPERVISION.is_watching:
+                from service.cache import open_cache  # noqa: PLC0415
                 from service.opening import open_served  # noqa: PLC0415
 
-                open_served(LocalRegistry.holding(artifact), artifact.identity)
+                open_cache(open_served(LocalRegistry.holding(artifact), artifact.identity))
         _SUPERVISION.model = artifact.identity
         if _bento() is None or os.environ.get("TANDEM_MODEL"):
             # Pin the digest: an alias that moves later must not give a restarted worker another model.
