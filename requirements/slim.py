@@ -1,0 +1,1 @@
+"""Removes from a virtual environment what an image never runs."""
