@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from classifier.errors import DataError, UntrustedArtifact
+from classifier.errors import DataError, ModelNotFound, UntrustedArtifact
 from registry.oci.layout import Layout
 from registry.oci.references import Reference
 from registry.oci.referrers import MAX_FILE_BYTES, pack_referrer, read_referrers, store_referrers
@@ -56,6 +56,32 @@ def attach_file(reference: str, file: Path, registry: LocalRegistry, *, artifact
     artifact = find_model(reference, registry)
     attach(artifact, data, artifact_type=artifact_type, title=file.name)
     return artifact
+
+
+def attach_to_image(image: str, data: bytes, *, artifact_type: str, title: str) -> None:
+    """Attach a file with the contents `data` to a container image in its registry.
+
+    Args:
+        image: the image by digest, `ghcr.io/acme/digits-service@sha256:…`.
+        data: at most `MAX_FILE_BYTES`.
+        artifact_type: the media type.
+        title: the file's name.
+
+    Raises:
+        RegistryError: the registry has no such image, or can't be written.
+    """
+    from registry.remote.referrers import send_referrers  # noqa: PLC0415
+    from registry.remote.repository import RemoteRepository  # noqa: PLC0415
+
+    reference = Reference.parse(image)
+    assert reference.host is not None, "only a pushed image has a digest"
+    assert reference.digest is not None, "only a digest names one image"
+    repository = RemoteRepository(reference.host, reference.name)
+    found = repository.find_manifest(reference.digest)
+    if found is None:
+        raise ModelNotFound(f"the image '{image}' is not in its registry: push it again")
+    referrer = pack_referrer(found[0], artifact_type=artifact_type, title=title, data=data)
+    send_referrers([referrer], reference.digest, repository)
 
 
 def sign(reference: str, key: Path, registry: LocalRegistry) -> Artifact:

@@ -48,12 +48,7 @@ class TandemService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML is u
         return openapi()
 
 
-# distro="": BentoML installs neither a compiler nor curl. All locked packages are wheels.
-@bentoml.service(
-    service_class=TandemService,
-    workers=_SUPERVISION.workers,
-    image=SealedImage(base_image="python:3.11-slim-bookworm", distro=""),
-)
+@bentoml.service(service_class=TandemService, workers=_SUPERVISION.workers, image=SealedImage.of_service())
 class Classifier:
     """Classifies images with one model."""
 

@@ -10,7 +10,7 @@ _EXAMPLE = """\b
 Example:
   tandem package digits:3
   tandem package localhost:5000/acme/digits:3 --push localhost:5000/acme/digits-service:3
-  tandem package ghcr.io/acme/digits:production --batch --push
+  tandem package ghcr.io/acme/digits:production --batch --device openvino --push
   docker run --rm -p 3000:3000 localhost:5000/acme/digits-service:3
 """
 
@@ -19,31 +19,41 @@ Example:
 @click.argument("reference", metavar="REF")
 @click.option("--batch", "bulk", is_flag=True, help="Build the image of the bulk run instead of the service's.")
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]),
-    help="Device of the bulk run's image.  [default: cuda; the service's image is for CPUs]",
+    "--device", "engine", type=click.Choice(["cpu", "openvino", "cuda"]),
+    help="What the image runs models on: a CPU, a CPU with OpenVINO beside ONNX Runtime, or NVIDIA GPUs.  [default: "
+    "cpu; cuda with --batch]",
+)  # fmt: skip
+@click.option(
+    "--platform", metavar="OS/ARCH", help="Platform of the image, such as linux/arm64.  [default: this machine's]"
+)
+@click.option(
+    "--base", metavar="IMAGE", envvar="TANDEM_BASE_IMAGE", show_envvar=True,
+    help="Image with Python 3.11 to build on, such as your company's copy.  [default: the Dockerfiles' own]",
 )  # fmt: skip
 @click.option(
     "--push", "target", is_flag=False, flag_value="", metavar="[IMAGE]",
     help="Push the image with 'docker push'. Without IMAGE its name is the model's with '-service' or '-batch' "
     "appended, in the registry that holds the model.",
 )  # fmt: skip
-def package(reference: str, bulk: bool, device: str | None, target: str | None) -> None:
+def package(
+    reference: str, bulk: bool, engine: str | None, platform: str | None, base: str | None, target: str | None
+) -> None:
     """Build an image that holds exactly one model, the digest that REF names. Run it in the clone of Tandem.
 
-    The service's image is a Bento, containerized by BentoML. The image of '--batch' is Dockerfile.batch's with a
-    read-only registry in it. The label 'tandem.model' names the model, and 'org.opencontainers.image.revision' the
-    commit of the sources. Other images mount a registry or pull their model when they start: docs/containers.md says
-    when to choose which.
+    The service's image is a Bento in the image of Dockerfile.service. The image of '--batch' is Dockerfile.batch's with
+    a read-only registry in it. A build fails if the model does not pass its self-test in the image. The label
+    'tandem.model' names the model, and 'org.opencontainers.image.revision' the commit of the sources. '--push' also
+    attaches the list of the image's packages (SBOM) to the image and the model in the registry.
+
+    Other images mount a registry or pull their model when they start: docs/deploy/images.md says when to choose which.
     """
     from commands.package import images
 
-    if device is not None and not bulk and device != "cpu":
-        raise click.UsageError("the service's image is for CPUs: --device goes with --batch")
     packaged = images.package(
         reference,
         Path.cwd(),
         kind=images.BATCH if bulk else images.SERVICE,
-        device=device or "cuda",
+        build=images.Build(engine=engine or ("cuda" if bulk else "cpu"), platform=platform, base=base),
         image=target or None,
         push=target is not None,
     )

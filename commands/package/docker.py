@@ -6,13 +6,14 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier.errors import ContainerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 _BUILDX_SINCE = 23
 """From this version on BuildKit is a plugin of the client, which distributions package separately."""
@@ -47,14 +48,29 @@ def check_docker() -> None:
 
 
 def build_image(
-    image: str, dockerfile: Path, context: Path, *, arguments: Mapping[str, str], labels: Mapping[str, str]
+    image: str,
+    dockerfile: Path,
+    context: Path,
+    *,
+    arguments: Mapping[str, str],
+    labels: Mapping[str, str],
+    platform: str | None = None,
 ) -> None:
     """Build `image` from a Dockerfile and the folder `context`; Docker shows its progress.
+
+    Args:
+        image: its name.
+        dockerfile: need not be in `context`.
+        context: the folder that the Dockerfile copies from.
+        arguments: the build arguments.
+        labels: beside those of the Dockerfile.
+        platform: `linux/arm64`; None for this machine's.
 
     Raises:
         ContainerError: it can't be built, for the reason that Docker has shown.
     """
     options = [
+        *(() if platform is None else (f"--platform={platform}",)),
         *(f"--build-arg={name}={value}" for name, value in arguments.items()),
         *(f"--label={name}={value}" for name, value in labels.items()),
     ]
@@ -90,6 +106,24 @@ def push_image(image: str) -> str:
             f"the digest that 'docker push {image}' prints"
         )
     return f"{repository}@{own[-1]}"
+
+
+def read_file(image: str, path: str) -> bytes:
+    """Return the contents of the file `path` in `image`.
+
+    Raises:
+        ContainerError: the image has no such file, or Docker can't read it.
+    """
+    created = _run("create", image)
+    container = created.stdout.strip()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            copied = _run("cp", f"{container}:{path}", f"{folder}/file") if created.returncode == 0 else created
+            if copied.returncode != 0:
+                raise ContainerError(f"{path} of the image {image} can't be read ({_last_line(copied.stderr)})")
+            return Path(folder, "file").read_bytes()
+    finally:
+        _run("rm", container)
 
 
 def run_showing(

@@ -1,10 +1,11 @@
-"""Images that hold one model: the service's, a Bento containerized by BentoML, and the bulk run's."""
+"""Images that hold one model: the service's, with a Bento, and the bulk run's."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier.errors import ContainerError, DamagedArtifact, InvalidReference
+from classifier.errors import ContainerError, DamagedArtifact, InvalidReference, RegistryDenied
 from classifier.extras import install_extra
-from commands.package.docker import build_image, check_docker, push_image, run_showing
-from registry import LocalRegistry, Reference, fetch_model
+from commands.package.docker import build_image, check_docker, push_image, read_file
+from registry import LocalRegistry, Reference, fetch_model, find_model
+from registry.attaching import attach, attach_to_image
 
 if TYPE_CHECKING:
     from registry import Artifact
@@ -24,9 +26,32 @@ MODEL_LABEL = "tandem.model"
 """The image label with the model's identity."""
 REVISION_LABEL = "org.opencontainers.image.revision"
 SERVICE, BATCH = "service", "batch"
+SBOM = "/usr/share/tandem/sbom.cdx.json"
+"""Where an image lists its packages."""
+SBOM_TYPE = "application/vnd.cyclonedx+json"
 
-_SOURCES = ("bentofile.yaml", "Dockerfile.batch", "Dockerfile.baked", "service/service.py")
+_SOURCES = ("bentofile.yaml", "Dockerfile.service", "Dockerfile.batch", "Dockerfile.baked", "service/service.py")
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """How an image is built.
+
+    Attributes:
+        engine: what the image runs models with: `cpu` (ONNX Runtime), `openvino` (on CPUs, too) or `cuda`.
+        platform: `linux/arm64`; None for this machine's.
+        base: the image that it is built on; None for the Dockerfile's.
+    """
+
+    engine: str
+    platform: str | None = None
+    base: str | None = None
+
+    def arguments(self, revision: str) -> dict[str, str]:
+        """Return the build arguments of Dockerfile.service and Dockerfile.batch."""
+        base = {} if self.base is None else {"TANDEM_BASE_IMAGE": self.base}
+        return {"ENGINE": self.engine, "REVISION": revision} | base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +75,8 @@ def package(
     reference: str,
     root: Path,
     *,
-    kind: str = SERVICE,
-    device: str = "cpu",
+    kind: str,
+    build: Build,
     image: str | None = None,
     push: bool = False,
 ) -> Packaged:
@@ -61,9 +86,9 @@ def package(
         reference: as in `fetch_model`.
         root: the clone of Tandem.
         kind: `service` or `batch`.
-        device: device of the bulk run's image, `cpu` or `cuda`.
+        build: how it is built.
         image: the image's name; None for the model's name with `-` and the kind appended, in the model's registry.
-        push: also push it to the registry in its name.
+        push: also push it to the registry in its name, and attach the list of its packages to image and model there.
 
     Raises:
         ContainerError: the image can't be built or pushed.
@@ -87,13 +112,14 @@ def package(
     check_docker()
     labels = {MODEL_LABEL: artifact.identity, REVISION_LABEL: source_revision(root)}
     if kind == SERVICE:
-        _build_service(artifact, image, root, labels)
+        _build_service(artifact, image, root, build, labels)
     else:
-        _build_batch(artifact, image, root, labels, device)
+        _build_batch(artifact, image, root, build, labels)
     pushed = None
     if push:
         _log.info("pushing %s", image)
         pushed = push_image(image)
+        _attach_sbom(artifact, image, pushed, title=f"sbom-{kind}-{build.engine}.cdx.json")
     return Packaged(image=image, model=artifact.identity, revision=labels[REVISION_LABEL], pushed=pushed)
 
 
@@ -134,7 +160,7 @@ def source_revision(root: Path) -> str:
     return commit
 
 
-def _build_service(artifact: Artifact, image: str, root: Path, labels: dict[str, str]) -> None:
+def _build_service(artifact: Artifact, image: str, root: Path, build: Build, labels: dict[str, str]) -> None:
     # BentoML's command line defines one option twice, and click warns about it on every call.
     bentoml = [sys.executable, "-W", "ignore::UserWarning:click.core", "-m", "bentoml"]
     _log.info("building the Bento of %s", artifact.identity)
@@ -150,20 +176,32 @@ def _build_service(artifact: Artifact, image: str, root: Path, labels: dict[str,
         if built.returncode != 0 or not tag:
             raise ContainerError("the Bento can't be built, for the reason above: fix that, and run the command again")
         _log.info("building %s from the Bento %s", image, tag)
-        options = [f"--opt=label={name}={value}" for name, value in labels.items()]
-        run_showing(
-            [*bentoml, "containerize", tag, "--image-tag", image, *options],
-            f"the image {image} can't be built",
-            cwd=root,
-            environment=environment,
+        name, _, version = tag.partition(":")
+        context = Path(home, "bentos", name, version)
+        shutil.copytree(Path(home, "models"), context / "models")
+        build_image(
+            image,
+            root / "Dockerfile.service",
+            context,
+            arguments=build.arguments(labels[REVISION_LABEL]),
+            labels=labels,
+            platform=build.platform,
         )
 
 
-def _build_batch(artifact: Artifact, image: str, root: Path, labels: dict[str, str], device: str) -> None:
+def _build_batch(artifact: Artifact, image: str, root: Path, build: Build, labels: dict[str, str]) -> None:
     revision = labels[REVISION_LABEL]
-    base = f"tandem-batch:{device}-{revision.removesuffix('-dirty')[:12]}"
+    platform = "" if build.platform is None else f"-{build.platform.replace('/', '-')}"
+    base = f"tandem-batch:{build.engine}-{revision.removesuffix('-dirty')[:12]}{platform}"
     _log.info("building %s, the batch image without a model", base)
-    build_image(base, root / "Dockerfile.batch", root, arguments={"ENGINE": device, "REVISION": revision}, labels={})
+    build_image(
+        base,
+        root / "Dockerfile.batch",
+        root,
+        arguments=build.arguments(revision),
+        labels={},
+        platform=build.platform,
+    )
     _log.info("building %s, with %s in it", image, artifact.identity)
     with tempfile.TemporaryDirectory() as name:
         LocalRegistry.holding(artifact).copy(artifact, LocalRegistry(Path(name) / "registry"))
@@ -175,4 +213,17 @@ def _build_batch(artifact: Artifact, image: str, root: Path, labels: dict[str, s
             Path(name),
             arguments={"BASE": base, "MODEL": artifact.identity},
             labels=labels,
+            platform=build.platform,
         )
+
+
+def _attach_sbom(artifact: Artifact, image: str, pushed: str, *, title: str) -> None:
+    """Attach the image's list of packages to the image, and to the model if that is in a registry."""
+    sbom = read_file(image, SBOM)
+    attach_to_image(pushed, sbom, artifact_type=SBOM_TYPE, title=title)
+    if Reference.parse(artifact.identity).host is None:
+        return
+    try:
+        attach(find_model(artifact.identity, LocalRegistry.default()), sbom, artifact_type=SBOM_TYPE, title=title)
+    except RegistryDenied as error:
+        _log.warning("the list of packages is attached to the image, but not to the model: %s", error)

@@ -58,7 +58,7 @@ def pack_referrer(subject: Descriptor, *, artifact_type: str, title: str, data: 
         artifact_type=artifact_type,
         config=describe(_EMPTY, _EMPTY_TYPE),
         layers=(describe(data, artifact_type, annotations={TITLE: title}),),
-        subject=Descriptor(media_type=MANIFEST_TYPE, digest=subject.digest, size=subject.size),
+        subject=Descriptor(media_type=subject.media_type, digest=subject.digest, size=subject.size),
     )
     return _listed(manifest, to_json(manifest)).with_files(
         {manifest.config.digest: _EMPTY, manifest.layers[0].digest: data}

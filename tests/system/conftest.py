@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import ROOT, TANDEM
 from tests.registry.conftest import authority, locked_host, remote_host
 from tests.service.conftest import image, image_file, model
 from tests.serving import bentoml
@@ -24,9 +27,21 @@ def batch_image() -> str:
 
 
 @pytest.fixture(scope="session")
-def service_image(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the service image, with the model in it, made by `bentoml build` and `bentoml containerize`."""
-    tag, bentoml_home = "tandem-service:test-cpu", tmp_path_factory.mktemp("bentoml-home")
+def service_image(digits_home: Path) -> str:
+    """Return the service image, with the model in it, made by `tandem package`."""
+    environment = {**os.environ, "TANDEM_HOME": str(digits_home)}
+    done = subprocess.run(
+        [TANDEM, "package", "digits"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.fail(f"tandem package digits exited with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout.partition(" ")[0]
+
+
+@pytest.fixture(scope="session")
+def containerized_image(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the service image made by `bentoml build` and `bentoml containerize`."""
+    tag, bentoml_home = "tandem-service:test-bentoml", tmp_path_factory.mktemp("bentoml-home")
     for command in (["build"], ["containerize", "classifier:latest", "--image-tag", tag]):
         bentoml(*command, home=digits_home, bentoml_home=bentoml_home, timeout=1200)
     return tag

@@ -41,7 +41,13 @@ def docker(*args: str | Path, check: bool = True, timeout: float = 280) -> subpr
 
 
 def build_batch_image(tag: str, *args: str) -> str:
-    docker("build", "--file", ROOT / "Dockerfile.batch", "--tag", tag, *args, ROOT, timeout=1200)
+    return build_image("Dockerfile.batch", tag, *args)
+
+
+def build_image(dockerfile: str, tag: str, *args: str) -> str:
+    """Build an image of the clone; $TANDEM_BASE_IMAGE, where it is set, names another base."""
+    base = ("--build-arg", "TANDEM_BASE_IMAGE")
+    docker("build", "--file", ROOT / dockerfile, "--tag", tag, *base, *args, ROOT, timeout=1200)
     return tag
 
 
