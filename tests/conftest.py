@@ -43,7 +43,8 @@ class Tandem(Protocol):
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the tests away from the user's own registry, cache, options and telemetry, and from the clock."""
-    for name in [name for name in os.environ if name.startswith("TANDEM_") and not name.startswith("TANDEM_TEST_")]:
+    kept = ("TANDEM_TEST_", "TANDEM_BASE_IMAGE")  # the second: where the Dockerfiles' own base can't be pulled
+    for name in [name for name in os.environ if name.startswith("TANDEM_") and not name.startswith(kept)]:
         del os.environ[name]
     home = tempfile.TemporaryDirectory(prefix="tandem-tests-")
     config.add_cleanup(home.cleanup)

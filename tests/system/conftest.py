@@ -12,7 +12,7 @@ from tests.conftest import ROOT, TANDEM
 from tests.registry.conftest import authority, locked_host, remote_host
 from tests.service.conftest import image, image_file, model
 from tests.serving import bentoml
-from tests.system.docker import build_batch_image
+from tests.system.docker import build_batch_image, build_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +36,12 @@ def service_image(digits_home: Path) -> str:
     if done.returncode != 0:
         pytest.fail(f"tandem package digits exited with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.stdout.partition(" ")[0]
+
+
+@pytest.fixture(scope="session")
+def modelless_image() -> str:
+    """Return the service image of the clone, without a model."""
+    return build_image("Dockerfile.service", "tandem-service:test-modelless")
 
 
 @pytest.fixture(scope="session")

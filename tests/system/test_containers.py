@@ -10,7 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
+import time
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -18,8 +21,11 @@ import httpx
 import pytest
 from PIL import Image
 
+from classifier.artifact import GOLDEN
+from classifier.golden import GoldenSet
+from registry import LocalRegistry
 from tests.conftest import ROOT, Tandem
-from tests.system.docker import HARDENED, OWNER, USED, build_batch_image, docker, get, running, wait_until
+from tests.system.docker import HARDENED, OWNER, USED, build_batch_image, build_image, docker, get, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,11 +189,145 @@ class TestServiceImage:
 
     def test_holds_neither_torch_nor_tools_nor_a_trace_of_this_machine(self, service_image: str) -> None:
         """The image holds only what it runs: no torch, no compiler, no path of this machine, no root."""
-        assert_clean(service_image, "/app/.venv/bin/python")
+        assert_clean(service_image, "/opt/tandem/bin/python")
 
     def test_its_user_can_change_nothing(self, service_image: str) -> None:
         """Code, model and packages belong to root: whoever gets into a container can't leave anything in them."""
         assert_sealed(service_image)
+
+    def test_docker_sees_that_it_is_ready(self, service_image: str) -> None:
+        """On whatever port an option or PORT names."""
+        for options, arguments in (
+            (("--env", "PORT=3000", "--env", "BENTOML_PORT=1"), ()),
+            (("--env", "PORT=1"), ("--port", "3000")),
+        ):
+            name = f"tandem-service-health-{os.getpid()}"
+            every = ("--health-interval", "1s")
+            with running(service_image, *every, *options, arguments=arguments, name=name):
+                wait_until_healthy(name)
+                assert docker("exec", name, "tandem-service", "health").stdout.strip() == "HTTP/1.1 200 OK"
+
+    def test_a_request_that_does_not_end_outlives_no_docker_stop(self, service_image: str) -> None:
+        """`docker stop` kills after 10 s; the service has answered, logged and ended by then, with exit code 0."""
+        name = f"tandem-service-slow-{os.getpid()}"
+        with running(service_image, name=name) as url:
+            host, port = url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+                time.sleep(0.5)
+                docker("stop", name)
+                assert docker("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip() == "0"
+                assert b'"stopping"' in connection.recv(4096)
+
+    @pytest.mark.parametrize(
+        ("options", "arguments", "sentence"),
+        [
+            (("--env", "PORT=abc"), (), "PORT is 'abc', which is not a port"),
+            (("--env", "BENTOML_PORT=70000"), (), "BENTOML_PORT is '70000', which is not a port"),
+            ((), ("--port", "0"), "--port is '0', which is not a port"),
+            (("--env", "TANDEM_STOP_WITHIN=soon"), (), "TANDEM_STOP_WITHIN is 'soon', which is not a time"),
+            (("--memory", "64m", "--memory-swap", "64m"), (), "does not fit into this container's memory of 67 MB"),
+            (("--env", "TANDEM_DEVICE=cuda"), (), "device 'cuda:0' is not available"),
+            (("--env", "TANDEM_MODEL=127.0.0.1:9/acme/digits:1"), (), "nothing accepts connections on 127.0.0.1:9"),
+        ],
+        ids=["PORT", "BENTOML_PORT", "--port", "time to stop", "memory", "cuda", "registry down"],
+    )
+    def test_what_is_wrong_ends_with_one_sentence(
+        self, service_image: str, options: tuple[str, ...], arguments: tuple[str, ...], sentence: str
+    ) -> None:
+        """And exit code 1, so that an orchestrator reports it."""
+        done = docker("run", *HARDENED, *options, service_image, *arguments, check=False)
+        assert done.returncode == 1
+        [line] = done.stderr.splitlines()
+        assert line.startswith("Error: ")
+        assert sentence in line
+
+    def test_without_a_folder_to_write_to(self, service_image: str) -> None:
+        """A read-only container needs its /tmp."""
+        done = docker("run", "--rm", "--read-only", service_image, check=False)
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == ["Error: /tmp can't be written, but BentoML works in it: add --tmpfs /tmp"]
+
+    def test_less_than_one_cpu(self, service_image: str) -> None:
+        """It starts, with one thread, and answers."""
+        with running(service_image, "--cpus", "0.4") as url:
+            assert get(f"{url}/readyz") == 200
+
+    def test_every_line_of_its_log_is_json(self, service_image: str) -> None:
+        """From the first to the last, of a container that was stopped."""
+        name = f"tandem-service-json-{os.getpid()}"
+        with running(service_image, name=name):
+            docker("stop", name)
+            logged = docker("logs", name)
+            assert not logged.stderr
+            assert all(json.loads(line)["message"] for line in logged.stdout.splitlines())
+
+    def test_a_model_that_fails_its_self_test_gives_no_image(
+        self, digits_home: Path, tandem: Tandem, tmp_path: Path
+    ) -> None:
+        """The build ends with the sentence; nobody finds out in production."""
+        registry = LocalRegistry(digits_home / "registry")
+        good = registry.resolve("digits")
+        files = {file: good.read(file) for file in good.files}
+        golden = GoldenSet.from_bytes(files[GOLDEN])
+        files[GOLDEN] = replace(golden, scores=1 - golden.scores).to_bytes()
+        LocalRegistry(tmp_path / "registry").add("wrong", files)
+        done = tandem("package", "wrong", env={"TANDEM_HOME": str(tmp_path)}, timeout=1200, check=False)
+        assert done.returncode == 1
+        assert "failed its self-test" in done.stderr
+
+
+@pytest.mark.containers
+class TestImageWithoutAModel:
+    """Of the clone itself, for a model that is mounted or pulled."""
+
+    def test_serves_a_mounted_model(self, modelless_image: str, digits_home: Path, image: bytes) -> None:
+        """Which TANDEM_MODEL names."""
+        options = ("--volume", f"{digits_home}:/tandem:ro", "--env", "TANDEM_MODEL=digits")
+        with running(modelless_image, *options) as url:
+            assert httpx.post(f"{url}/classify", content=image).status_code == 200
+
+    def test_without_a_model(self, modelless_image: str) -> None:
+        """The sentence says both ways to give it one."""
+        done = docker("run", *HARDENED, modelless_image, check=False)
+        assert done.returncode == 1
+        [sentence] = done.stderr.splitlines()
+        assert "mount a TANDEM_HOME" in sentence
+        assert "ghcr.io/acme/digits:3" in sentence
+
+    def test_for_development(self, digits_home: Path, image: bytes) -> None:
+        """MODE=development logs text, and starts anew when a file of the mounted clone changes."""
+        tag = build_image("Dockerfile.service", "tandem-service:test-development", "--build-arg", "MODE=development")
+        name = f"tandem-service-development-{os.getpid()}"
+        options = ("--volume", f"{digits_home}:/tandem:ro", "--env", "TANDEM_MODEL=digits")
+        with running(tag, *options, name=name) as url:
+            assert httpx.post(f"{url}/classify", content=image).status_code == 200
+            first = docker("logs", name).stdout.splitlines()[0]
+            assert not first.startswith("{")
+
+
+@pytest.mark.containers
+class TestContainerizedBento:
+    """The image of `bentoml containerize`, through BentoML's own Dockerfile."""
+
+    def test_is_hardened_and_answers(self, containerized_image: str, image: bytes) -> None:
+        """Nothing in it belongs to its user; Docker sees its health."""
+        assert_clean(containerized_image, "/app/.venv/bin/python")
+        assert_sealed(containerized_image)
+        name = f"tandem-service-bentoml-{os.getpid()}"
+        with running(containerized_image, "--health-interval", "1s", name=name) as url:
+            assert httpx.post(f"{url}/classify", content=image).status_code == 200
+            wait_until_healthy(name)
+
+    def test_has_the_labels_of_the_other_image(self, containerized_image: str, service_image: str) -> None:
+        """Whichever command built it; the commit is a build argument."""
+        found = [
+            json.loads(docker("inspect", "--format", "{{json .Config.Labels}}", each).stdout)
+            for each in (containerized_image, service_image)
+        ]
+        revision = [labels.pop("org.opencontainers.image.revision") for labels in found]
+        assert revision[0] == "unknown"
+        assert found[0] == found[1]
 
     def test_dead_worker_is_replaced(self, service_image: str) -> None:
         """A worker that the kernel killed is replaced; the container goes on."""
@@ -215,11 +355,11 @@ class TestServiceImage:
 
     def test_too_little_memory_ends_with_one_sentence(self, service_image: str) -> None:
         """A container that not even the model fits into says so, and is not restarted by itself for ever."""
-        limit = ("--memory", "120m", "--memory-swap", "120m")
+        limit = ("--memory", "130m", "--memory-swap", "130m")
         done = docker("run", *HARDENED, *limit, service_image, check=False)
         assert done.returncode == 1, done.stderr
         [sentence] = done.stderr.splitlines()
-        assert "does not fit into this container's memory of 125 MB" in sentence
+        assert "does not fit into this container's memory of 136 MB" in sentence
 
 
 @pytest.mark.cuda_image
@@ -227,6 +367,12 @@ def test_cuda_image_refuses_to_run_without_a_gpu(digits_home: Path, test_folder:
     """Without a GPU, the default image says so in one sentence; it never falls back to the CPU."""
     image = build_batch_image("tandem-batch:test-cuda")
     assert_refused(docker(*batch(image, digits_home, test_folder, tmp_path / "out"), check=False), tmp_path / "out")
+
+
+def wait_until_healthy(name: str) -> None:
+    """Wait until Docker calls the container healthy."""
+    health = ("inspect", "--format", "{{.State.Health.Status}}", name)
+    wait_until(lambda: docker(*health).stdout.strip() == "healthy", "the container's health")
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], output: Path) -> None:
