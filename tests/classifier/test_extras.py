@@ -31,7 +31,7 @@ def test_an_image_advises_another_image(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TANDEM_IMAGE", "batch")
     assert "pip" not in install_extra("gpu", instead_of="onnxruntime")
     assert install_extra("cpu", "gpu") == (
-        "use an image with the extra 'cpu' or 'gpu': docs/containers.md in the clone of Tandem says how to build it"
+        "use an image with the extra 'cpu' or 'gpu': docs/deploy/images.md in the clone of Tandem says how to build it"
     )
 
 
