@@ -48,17 +48,22 @@ RULES = (
     Rule(
         "openvino",
         "devices other than the CPU",
-        tuple(f"openvino/libs/libopenvino_{name}_plugin.so" for name in ("intel_gpu", "intel_npu", "auto", "hetero"))
-        + ("openvino/libs/libopenvino_auto_batch_plugin.so", "openvino/libs/cache.json"),
+        (
+            *(f"openvino/libs/libopenvino_{name}_plugin.so" for name in ("auto", "auto_batch", "hetero")),
+            *(f"openvino/libs/libopenvino_intel_{name}_plugin.so" for name in ("gpu", "npu")),
+            "openvino/libs/cache.json",
+        ),
     ),
     Rule(
         "openvino",
         "readers of formats other than ONNX and OpenVINO's own",
-        tuple(
-            f"openvino/libs/libopenvino_{name}_frontend.so*"
-            for name in ("gguf", "jax", "paddle", "pytorch", "tensorflow", "tensorflow_lite")
-        )
-        + ("openvino/frontend/*/py_*.so",),
+        (
+            "openvino/frontend/*/py_*.so",
+            *(
+                f"openvino/libs/libopenvino_{name}_frontend.so*"
+                for name in ("gguf", "jax", "paddle", "pytorch", "tensorflow", "tensorflow_lite")
+            ),
+        ),
     ),
     Rule("openvino", "for C and CMake", ("openvino/cmake", "openvino/libs/libopenvino_c.so*")),
     Rule(
@@ -106,7 +111,7 @@ RULES = (
     Rule(
         "sqlalchemy",
         "databases other than SQLite and PostgreSQL, and tools for tests",
-        tuple(f"sqlalchemy/dialects/{name}" for name in ("mssql", "mysql", "oracle")) + ("sqlalchemy/testing",),
+        ("sqlalchemy/testing", *(f"sqlalchemy/dialects/{name}" for name in ("mssql", "mysql", "oracle"))),
     ),
     Rule("securesystemslib", "test vectors", ("securesystemslib/_vendor/ed25519/test_data",)),
     Rule("pygments", "colours for source text, of which messages have none", ("pygments/lexers/[a-z]*.py",)),
