@@ -123,6 +123,21 @@ def cuda_image(session: nox.Session) -> None:
     run_image_tests(session, marker="cuda_image")
 
 
+@nox.session(default=False, requires=["digits"])
+def images(session: nox.Session) -> None:
+    """Build the images and measure their sizes and starts: `-- --cuda --packages --json FILE`. Needs Docker."""
+    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
+    environment = {"TANDEM_TEST_HOME": str(digits_home(session))}
+    session.run("python", "-m", "benchmarks.images", *session.posargs, env=environment)
+
+
+@nox.session(default=False)
+def base(session: nox.Session) -> None:
+    """Pin the newest patch of the base image in all Dockerfiles; `-- --mirror HOST/NAME` looks elsewhere."""
+    install(session, "-e", ".")
+    session.run("python", "requirements/base.py", *session.posargs)
+
+
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure the numbers of README and docs: `-- NAME [--json FILE]`, where NAME is a module of benchmarks/."""
