@@ -21,23 +21,26 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-IMAGE_SOURCES = {
-    # uv is needed to build a Bento, not to serve it.
-    "service-cpu": (
-        "pyproject.toml",
-        "--extra=cpu",
-        "--extra=service",
-        "--extra=signing",
-        "--no-emit-package=uv",
-        "--extra=cache",
-        "--extra=log",
-        "--extra=tracing",
-    ),
-    "batch-cpu": ("pyproject.toml", "--extra=cpu", "--extra=batch", "--extra=s3", "--extra=signing"),
-    "batch-cuda": ("pyproject.toml", "--extra=gpu", "--extra=batch", "--extra=s3", "--extra=signing"),
-    "build": ("--group=pyproject.toml:build",),
+BATCH, SERVICE = ("batch", "s3", "signing"), ("service", "signing", "cache", "log", "tracing")
+IMAGES = {
+    f"{kind}-{engine}": (*engines, *extras)
+    for kind, extras in (("batch", BATCH), ("service", SERVICE))
+    for engine, engines in (("cpu", ("cpu",)), ("openvino", ("cpu", "openvino")), ("cuda", ("gpu",)))
 }
-"""The sources of each lock file in `requirements/`."""
+"""The extras of each image, whose packages `requirements/NAME.txt` locks."""
+
+NOT_IN_IMAGES = {
+    "asn1crypto": "signing with keys in PKCS #11 devices",
+    "dnspython": "email-validator",
+    "email-validator": "pydantic's type for e-mail addresses, which no model has",
+    "flatbuffers": "ONNX Runtime's tools",
+    "markdown-it-py": "rich's Markdown",
+    "mdurl": "markdown-it-py",
+    "openvino-telemetry": "OpenVINO's converter of models",
+    "pycparser": "compiling C declarations with cffi",
+    "uv": "building a Bento",
+}
+"""Packages that others require, and what would import them: nothing that an image runs."""
 
 TORCHLESS_TESTS = [
     *(f"tests/{package}" for package in ("classifier", "registry", "service", "batch", "parity", "commands", "system")),
@@ -120,6 +123,21 @@ def cuda_image(session: nox.Session) -> None:
     run_image_tests(session, marker="cuda_image")
 
 
+@nox.session(default=False, requires=["digits"])
+def images(session: nox.Session) -> None:
+    """Build the images and measure their sizes and starts: `-- --cuda --packages --json FILE`. Needs Docker."""
+    install(session, "-e", ".[cpu,service,batch]", *group("tests"))
+    environment = {"TANDEM_TEST_HOME": str(digits_home(session))}
+    session.run("python", "-m", "benchmarks.images", *session.posargs, env=environment)
+
+
+@nox.session(default=False)
+def base(session: nox.Session) -> None:
+    """Pin the newest patch of the base image in all Dockerfiles; `-- --mirror HOST/NAME` looks elsewhere."""
+    install(session, "-e", ".")
+    session.run("python", "requirements/base.py", *session.posargs)
+
+
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure the numbers of README and docs: `-- NAME [--json FILE]`, where NAME is a module of benchmarks/."""
@@ -195,11 +213,14 @@ def reference(session: nox.Session) -> None:
 def locks(session: nox.Session) -> None:
     """Lock the packages of the images. `-- --upgrade` upgrades all, `-- --upgrade-package NAME` one."""
     session.install("uv")
-    for name, sources in IMAGE_SOURCES.items():
+    sources = {name: ("pyproject.toml", *(f"--extra={extra}" for extra in extras)) for name, extras in IMAGES.items()}
+    sources["build"] = ("--group=pyproject.toml:build",)
+    absent = [f"--no-emit-package={package}" for package in NOT_IN_IMAGES]
+    for name, options in sources.items():
         session.run(
-            *("uv", "pip", "compile", "--quiet", "--no-config", *sources, "--output-file", f"requirements/{name}.txt"),
+            *("uv", "pip", "compile", "--quiet", "--no-config", *options, "--output-file", f"requirements/{name}.txt"),
             # Names, versions and hashes, but no index URL: a mirror works as well.
-            *("--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"),
+            *("--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate", *absent),
             # The images' platform. The hashes cover all wheels of a version, so the files also work on aarch64.
             *("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"),
             *("--custom-compile-command", "nox -s locks", *session.posargs),

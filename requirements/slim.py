@@ -1,1 +1,194 @@
-"""Removes from a virtual environment what an image never runs."""
+"""Remove from a virtual environment what an image never runs: `python slim.py ENVIRONMENT`.
+
+Runs in the build stage, on the base's Python, before the bytecode is compiled. A rule that removes nothing although its
+package is installed ends the build: the package has changed, and the rule must follow.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Files of one package that no image needs.
+
+    Attributes:
+        package: the folder in site-packages that the rule is about; the rule is skipped if it is not there.
+        reason: why nothing misses the files.
+        patterns: globs below site-packages; each must match.
+        kept: names of matches that stay.
+    """
+
+    package: str
+    reason: str
+    patterns: tuple[str, ...]
+    kept: frozenset[str] = frozenset()
+
+
+RULES = (
+    Rule(
+        "onnxruntime",
+        "the Python module holds the whole runtime; the library of the same code serves C programs",
+        ("onnxruntime/capi/libonnxruntime.so*",),
+    ),
+    Rule(
+        "onnxruntime",
+        "tools that make and convert models",
+        tuple(f"onnxruntime/{name}" for name in ("backend", "datasets", "quantization", "tools", "transformers")),
+    ),
+    Rule(
+        "openvino",
+        "devices other than the CPU",
+        (
+            *(f"openvino/libs/libopenvino_{name}_plugin.so" for name in ("auto", "auto_batch", "hetero")),
+            *(f"openvino/libs/libopenvino_intel_{name}_plugin.so" for name in ("gpu", "npu")),
+            "openvino/libs/cache.json",
+        ),
+    ),
+    Rule(
+        "openvino",
+        "readers of formats other than ONNX and OpenVINO's own",
+        (
+            "openvino/frontend/*/py_*.so",
+            *(
+                f"openvino/libs/libopenvino_{name}_frontend.so*"
+                for name in ("gguf", "jax", "paddle", "pytorch", "tensorflow", "tensorflow_lite")
+            ),
+        ),
+    ),
+    Rule("openvino", "for C and CMake", ("openvino/cmake", "openvino/libs/libopenvino_c.so*")),
+    Rule(
+        "pyarrow",
+        "Arrow Flight, a network protocol",
+        ("pyarrow/libarrow_flight.so*", "pyarrow/libarrow_python_flight.so*", "pyarrow/_flight.*"),
+    ),
+    Rule(
+        "pyarrow",
+        "Arrow's own drivers of object stores and HDFS: fsspec opens all files",
+        ("pyarrow/libarrow_s3.so*", "pyarrow/_s3fs.*", "pyarrow/_gcsfs.*", "pyarrow/_azurefs.*", "pyarrow/_hdfs.*"),
+    ),
+    Rule(
+        "pyarrow",
+        "encrypted Parquet, which needs a key service",
+        ("pyarrow/libarrow_python_parquet_encryption.so*", "pyarrow/*_parquet_encryption.*"),
+    ),
+    Rule(
+        "pyarrow",
+        "ORC files and plans of queries: inputs and parts are Parquet",
+        ("pyarrow/*_orc.*", "pyarrow/_substrait.*"),
+    ),
+    Rule(
+        "pyarrow",
+        "copies of a library: a wheel has no links, and extension modules load libarrow_python.so.NUMBER",
+        ("pyarrow/libarrow_python.so", "pyarrow/libarrow_python.so.*.*.*"),
+    ),
+    Rule(
+        "pyarrow",
+        "for other extension modules",
+        ("pyarrow/include", "pyarrow/includes", "pyarrow/src", "pyarrow/_pyarrow_cpp_tests.*"),
+    ),
+    Rule(
+        "numpy",
+        "for other extension modules",
+        ("numpy/f2py", "numpy/_core/include", "numpy/_core/lib", "numpy/random/lib", "numpy/random/*.pxd"),
+    ),
+    Rule("numpy", "test modules", ("numpy/_core/_simd.*", "numpy/_core/_*_tests.*")),
+    Rule(
+        "botocore",
+        "services of AWS other than S3, and those that credentials come from",
+        ("botocore/data/*/",),
+        kept=frozenset({"s3", "sts", "sso", "sso-oidc", "signin"}),
+    ),
+    Rule(
+        "sqlalchemy",
+        "databases other than SQLite and PostgreSQL, and tools for tests",
+        ("sqlalchemy/testing", *(f"sqlalchemy/dialects/{name}" for name in ("mssql", "mysql", "oracle"))),
+    ),
+    Rule("securesystemslib", "test vectors", ("securesystemslib/_vendor/ed25519/test_data",)),
+    Rule("pygments", "colours for source text, of which messages have none", ("pygments/lexers/[a-z]*.py",)),
+)
+
+# In every package.
+TESTS = ("test", "tests")
+SOURCES = (".a", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".pxd", ".pxi", ".pyi", ".pyx")
+"""For compilers and type checkers."""
+
+COMMANDS = ("python", "tandem", "bentoml")
+"""Prefixes of the names in `bin` that stay."""
+
+
+def main(environment: Path) -> None:
+    """Remove, and print how much."""
+    (site,) = environment.glob("lib/python3.*/site-packages")
+    before = size(environment)
+    missed = [
+        f"{pattern} ({rule.reason})"
+        for rule in RULES
+        if (site / rule.package).is_dir()
+        for pattern in rule.patterns
+        if not [remove(path) for path in list(site.glob(pattern)) if path.name not in rule.kept]
+    ]
+    for path in everywhere(environment, site):
+        remove(path)
+    for library in site.rglob("*.so*"):
+        if not library.is_symlink():
+            strip(library)
+    if missed:
+        sys.exit(f"slim.py: these patterns match nothing any more, change or remove them: {'; '.join(missed)}")
+    print(f"slim.py: {before / 1e6:.0f} MB, now {size(environment) / 1e6:.0f} MB")
+
+
+def everywhere(environment: Path, site: Path) -> Iterator[Path]:
+    """Yield what to remove in any package."""
+    # A list: folders disappear while their removal goes on.
+    for path in list(site.rglob("*")):
+        if (path.name in TESTS and path.is_dir()) or (path.suffix in SOURCES and path.is_file()):
+            yield path
+    for path in (environment / "bin").iterdir():
+        if not path.name.startswith(COMMANDS):
+            yield path
+
+
+def remove(path: Path) -> Path:
+    """Remove a file or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    return path
+
+
+def strip(library: Path) -> None:
+    """Cut off the end of a 64-bit ELF file that is never loaded: symbols for debuggers, and the table of sections.
+
+    Segments keep their places, so it is safe after `patchelf` as well, unlike the command `strip`.
+    """
+    data = library.read_bytes()
+    if data[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
+        return
+    (segments,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    headers = [struct.unpack_from("<IIQQQQ", data, segments + size * index) for index in range(count)]
+    end = max(segments + size * count, *(offset + length for _, _, offset, _, _, length in headers))
+    head = bytearray(data[:64])
+    struct.pack_into("<Q", head, 40, 0)  # where the table of sections is
+    struct.pack_into("<HH", head, 60, 0, 0)  # its length, and which entry names the others
+    library.write_bytes(head + data[64:end])
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of all files below `folder`."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -11,10 +11,14 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
+BATCH, SERVICE = ("batch", "s3", "signing"), ("service", "signing", "cache", "log", "tracing")
 LOCKS = {
-    "service-cpu": ("cpu", "service", "signing"),
-    "batch-cpu": ("cpu", "batch", "signing"),
-    "batch-cuda": ("gpu", "batch", "signing"),
+    "batch-cpu": ("cpu", *BATCH),
+    "batch-openvino": ("cpu", "openvino", *BATCH),
+    "batch-cuda": ("gpu", *BATCH),
+    "service-cpu": ("cpu", *SERVICE),
+    "service-openvino": ("cpu", "openvino", *SERVICE),
+    "service-cuda": ("gpu", *SERVICE),
 }
 PIN = re.compile(
     r"^(?P<name>[a-z0-9._-]+)==(?P<version>\S+) \\\n(?P<hashes>(?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.M
@@ -48,6 +52,15 @@ def test_lock_holds_names_versions_and_hashes_alone(lock: str) -> None:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     header, rest = text.split("\n", 2)[:2], PIN.sub("", text)
     assert rest.splitlines() == header
+
+
+@pytest.mark.parametrize("kind", ["batch", "service"])
+def test_images_of_one_kind_differ_in_the_engine_alone(kind: str) -> None:
+    """So what was tested in one is what the others run."""
+    cpu = pins(f"{kind}-cpu")
+    for other in ("openvino", "cuda"):
+        changed = cpu.items() ^ pins(f"{kind}-{other}").items()
+        assert all(name.startswith(("onnxruntime", "openvino", "nvidia-")) for name, _ in changed), changed
 
 
 @pytest.mark.parametrize("lock", LOCKS)
