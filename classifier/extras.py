@@ -20,7 +20,9 @@ def install_extra(*extras: str, instead_of: str = "") -> str:
     """
     if os.environ.get(IMAGE):
         targets = " or ".join(f"'{extra}'" for extra in extras)
-        return f"use an image with the extra {targets}: docs/deploy/images.md in the clone of Tandem says how to build it"
+        return (
+            f"use an image with the extra {targets}: docs/deploy/images.md in the clone of Tandem says how to build it"
+        )
     targets = " or ".join(f"'.[{extra}]'" for extra in extras)
     uninstall = f"pip uninstall {instead_of}, then " if instead_of else ""
     return f"{uninstall}pip install -e {targets} in the clone of Tandem"

@@ -92,7 +92,10 @@ def test_holds_only_what_it_serves_with(bento: Imported) -> None:
     assert {name.partition("/")[0] for name in sources} == {
         *("service", "classifier", "registry", "requirements", "bentofile.yaml")
     }
-    assert {name for name in sources if name.startswith("requirements/")} == {"requirements/service-cpu.txt"}
+    assert {name for name in sources if name.startswith("requirements/")} == {
+        *(f"requirements/service-{engine}.txt" for engine in ("cpu", "openvino", "cuda")),
+        *("requirements/build.txt", "requirements/slim.py"),
+    }
     assert not [name for name in names if "__pycache__" in name or "/datasets/" in name]
 
 

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from commands.package.images import SBOM_TYPE
 from registry import LocalRegistry
 from registry.pushing import push
+from registry.remote.referrers import fetch_referrers
+from registry.remote.repository import RemoteRepository
 from tests.conftest import ROOT, Tandem
 from tests.registry.artifacts import make_keys
 from tests.registry.servers import PASSWORD, USER, free_port, needs_registry
@@ -103,6 +106,17 @@ def assert_labelled(image: str, identity: str, revision: str) -> None:
     assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == revision
 
 
+def assert_listed(image: str, package: str, team: Team) -> None:
+    """Assert that image and model have the list of the image's packages attached, and that it names `package`."""
+    for reference in (image, team.identity):
+        host, _, rest = reference.partition("/")
+        name, _, digest = rest.partition("@")
+        repository = RemoteRepository(host, name)
+        attached = [each for each in fetch_referrers(digest, repository) if each.descriptor.artifact_type == SBOM_TYPE]
+        lists = [json.loads(each.blobs[each.manifest.layers[0].digest]) for each in attached]
+        assert any(package in {part["name"] for part in each["components"]} for each in lists), reference
+
+
 def classify(url: str, image: bytes) -> dict[str, object]:
     """Return the service's answer."""
     request = urllib.request.Request(f"{url}/classify", data=image, headers={"Content-Type": "image/png"})
@@ -148,6 +162,7 @@ class TestBaked:
         kind = "application/vnd.tandem.parity.v1+json"
         tandem("models", "attach", team.reference, report, "--type", kind, env=team.environment)
         assert kind in tandem("models", "show", team.reference, env=team.environment).stdout
+        assert_listed(pulled, "bentoml", team)
 
     def test_the_bulk_run_needs_no_model_named(
         self, team: Team, tandem: Tandem, test_folder: Path, tmp_path: Path
@@ -163,6 +178,7 @@ class TestBaked:
         found = rows(tmp_path / "out")
         assert len(found) == len(list((test_folder / "3").iterdir()))
         assert {row["model"] for row in found} == {team.identity}
+        assert_listed(pulled, "pyarrow", team)
 
     def test_a_registry_that_refuses_the_image(self, team: Team, tandem: Tandem, locked_host: str) -> None:
         """The image is built; the sentence has Docker's reason, and how to log in and continue."""

@@ -88,11 +88,11 @@ def test_a_push_needs_a_registry(tandem: Tandem, home: dict[str, str]) -> None:
     assert_refused(done, "'digits-service:1' has no registry", "--push ghcr.io/acme/digits-service:1")
 
 
-def test_the_service_image_is_for_cpus(tandem: Tandem, home: dict[str, str]) -> None:
-    """A usage error."""
-    done = tandem("package", "digits", "--device", "cuda", env=home, check=False)
+def test_an_engine_that_is_none(tandem: Tandem, home: dict[str, str]) -> None:
+    """A usage error that lists the engines."""
+    done = tandem("package", "digits", "--device", "gpu", env=home, check=False)
     assert done.returncode == 2
-    assert "--device goes with --batch" in done.stderr
+    assert "'gpu' is not one of 'cpu', 'openvino', 'cuda'" in done.stderr
 
 
 DOWN = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
