@@ -17,9 +17,10 @@ its line is made again, with the same bytes. A half-written line is cut off.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from batch.inputs.stores.urls import is_url
 from batch.run.fingerprint import Fingerprint
 from batch.run.record import Commit
 from classifier.errors import OutputError
+from classifier.extras import IMAGE
 from classifier.types import from_json
 from classifier.wording import utf8_text
 
@@ -172,9 +174,20 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"'{path}' can't be written ({error.strerror}); put that right, and the same command resumes the run"
-        ) from error
+        remedy = f"{_remedy(path, error)}, and the same command resumes the run"
+        raise OutputError(f"'{path}' can't be written ({error.strerror}); {remedy}") from error
+
+
+def _remedy(path: Path, error: OSError) -> str:
+    if error.errno == errno.EROFS and os.environ.get(IMAGE):
+        return "mount a writable folder there"
+    if isinstance(error, PermissionError) and hasattr(os, "geteuid"):
+        with suppress(OSError):
+            existing = next(each for each in (path, *path.parents) if each.exists())
+            owner = existing.stat().st_uid
+            if owner != os.geteuid():
+                return f"'{existing}' belongs to user {owner} and this is user {os.geteuid()}: run as its owner"
+    return "put that right"
 
 
 def check_output(path: Path, inputs: Sequence[Input] = (), *, shards: Collection[str] = ()) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -109,6 +110,65 @@ class TestBatchImage:
         docker(*command)
         assert (tmp_path / "out" / "_SUCCESS").exists()
         assert committed.items() < parts(tmp_path / "out").items()
+
+    def test_killed_it_goes_on(self, batch_image: str, digits_home: Path, test_folder: Path, tmp_path: Path) -> None:
+        """After `docker kill`, the same command classifies what was not committed, and nothing twice."""
+        images = tmp_path / "images"
+        images.mkdir()
+        for index, source in enumerate(sorted(test_folder.rglob("*.png")) * 20):
+            (images / f"{index:05}.png").hardlink_to(source)
+        name = f"tandem-batch-killed-{os.getpid()}"
+        command = batch(batch_image, digits_home, images, tmp_path / "out", "--chunk-size", "200", name=name)
+        running = subprocess.Popen(["docker", *map(str, command)], stderr=subprocess.DEVNULL)
+        wait_until(lambda: any((tmp_path / "out").glob("parts/*")), "the first part")
+        docker("kill", name)
+        assert running.wait(timeout=60) == 137
+        committed = parts(tmp_path / "out")
+        docker(*command)
+        assert committed.items() <= parts(tmp_path / "out").items()
+        rows = [json.loads(line) for part in parts(tmp_path / "out").values() for line in part.splitlines()]
+        assert sorted(row["path"] for row in rows) == sorted(path.name for path in images.iterdir())
+
+    @pytest.mark.parametrize(
+        ("mounts", "sentence"),
+        [
+            ({"/in", "/out"}, "model 'digits' was not found"),
+            ({"/tandem", "/out"}, "the input '/in' can't be read"),
+            ({"/tandem", "/in"}, "'/out' can't be written (Read-only file system); mount a writable folder there"),
+        ],
+        ids=["registry", "images", "output"],
+    )
+    def test_a_mount_that_is_missing(
+        self,
+        batch_image: str,
+        digits_home: Path,
+        test_folder: Path,
+        tmp_path: Path,
+        mounts: set[str],
+        sentence: str,
+    ) -> None:
+        """Exit code 1, and a sentence that names it."""
+        command = batch(batch_image, digits_home, test_folder, tmp_path / "out")
+        for place in {"/tandem", "/in", "/out"} - mounts:
+            mount = next(each for each in command if re.search(f":{place}(:ro)?$", str(each)))
+            del command[command.index(mount) - 1 : command.index(mount) + 1]
+        command[command.index("--workdir") : command.index("--workdir") + 2] = []
+        command[command.index(".")] = "/in"
+        done = docker(*command, check=False)
+        assert done.returncode == 1
+        assert sentence in done.stderr.splitlines()[-1]
+
+    def test_a_user_who_may_not_write(
+        self, batch_image: str, digits_home: Path, test_folder: Path, tmp_path: Path
+    ) -> None:
+        """The sentence says who owns the folder, and who runs."""
+        command = batch(batch_image, digits_home, test_folder, tmp_path / "out")
+        (tmp_path / "out").chmod(0o755)
+        command[command.index(USED[1])] = "7777:7777"
+        done = docker(*command, check=False)
+        assert done.returncode == 1
+        expected = f"'/out' belongs to user {OWNER} and this is user 7777: run as its owner"
+        assert expected in done.stderr.splitlines()[-1]
 
     def test_cuda_in_the_cpu_image_is_refused(
         self, batch_image: str, digits_home: Path, test_folder: Path, tmp_path: Path
