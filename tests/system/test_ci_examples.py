@@ -207,3 +207,5 @@ def test_from_a_model_in_the_registry_to_checked_images(pipeline: Pipeline, tand
     assert f"is {model}" in said["promote"]
     environment = {"TANDEM_HOME": str(tmp_path / "home-of-a-user"), "TANDEM_TRUSTED_KEY": str(tmp_path / "key.pub")}
     tandem("models", "pull", model.removesuffix(":1") + ":production", env=environment)
+    shown = tandem("models", "show", model, env=environment).stdout
+    assert shown.count("application/vnd.cyclonedx+json") == 2  # the packages of each image
