@@ -67,7 +67,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, types, the direction of imports, and the Dockerfiles."""
+    """Check style, types, the direction of imports, the Dockerfiles and the CI examples."""
     install(session, "-e", ".[cpu,train,service,batch,signing,cache,log,tracing]", *group("tests"), *group("lint"))
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
@@ -75,6 +75,8 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports")
     session.run("hadolint", "Dockerfile.batch", "Dockerfile.baked")
     session.run("shellcheck", ".ci/run")
+    session.run("jactionlint", "examples/ci/github-actions.yml")
+    session.run("check-jsonschema", "--builtin-schema=vendor.gitlab-ci", "examples/ci/gitlab-ci.yml")
 
 
 @nox.session(default=False)
