@@ -355,15 +355,18 @@ class TestImageWithoutAModel:
         assert "mount a TANDEM_HOME" in sentence
         assert "ghcr.io/acme/digits:3" in sentence
 
-    def test_for_development(self, digits_home: Path, image: bytes) -> None:
+    def test_for_development(self, digits_home: Path, image: bytes, tmp_path: Path) -> None:
         """MODE=development logs text, and starts anew when a file of the mounted clone changes."""
         tag = build_image("Dockerfile.service", "tandem-service:test-development", "--build-arg", "MODE=development")
         name = f"tandem-service-development-{os.getpid()}"
-        options = ("--volume", f"{digits_home}:/tandem:ro", "--env", "TANDEM_MODEL=digits")
-        with running(tag, *options, name=name) as url:
+        code = shutil.copytree(ROOT / "service", tmp_path / "service", ignore=shutil.ignore_patterns("__pycache__"))
+        mounts = ("--volume", f"{digits_home}:/tandem:ro", "--volume", f"{code}:/app/service:ro")
+        with running(tag, *mounts, "--env", "TANDEM_MODEL=digits", name=name) as url:
             assert httpx.post(f"{url}/classify", content=image).status_code == 200
-            first = docker("logs", name).stdout.splitlines()[0]
+            first, *_ = docker("logs", name).stdout.splitlines()
             assert not first.startswith("{")
+            (code / "limits.py").write_text((code / "limits.py").read_text() + "# changed\n")
+            wait_until(lambda: docker("logs", name).stdout.count("passed its self-test") == 2, "another worker")
 
 
 @pytest.mark.containers
