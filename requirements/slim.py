@@ -25,13 +25,13 @@ class Rule:
         package: the folder in site-packages that the rule is about; the rule is skipped if it is not there.
         reason: why nothing misses the files.
         patterns: globs below site-packages; each must match.
-        kept: names of matches that stay.
+        kept: patterns of names; what matches them stays.
     """
 
     package: str
     reason: str
     patterns: tuple[str, ...]
-    kept: frozenset[str] = frozenset()
+    kept: tuple[str, ...] = ()
 
 
 RULES = (
@@ -47,25 +47,20 @@ RULES = (
     ),
     Rule(
         "openvino",
-        "devices other than the CPU",
-        (
-            *(f"openvino/libs/libopenvino_{name}_plugin.so" for name in ("auto", "auto_batch", "hetero")),
-            *(f"openvino/libs/libopenvino_intel_{name}_plugin.so" for name in ("gpu", "npu")),
-            "openvino/libs/cache.json",
+        "devices other than the CPU, readers of formats other than ONNX and OpenVINO's own, the interface for C",
+        ("openvino/libs/*",),
+        kept=(
+            "libopenvino.so*",
+            "libopenvino_*_cpu_plugin.so",
+            "libopenvino_onnx_frontend.so*",
+            "libopenvino_ir_frontend.so*",
+            "libtbb*",
+            "libhwloc*",
         ),
     ),
     Rule(
-        "openvino",
-        "readers of formats other than ONNX and OpenVINO's own",
-        (
-            "openvino/frontend/*/py_*.so",
-            *(
-                f"openvino/libs/libopenvino_{name}_frontend.so*"
-                for name in ("gguf", "jax", "paddle", "pytorch", "tensorflow", "tensorflow_lite")
-            ),
-        ),
+        "openvino", "for CMake, and Python's side of those readers", ("openvino/cmake", "openvino/frontend/*/py_*.so")
     ),
-    Rule("openvino", "for C and CMake", ("openvino/cmake", "openvino/libs/libopenvino_c.so*")),
     Rule(
         "pyarrow",
         "Arrow Flight, a network protocol",
@@ -106,7 +101,7 @@ RULES = (
         "botocore",
         "services of AWS other than S3, and those that credentials come from",
         ("botocore/data/*/",),
-        kept=frozenset({"s3", "sts", "sso", "sso-oidc", "signin"}),
+        kept=("s3", "sts", "sso", "sso-oidc", "signin"),
     ),
     Rule(
         "sqlalchemy",
@@ -135,7 +130,7 @@ def main(environment: Path) -> None:
         for rule in RULES
         if (site / rule.package).is_dir()
         for pattern in rule.patterns
-        if not [remove(path) for path in list(site.glob(pattern)) if path.name not in rule.kept]
+        if not [remove(path) for path in list(site.glob(pattern)) if not any(map(path.match, rule.kept))]
     ]
     for path in everywhere(environment, site):
         remove(path)
