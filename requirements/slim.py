@@ -117,6 +117,9 @@ TESTS = ("test", "tests")
 SOURCES = (".a", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".pxd", ".pxi", ".pyi", ".pyx")
 """For compilers and type checkers."""
 
+SYMBOL_TABLE = 2
+"""The type of an ELF section with symbols for debuggers; those for the loader have another."""
+
 COMMANDS = ("python", "tandem", "bentoml")
 """Prefixes of the names in `bin` that stay."""
 
@@ -165,15 +168,19 @@ def remove(path: Path) -> Path:
 def strip(library: Path) -> None:
     """Cut off the end of a 64-bit ELF file that is never loaded: symbols for debuggers, and the table of sections.
 
-    Segments keep their places, so it is safe after `patchelf` as well, unlike the command `strip`.
+    Segments keep their places, so it is safe after `patchelf` as well, unlike the command `strip`. A file without such
+    symbols stays as it is.
     """
     data = library.read_bytes()
     if data[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
         return
-    (segments,) = struct.unpack_from("<Q", data, 32)
-    size, count = struct.unpack_from("<HH", data, 54)
-    headers = [struct.unpack_from("<IIQQQQ", data, segments + size * index) for index in range(count)]
-    end = max(segments + size * count, *(offset + length for _, _, offset, _, _, length in headers))
+    segments, sections = struct.unpack_from("<QQ", data, 32)
+    segment_size, segment_count, section_size, section_count = struct.unpack_from("<HHHH", data, 54)
+    kinds = [struct.unpack_from("<I", data, sections + section_size * index + 4)[0] for index in range(section_count)]
+    if SYMBOL_TABLE not in kinds:
+        return
+    headers = [struct.unpack_from("<IIQQQQ", data, segments + segment_size * index) for index in range(segment_count)]
+    end = max(segments + segment_size * segment_count, *(offset + bytes for _, _, offset, _, _, bytes in headers))
     head = bytearray(data[:64])
     struct.pack_into("<Q", head, 40, 0)  # where the table of sections is
     struct.pack_into("<HH", head, 60, 0, 0)  # its length, and which entry names the others
