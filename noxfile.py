@@ -135,7 +135,7 @@ def images(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def base(session: nox.Session) -> None:
-    """Pin the newest patch of the base image in all Dockerfiles; `-- --mirror HOST/NAME` looks elsewhere."""
+    """Pin the newest patch of the images' base wherever it is named; `-- --mirror HOST/NAME` looks elsewhere."""
     install(session, "-e", ".")
     session.run("python", "requirements/base.py", *session.posargs)
 

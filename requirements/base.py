@@ -1,10 +1,12 @@
-"""Pin the newest patch of the base image in all Dockerfiles: `nox -s base [-- --mirror HOST/NAME]`."""
+"""Pin the newest patch of the images' base wherever it is named: `nox -s base [-- --mirror HOST/NAME]`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 from classifier.errors import RegistryError
@@ -12,17 +14,18 @@ from registry.remote.repository import RemoteRepository
 
 ROOT = Path(__file__).resolve().parents[1]
 PIN = re.compile(
-    r"^ARG TANDEM_BASE_IMAGE=(?P<name>[^:@\s]+):(?P<series>\d+\.\d+)\.(?P<patch>\d+)(?P<variant>-[a-z-]+)"
-    r"@(?P<digest>sha256:[0-9a-f]{64})$",
-    re.MULTILINE,
+    r"\b(?P<name>python):(?P<series>\d+\.\d+)\.(?P<patch>\d+)(?P<variant>-slim-[a-z]+)@(?P<digest>sha256:[0-9a-f]{64})\b"
 )
+KINDS = ("Dockerfile*", "*.py", "*.yaml", "*.yml")
 
 
-def dockerfiles(root: Path) -> list[Path]:
-    """Return the Dockerfiles below `root` that have a pin, outside hidden folders."""
-    files = (path for path in sorted(root.rglob("Dockerfile*")) if path.is_file())
-    visible = (path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts))
-    return [path for path in visible if PIN.search(path.read_text())]
+def pinning(root: Path) -> list[Path]:
+    """Return the files below `root` that name the base with its digest, outside hidden folders."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in files if any(fnmatch(name, kind) for kind in KINDS)]
+    return sorted(path for path in found if PIN.search(path.read_text()))
 
 
 def newest(pin: re.Match[str], repository: RemoteRepository) -> str:
@@ -38,23 +41,23 @@ def newest(pin: re.Match[str], repository: RemoteRepository) -> str:
     manifest = repository.find_manifest(found)
     if manifest is None:
         raise RegistryError(f"{repository} has no image {found}: name another repository with --mirror")
-    return f"ARG TANDEM_BASE_IMAGE={pin['name']}:{found}@{manifest[0].digest}"
+    return f"{pin['name']}:{found}@{manifest[0].digest}"
 
 
 def update(root: Path, mirror: str | None = None) -> str:
-    """Write the newest pin into the Dockerfiles below `root`, and return it.
+    """Write the newest pin into the files below `root` that have one, and return it.
 
     Raises:
         RegistryError: as `newest`.
     """
-    files = dockerfiles(root)
+    files = pinning(root)
     pin = PIN.search(files[0].read_text())
-    assert pin is not None, "`dockerfiles` returns only those with a pin"
+    assert pin is not None, "`pinning` returns only files with a pin"
     host, _, name = (mirror or f"docker.io/{pin['name']}").partition("/")
-    line = newest(pin, RemoteRepository(host, name))
+    newest_pin = newest(pin, RemoteRepository(host, name))
     for file in files:
-        file.write_text(PIN.sub(line, file.read_text()))
-    return line
+        file.write_text(PIN.sub(newest_pin, file.read_text()))
+    return newest_pin
 
 
 if __name__ == "__main__":
