@@ -36,6 +36,7 @@ NOT_IN_IMAGES = {
     "flatbuffers": "ONNX Runtime's tools",
     "markdown-it-py": "rich's Markdown",
     "mdurl": "markdown-it-py",
+    "nvidia-cufft": "Fourier transforms on a GPU, for which alone ONNX Runtime loads it",
     "openvino-telemetry": "OpenVINO's converter of models",
     "pycparser": "compiling C declarations with cffi",
     "uv": "building a Bento",

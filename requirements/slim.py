@@ -46,6 +46,11 @@ RULES = (
         tuple(f"onnxruntime/{name}" for name in ("backend", "datasets", "quantization", "tools", "transformers")),
     ),
     Rule(
+        "nvidia/cu13",
+        "replaces the BLAS of other programs, and what is left of the headers",
+        ("nvidia/cu13/lib/libnvblas.so*", "nvidia/*/include"),
+    ),
+    Rule(
         "openvino",
         "devices other than the CPU, readers of formats other than ONNX and OpenVINO's own, the interface for C",
         ("openvino/libs/*",),
