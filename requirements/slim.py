@@ -176,20 +176,26 @@ def strip(library: Path) -> None:
     Segments keep their places, so it is safe after `patchelf` as well, unlike the command `strip`. A file without such
     symbols stays as it is.
     """
-    data = library.read_bytes()
-    if data[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
-        return
-    segments, sections = struct.unpack_from("<QQ", data, 32)
-    segment_size, segment_count, section_size, section_count = struct.unpack_from("<HHHH", data, 54)
-    kinds = [struct.unpack_from("<I", data, sections + section_size * index + 4)[0] for index in range(section_count)]
-    if SYMBOL_TABLE not in kinds:
-        return
-    headers = [struct.unpack_from("<IIQQQQ", data, segments + segment_size * index) for index in range(segment_count)]
-    end = max(segments + segment_size * segment_count, *(offset + bytes for _, _, offset, _, _, bytes in headers))
-    head = bytearray(data[:64])
-    struct.pack_into("<Q", head, 40, 0)  # where the table of sections is
-    struct.pack_into("<HH", head, 60, 0, 0)  # its length, and which entry names the others
-    library.write_bytes(head + data[64:end])
+    with library.open("r+b") as file:
+        head = file.read(64)
+        if head[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
+            return
+        segments, sections = struct.unpack_from("<QQ", head, 32)
+        _, segment_count, section_size, section_count = struct.unpack_from("<HHHH", head, 54)
+        file.seek(sections)
+        table = file.read(section_size * section_count)
+        if SYMBOL_TABLE not in (
+            struct.unpack_from("<I", table, at + 4)[0] for at in range(0, len(table), section_size)
+        ):
+            return
+        file.seek(segments)
+        headers = struct.iter_unpack("<IIQQQQQQ", file.read(56 * segment_count))
+        end = max(file.tell(), *(offset + length for _, _, offset, _, _, length, _, _ in headers))
+        file.seek(40)
+        file.write(bytes(8))  # where the table of sections is
+        file.seek(60)
+        file.write(bytes(4))  # its length, and which entry names the others
+        file.truncate(end)
 
 
 def size(folder: Path) -> int:
