@@ -205,8 +205,6 @@ def _build_batch(artifact: Artifact, image: str, root: Path, build: Build, label
     _log.info("building %s, with %s in it", image, artifact.identity)
     with tempfile.TemporaryDirectory() as name:
         LocalRegistry.holding(artifact).copy(artifact, LocalRegistry(Path(name) / "registry"))
-        for path in Path(name).rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # readable by any `docker run --user`, whatever this umask is
         build_image(
             image,
             root / "Dockerfile.baked",
