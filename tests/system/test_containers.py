@@ -432,6 +432,19 @@ def test_cuda_image_refuses_to_run_without_a_gpu(digits_home: Path, test_folder:
     assert_refused(docker(*batch(image, digits_home, test_folder, tmp_path / "out"), check=False), tmp_path / "out")
 
 
+@pytest.mark.cuda_image
+def test_cuda_service_image_refuses_to_run_without_a_gpu(digits_home: Path, image: bytes) -> None:
+    """In one sentence; told to, it runs on the CPU."""
+    tag = build_image("Dockerfile.service", "tandem-service:test-cuda", "--build-arg", "ENGINE=cuda")
+    options = ("--volume", f"{digits_home}:/tandem:ro", "--env", "TANDEM_MODEL=digits")
+    done = docker("run", *HARDENED, *options, tag, check=False)
+    assert done.returncode == 1
+    [sentence] = done.stderr.splitlines()
+    assert "cuda" in sentence.lower()
+    with running(tag, *options, "--env", "TANDEM_DEVICE=cpu") as url:
+        assert httpx.post(f"{url}/classify", content=image).status_code == 200
+
+
 def wait_until_healthy(name: str) -> None:
     """Wait until Docker calls the container healthy."""
     health = ("inspect", "--format", "{{.State.Health.Status}}", name)
