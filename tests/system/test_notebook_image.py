@@ -115,8 +115,9 @@ class Lab:
 
     def status(self, token: str | None = None) -> int:
         """Return the HTTP status of a request for the files in the work folder."""
-        headers = {} if token is None else {"Authorization": f"token {token}"}
-        return httpx.get(f"{self.url}/api/contents", headers=headers).status_code
+        return httpx.get(
+            f"{self.url}/api/contents", timeout=30, params={} if token is None else {"token": token}
+        ).status_code
 
     def run(self, *command: str, timeout: float = 280) -> str:
         """Return what a command in the container prints."""
@@ -208,10 +209,10 @@ class TestToken:
 class TestNotebook:
     def test_runs_and_survives_its_container(self, notebook_image: str, volume: str) -> None:
         """The example runs in the container; results and model outlive it, for another user of group 0."""
-        with lab(notebook_image, *kept(volume)) as jupyter:
-            wait_until(lambda: health(jupyter.name) == "healthy", "Docker's health check")
-            jupyter.run("jupyter", "execute", "notebook.ipynb", "--output=done.ipynb", timeout=600)
+        run = ("run", *HARDENED, "--network", "none", *kept(volume))
+        docker(*run, notebook_image, "jupyter", "execute", "notebook.ipynb", "--output=done.ipynb", timeout=900)
         with lab(notebook_image, *kept(volume), *ANY_UID) as jupyter:
+            wait_until(lambda: health(jupyter.name) == "healthy", "Docker's health check")
             done = nbformat.reads(jupyter.run("cat", "done.ipynb"), as_version=4)
             models = jupyter.run("tandem", "models", "list")
             jupyter.run("sh", "-c", "echo more >> done.ipynb")
@@ -254,7 +255,7 @@ class TestNotebook:
         """`docker stop` ends JupyterLab within its ten seconds, without SIGKILL."""
         with lab(notebook_image) as jupyter:
             docker("stop", jupyter.name)
-            assert docker("wait", jupyter.name).stdout.strip() == "0"
+            assert docker("wait", jupyter.name).stdout.strip() == "0", jupyter.log()
 
     def test_an_unwritable_folder_is_refused(self, notebook_image: str, tmp_path: Path) -> None:
         """A folder that the container's user can't write ends it with one sentence."""
