@@ -24,6 +24,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.umask(0o002)  # Another user id of group 0 can go on with these files.
     place_example(Path.home())
+    separate_users(Path.home())
     install_libraries()
     use_token()
     command = sys.argv[1:] or JUPYTERLAB
@@ -44,6 +45,17 @@ def place_example(work: Path) -> None:
             f"Error: {work} can't be written by user {os.getuid()} of group {os.getgid()} ({error.strerror}): mount a "
             "volume and leave out '--user' or use group 0, or mount a folder and give its owner as '--user'"
         )
+
+
+def separate_users(work: Path) -> None:
+    """Give each user id its own settings in `work`: Jupyter and IPython make folders that no other one may read."""
+    own = work / ".jupyter" / str(os.getuid())
+    own.mkdir(parents=True, exist_ok=True)
+    os.environ |= {
+        "IPYTHONDIR": str(own / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(own / "config"),
+        "JUPYTER_DATA_DIR": str(own / "data"),
+    }
 
 
 def install_libraries() -> None:
