@@ -73,7 +73,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("mypy")
     session.run("lint-imports")
-    session.run("hadolint", "Dockerfile.batch", "Dockerfile.baked")
+    session.run("hadolint", "Dockerfile.batch", "Dockerfile.baked", "deploy/training/Dockerfile")
     session.run("shellcheck", ".ci/run")
     session.run("jactionlint", "examples/ci/github-actions.yml")
     session.run("check-jsonschema", "--builtin-schema=vendor.gitlab-ci", "examples/ci/gitlab-ci.yml")
