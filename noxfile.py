@@ -74,7 +74,9 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("mypy")
     session.run("lint-imports")
-    session.run("hadolint", "Dockerfile.service", "Dockerfile.batch", "Dockerfile.baked")
+    session.run(
+        *("hadolint", "Dockerfile.service", "Dockerfile.batch", "Dockerfile.baked", "deploy/training/Dockerfile"),
+    )
     session.run("shellcheck", ".ci/run", "service/container/tandem-service")
     session.run("jactionlint", "examples/ci/github-actions.yml")
     session.run("check-jsonschema", "--builtin-schema=vendor.gitlab-ci", "examples/ci/gitlab-ci.yml")
@@ -216,17 +218,31 @@ def reference(session: nox.Session) -> None:
 def locks(session: nox.Session) -> None:
     """Lock the packages of the images. `-- --upgrade` upgrades all, `-- --upgrade-package NAME` one."""
     session.install("uv")
-    sources = {name: ("pyproject.toml", *(f"--extra={extra}" for extra in extras)) for name, extras in IMAGES.items()}
-    sources["build"] = ("--group=pyproject.toml:build",)
     absent = [f"--no-emit-package={package}" for package in NOT_IN_IMAGES]
+    # Their builds differ: deploy/training/Dockerfile installs the one that it is told to.
+    torch = ("--no-emit-package=torch", "--no-emit-package=torchvision")
+    training = ("pyproject.toml", "--extra=cpu", "--extra=train", *torch)
+    sources = {
+        **{
+            name: ("pyproject.toml", *(f"--extra={extra}" for extra in extras), *absent)
+            for name, extras in IMAGES.items()
+        },
+        "training-cpu": training,
+        "notebook-cpu": (*training, "--extra=batch", "--group=pyproject.toml:notebook"),
+        "seed": ("pyproject.toml", *absent),
+        "build": ("--group=pyproject.toml:build", *absent),
+        "uv": ("--group=pyproject.toml:uv",),
+    }
     for name, options in sources.items():
         session.run(
             *("uv", "pip", "compile", "--quiet", "--no-config", *options, "--output-file", f"requirements/{name}.txt"),
             # Names, versions and hashes, but no index URL: a mirror works as well.
-            *("--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate", *absent),
+            *("--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"),
             # The images' platform. The hashes cover all wheels of a version, so the files also work on aarch64.
             *("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"),
             *("--custom-compile-command", "nox -s locks", *session.posargs),
+            # torch's CPU build, which needs none of CUDA's packages.
+            env=find_links() or {"UV_TORCH_BACKEND": "cpu"},
         )
 
 
@@ -241,13 +257,15 @@ def run_image_tests(session: nox.Session, *, marker: str) -> None:
 
 def install(session: nox.Session, *requirements: str) -> None:
     """Install `requirements` with the tool that made the environment, uv or pip, but with pip's find-links."""
-    environment: dict[str, str | None] = {}
-    # uv ignores pip's settings, and those often name the folder with PyTorch's CPU wheels.
-    if (find_links := os.environ.get("PIP_FIND_LINKS")) and "UV_FIND_LINKS" not in os.environ:
-        environment["UV_FIND_LINKS"] = ",".join(find_links.split())
     # Without bytecode each `import torch` takes seconds, and many commands import it.
     session.env["PYTHONDONTWRITEBYTECODE"] = None
-    session.install(*requirements, env=environment)
+    session.install(*requirements, env=find_links())
+
+
+def find_links() -> dict[str, str]:
+    """Return the variable that gives uv pip's find-links, which often name the folder with PyTorch's CPU wheels."""
+    places = os.environ.get("UV_FIND_LINKS") or ",".join(os.environ.get("PIP_FIND_LINKS", "").split())
+    return {"UV_FIND_LINKS": places} if places else {}
 
 
 def group(name: str) -> tuple[str, ...]:

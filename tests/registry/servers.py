@@ -43,11 +43,11 @@ def free_port() -> int:
 
 @contextmanager
 def run_registry(
-    folder: Path, *, auth: dict[str, Any] | None = None, tls: dict[str, str] | None = None
+    folder: Path, *, auth: dict[str, Any] | None = None, tls: dict[str, str] | None = None, port: int = 0
 ) -> Iterator[str]:
     """Yield the `host:port` of a docker-registry that keeps its blobs in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     config = {
         "version": "0.1",
         "log": {"level": "error"},
