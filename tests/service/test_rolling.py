@@ -111,7 +111,7 @@ def test_a_full_replica_stays_in_the_rotation(tmp_path: Path) -> None:
 def test_rolling_restart_and_a_killed_replica(tandem_home: Path, image: bytes, tmp_path: Path) -> None:
     """From `digits:1` to `digits:2` under load, then `kill -9` of a replica: every request is answered with 200.
 
-    As docs/rolling-update.md describes it, with the configuration in deploy/nginx.
+    As docs/deploy/rolling-update.md describes it, with the configuration in deploy/nginx.
     """
     registry = LocalRegistry(tandem_home / "registry")
     old = registry.resolve("digits:1")
