@@ -77,7 +77,8 @@ def lint(session: nox.Session) -> None:
     session.run(
         *("hadolint", "Dockerfile.service", "Dockerfile.batch", "Dockerfile.baked", "deploy/training/Dockerfile"),
     )
-    session.run("shellcheck", ".ci/run", "service/container/tandem-service")
+    scripts = ("deploy/roll", "deploy/setup", "deploy/nginx/start")
+    session.run("shellcheck", ".ci/run", "service/container/tandem-service", *scripts)
     session.run("jactionlint", "examples/ci/github-actions.yml")
     session.run("check-jsonschema", "--builtin-schema=vendor.gitlab-ci", "examples/ci/gitlab-ci.yml")
 
@@ -141,6 +142,12 @@ def base(session: nox.Session) -> None:
     """Pin the newest patch of the images' base wherever it is named; `-- --mirror HOST/NAME` looks elsewhere."""
     install(session, "-e", ".")
     session.run("python", "requirements/base.py", *session.posargs)
+
+
+@nox.session(requires=["digits"])
+def stack(session: nox.Session) -> None:
+    """Bring up deploy/compose.yaml, and kill, scale and update what runs in it. Needs Docker and docker-compose."""
+    run_image_tests(session, marker="stack")
 
 
 @nox.session(default=False)
