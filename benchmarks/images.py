@@ -57,7 +57,7 @@ def docker(*arguments: str | Path, show: bool = False) -> str:
 
 def base_image() -> str:
     """Return the name of the base."""
-    pinned = re.search(r"^ARG TANDEM_BASE_IMAGE=(\S+)$", (ROOT / "Dockerfile.batch").read_text(), re.MULTILINE)
+    pinned = re.search(r"\$\{TANDEM_BASE_IMAGE:-(\S+)\}", (ROOT / "Dockerfile.batch").read_text())
     assert pinned is not None, "test_base.py checks it"
     return os.environ.get("TANDEM_BASE_IMAGE") or pinned[1]
 

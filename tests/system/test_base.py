@@ -41,7 +41,7 @@ def test_no_dockerfile_names_an_unpinned_python() -> None:
 def clone(tmp_path: Path) -> Path:
     """Return a folder with three files that name the base, and one that has another base."""
     (tmp_path / "deploy").mkdir()
-    (tmp_path / "Dockerfile.batch").write_text(f"ARG TANDEM_BASE_IMAGE={OLD}\nFROM ${{TANDEM_BASE_IMAGE}}\n")
+    (tmp_path / "Dockerfile.batch").write_text(f"ARG TANDEM_BASE_IMAGE\nFROM ${{TANDEM_BASE_IMAGE:-{OLD}}} AS base\n")
     (tmp_path / "deploy" / "Dockerfile").write_text(f"ARG TANDEM_BASE_IMAGE={OLD}\nARG ENGINE=cpu\n")
     (tmp_path / "image.py").write_text(f'BASE = "{OLD}"\n')
     (tmp_path / "deploy" / "Dockerfile.db").write_text("FROM postgres:17\n")
@@ -59,7 +59,7 @@ def test_newest_patch_is_written_into_each(clone: Path, remote_host: str) -> Non
     assert update(clone, f"{remote_host}/mirror/python") == expected
     assert (
         clone / "Dockerfile.batch"
-    ).read_text() == f"ARG TANDEM_BASE_IMAGE={expected}\nFROM ${{TANDEM_BASE_IMAGE}}\n"
+    ).read_text() == f"ARG TANDEM_BASE_IMAGE\nFROM ${{TANDEM_BASE_IMAGE:-{expected}}} AS base\n"
     assert (clone / "deploy" / "Dockerfile").read_text() == f"ARG TANDEM_BASE_IMAGE={expected}\nARG ENGINE=cpu\n"
     assert (clone / "image.py").read_text() == f'BASE = "{expected}"\n'
     assert (clone / "deploy" / "Dockerfile.db").read_text() == "FROM postgres:17\n"
