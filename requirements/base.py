@@ -20,10 +20,10 @@ KINDS = ("Dockerfile*", "*.py", "*.yaml", "*.yml")
 
 
 def pinning(root: Path) -> list[Path]:
-    """Return the files below `root` that name the base with its digest, outside hidden folders."""
+    """Return the files below `root` that name the base with its digest, outside of `examples` and hidden folders."""
     found = []
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if name != "examples" and not name.startswith(".")]
         found += [Path(folder, name) for name in files if any(fnmatch(name, kind) for kind in KINDS)]
     return sorted(path for path in found if PIN.search(path.read_text()))
 

@@ -13,6 +13,7 @@ from tests.registry.conftest import authority, locked_host, remote_host
 from tests.service.conftest import image, image_file, model
 from tests.serving import bentoml
 from tests.system.docker import build_batch_image, build_image
+from tests.system.training_images import build_training_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,24 @@ def service_image(digits_home: Path) -> str:
 def modelless_image() -> str:
     """Return the service image of the clone, without a model."""
     return build_image("Dockerfile.service", "tandem-service:test-modelless")
+
+
+@pytest.fixture(scope="session")
+def training_image() -> str:
+    """Return the image with the command `tandem` and torch."""
+    return build_training_image("training")
+
+
+@pytest.fixture(scope="session")
+def notebook_image() -> str:
+    """Return the image with JupyterLab."""
+    return build_training_image("notebook")
+
+
+@pytest.fixture(scope="session")
+def seed_image() -> str:
+    """Return the image that gives a registry its first model, which its build trains."""
+    return build_training_image("seed")
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,14 @@
-"""The images of deploy/training, in a real Docker: training, JupyterLab, and the registry's first model.
-
-torch comes from pip's find-links if that is set, and otherwise as for a user: its CPU build from PyTorch's own index.
-"""
+"""The images of deploy/training, in a real Docker: training, JupyterLab, and the registry's first model."""
 
 from __future__ import annotations
 
-import functools
-import http.server
 import os
 import subprocess
-import threading
 import time
 import uuid
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -27,65 +20,18 @@ from registry import LocalRegistry, find_model, open_model
 from tests.conftest import ROOT
 from tests.registry.servers import free_port, needs_registry, run_registry
 from tests.service.page.conftest import CHROMIUM
-from tests.system.docker import HARDENED, OWNER, USED, build_image, docker, get, wait_until
+from tests.system.docker import HARDENED, OWNER, USED, docker, get, wait_until
 from tests.system.test_notebook import FIGURES, Executed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # Building an image counts towards a test's time.
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
 ANY_UID = ("--user", f"{OWNER}:0")
 WORK = "/home/notebook/work"
-USUAL_PORT = 38917
-"""For the wheels: Docker builds torch's layer again if their address changes."""
-
-
-@pytest.fixture(scope="module")
-def torch_options() -> Iterator[tuple[str, ...]]:
-    """Yield the options of a build that say where torch comes from."""
-    folder = next(iter(os.environ.get("PIP_FIND_LINKS", "").split()), "")
-    if not any(Path(folder or "/nowhere").glob("torch-*.whl")):
-        yield ()
-        return
-    handler = functools.partial(QuietHandler, directory=folder)
-    try:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", USUAL_PORT), handler)
-    except OSError:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    with server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        links = f"UV_FIND_LINKS=http://127.0.0.1:{server.server_port}/"
-        yield ("--network", "host", "--build-arg", "UV_TORCH_BACKEND=", "--build-arg", links)
-        server.shutdown()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder without a line for each request."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
-
-
-def build(target: str, options: tuple[str, ...]) -> str:
-    """Return the image of that target, built from this tree."""
-    return build_image("deploy/training/Dockerfile", f"tandem-{target}:test", "--target", target, *options)
-
-
-@pytest.fixture(scope="module")
-def training_image(torch_options: tuple[str, ...]) -> str:
-    return build("training", torch_options)
-
-
-@pytest.fixture(scope="module")
-def notebook_image(torch_options: tuple[str, ...]) -> str:
-    return build("notebook", torch_options)
-
-
-@pytest.fixture(scope="module")
-def seed_image(torch_options: tuple[str, ...]) -> str:
-    return build("seed", torch_options)
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""The images of the stack: the service and the batch command from this tree, the others as stand-ins."""
+"""The images of the stack: Tandem's own from this tree, the others as stand-ins."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,24 +13,19 @@ from tests.system.stack.running import DEPLOY, IMAGES, STANDINS, Stack, stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 NAME = f"tandem-stack-{os.getpid()}"
 
 
 @pytest.fixture(scope="session")
-def images(digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def images(seed_image: str) -> None:
     """Build all images of the stack; Docker keeps what has not changed."""
+    docker("tag", seed_image, IMAGES["TANDEM_SEED_IMAGE"])
     for name in ("registry", "postgres", "redis", "nginx", "prometheus"):
         tag = IMAGES[f"TANDEM_{name.upper()}_IMAGE"]
         docker("build", "--file", STANDINS / f"{name}.Dockerfile", "--tag", tag, STANDINS, timeout=600)
     # In the clone: a build's context is the folder above deploy/.
     Stack(DEPLOY, NAME, free_port()).compose("build", "api", "batch", timeout=1200)
-    context = tmp_path_factory.mktemp("seed")
-    shutil.copytree(digits_home / "registry", context / "demo" / "registry")
-    shutil.copy(STANDINS / "seed-entrypoint", context)
-    arguments = ("--build-arg", f"BATCH={IMAGES['TANDEM_BATCH_IMAGE']}", "--tag", IMAGES["TANDEM_SEED_IMAGE"])
-    docker("build", "--file", STANDINS / "seed.Dockerfile", *arguments, context)
 
 
 @pytest.fixture(scope="module")
