@@ -46,6 +46,8 @@ _POSTGRESQL_OPTIONS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
     "application_name": "tandem",
+    # Else a database without an encoding, SQL_ASCII, would return bytes.
+    "client_encoding": "utf8",
 }
 
 

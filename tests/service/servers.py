@@ -47,10 +47,10 @@ class Postgres:
             host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, dbname=database, **options
         )
 
-    def create(self, database: str) -> str:
+    def create(self, database: str, options: str = "") -> str:
         """Make an empty database, and return its URL."""
         with self.connect() as connection:
-            connection.execute(f'CREATE DATABASE "{database}"')
+            connection.execute(f'CREATE DATABASE "{database}" {options}')
         return self.url(database)
 
     def start(self) -> None:

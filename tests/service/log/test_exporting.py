@@ -25,6 +25,8 @@ from tests.service.log.entries import DIGEST, entry
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tests.service.servers import Postgres
+
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 scores = st.floats(0, 1, width=32)
 milliseconds = st.none() | st.floats(0, 1e9)
@@ -132,6 +134,14 @@ def test_postgresql_gives_back_what_it_got(postgres_url: str) -> None:
         assert_round_trip(postgres_url, recorded)
 
     test()
+
+
+def test_a_database_without_an_encoding(postgres: Postgres, tmp_path: Path) -> None:
+    """SQL_ASCII, the encoding of a PostgreSQL that was set up with the locale C, keeps any text as well."""
+    url = postgres.create("without-encoding", "ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    record(url, [entry("a", client="größer als Ⅷ")])
+    [row] = exported(url, tmp_path / "log.parquet")
+    assert row["client"] == "größer als Ⅷ"
 
 
 def test_with_feedback(url: str, tmp_path: Path) -> None:
