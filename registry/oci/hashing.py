@@ -93,7 +93,10 @@ class _CheckedFile(RawIOBase):
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # any writable buffer would do
         """Read and hash a piece; compare size and digest at the end."""
-        count = self._file.readinto(buffer) or 0
+        try:
+            count = self._file.readinto(buffer) or 0
+        except OSError as error:
+            raise self._damaged(f"{self._file.name!s} can't be read ({error.strerror})") from error
         if count:
             self._hash.update(bytes(memoryview(buffer)[:count]))
         self._read_bytes += count

@@ -60,3 +60,12 @@ def test_a_missing_file_is_damage(tmp_path: Path) -> None:
     """The model's own error is raised, with the path and the reason."""
     with pytest.raises(DamagedArtifact, match=r"absent can't be read \(No such file or directory\)"):
         open_checked(tmp_path / "absent", describe(DATA, ""), lambda size: None, DamagedArtifact)
+
+
+def test_a_file_that_can_t_be_read_is_damage(tmp_path: Path) -> None:
+    """On a failing disk, say: the reason is in the sentence, and nobody takes it for the target's."""
+    # Reading the first byte of a process's memory is an I/O error.
+    (tmp_path / "blob").symlink_to("/proc/self/mem")
+    file = open_checked(tmp_path / "blob", describe(DATA, ""), lambda size: None, DamagedArtifact)
+    with file, pytest.raises(DamagedArtifact, match=r"blob can't be read \(Input/output error\)"):
+        file.read()
