@@ -1,4 +1,4 @@
-"""Models by reference, local or remote: find, open, push, pull, sign and attach."""
+"""Models by reference, local or remote: find, open, push, pull, save, sign and attach."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from registry.local import Added, LocalRegistry, Removed
 from registry.oci.artifact import Artifact
 from registry.oci.references import Reference
 from registry.opening import fetch_model, find_model, open_model
+from registry.saving import save
 
 if TYPE_CHECKING:
     from registry.pulling import pull
@@ -28,6 +29,7 @@ __all__ = [
     "open_model",
     "pull",
     "push",
+    "save",
     "sign",
 ]
 

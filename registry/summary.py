@@ -139,6 +139,10 @@ class Summary:
         )
 
 
+FILE_COLUMNS = ("FILE", "SIZE", "DIGEST")
+"""The columns of `File.cells`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     """A file of a model."""
@@ -218,20 +222,29 @@ def describe_model(artifact: Artifact) -> Description:
     Raises:
         DamagedArtifact: manifest, config or evaluation is missing or damaged.
     """
-    files = artifact.files
+    files = list_files(artifact)
     return Description(
         reference=artifact.reference,
         name=artifact.name,
         version=artifact.version,
         aliases=artifact.aliases,
         digest=artifact.digest,
-        size_bytes=sum(layer.size for layer in files.values()),
+        size_bytes=sum(file.size_bytes for file in files),
         config=artifact.config,
-        evaluation=_evaluation(artifact) if EVALUATION in files else None,
-        files=tuple(
-            File(file=file, media_type=layer.media_type, size_bytes=layer.size, digest=layer.digest)
-            for file, layer in files.items()
-        ),
+        evaluation=_evaluation(artifact) if EVALUATION in artifact.files else None,
+        files=files,
+    )
+
+
+def list_files(artifact: Artifact) -> tuple[File, ...]:
+    """Return the files of `artifact`, in the manifest's order.
+
+    Raises:
+        DamagedArtifact: the manifest is missing or damaged.
+    """
+    return tuple(
+        File(file=file, media_type=layer.media_type, size_bytes=layer.size, digest=layer.digest)
+        for file, layer in artifact.files.items()
     )
 
 

@@ -12,6 +12,7 @@ COMMANDS: Commands = {
     "tag": ("commands.models.tag:tag", "Put aliases on a version, and take them off the one that had them."),
     "push": ("commands.models.push:push", "Push a model to a remote registry."),
     "pull": ("commands.models.pull:pull", "Pull a model from a remote registry."),
+    "save": ("commands.models.save:save", "Save a model's files in a folder."),
     "sign": ("commands.models.sign:sign", "Sign a model."),
     "attach": ("commands.models.attach:attach", "Attach a file to a model, such as an SBOM or a parity report."),
     "verify": ("commands.models.verify:verify", "Compare every byte of models with its digest."),

@@ -11,7 +11,7 @@ from commands.options import json_option, reference_argument
 from registry.attaching import referrers_of
 from registry.local import LocalRegistry
 from registry.opening import find_model
-from registry.summary import PRECISION_COLUMNS, describe_model
+from registry.summary import FILE_COLUMNS, PRECISION_COLUMNS, describe_model
 
 
 @click.command(
@@ -39,7 +39,7 @@ def show(reference: str, as_json: bool, card: bool) -> None:
     tables = [table_lines(("MODEL", artifact.reference), description.facts())]
     if description.evaluation is not None:
         tables.append(table_lines(PRECISION_COLUMNS, [way.cells() for way in description.evaluation.precisions]))
-    tables.append(table_lines(("FILE", "SIZE", "DIGEST"), [file.cells() for file in description.files]))
+    tables.append(table_lines(FILE_COLUMNS, [file.cells() for file in description.files]))
     if referrers := referrers_of(artifact):
         rows = [(one.manifest.kind, one.descriptor.digest) for one in referrers]
         tables.append(table_lines(("REFERRER", "DIGEST"), rows))
