@@ -98,6 +98,15 @@ class OverShare(Refused):
     """A client asks for more than its share. `service.edge.refusals` answers it with 429 and Retry-After."""
 
 
+def stop_within_s() -> float:
+    """Return for how many seconds a stopping worker then answers the requests in flight.
+
+    Raises:
+        ValueError: TANDEM_STOP_WITHIN is not a number of seconds; the message is one for users.
+    """
+    return seconds_in("TANDEM_STOP_WITHIN", STOP_WITHIN_S)
+
+
 def drain_s() -> float:
     """Return for how many seconds a stopping worker takes new requests.
 

@@ -51,6 +51,7 @@ def check_options() -> None:
     try:
         Access.from_environment()
         limits.drain_s()
+        limits.stop_within_s()
         limits.lower_limits()
     except ValueError as error:
         raise BentoMLException(str(error)) from error

@@ -46,6 +46,7 @@ _PATHS = (
     "TANDEM_HOME",
     "TANDEM_TRUSTED_KEY",
     "TANDEM_REGISTRY_CA",
+    "TANDEM_REGISTRY_PASSWORD_FILE",
     "TANDEM_API_KEYS",
     "TANDEM_CACHE_PASSWORD_FILE",
     "TANDEM_LOG_PASSWORD_FILE",
@@ -163,7 +164,7 @@ def _stop(arbiter: Any, stop: Callable[[], Any], first_start: FirstStart) -> Any
 def _stop_within_s() -> float:
     command = click.get_current_context(silent=True)
     asked = command and command.params.get("timeout_graceful_shutdown")
-    return float(asked or limits.STOP_WITHIN_S)
+    return float(asked or limits.stop_within_s())
 
 
 def _stop_listening(arbiter: Any, **_: Any) -> bool:

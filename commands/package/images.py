@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier.errors import ContainerError, DamagedArtifact, InvalidReference, RegistryDenied
+from classifier.errors import ContainerError, DamagedArtifact, InvalidReference, RegistryError
 from classifier.extras import install_extra
 from commands.package.docker import build_image, check_docker, push_image, read_file
 from registry import LocalRegistry, Reference, fetch_model, find_model
@@ -191,8 +191,9 @@ def _build_service(artifact: Artifact, image: str, root: Path, build: Build, lab
 
 def _build_batch(artifact: Artifact, image: str, root: Path, build: Build, labels: dict[str, str]) -> None:
     revision = labels[REVISION_LABEL]
+    commit, dash, dirty = revision.partition("-")
     platform = "" if build.platform is None else f"-{build.platform.replace('/', '-')}"
-    base = f"tandem-batch:{build.engine}-{revision.removesuffix('-dirty')[:12]}{platform}"
+    base = f"tandem-batch:{build.engine}-{commit[:12]}{dash}{dirty}{platform}"
     _log.info("building %s, the batch image without a model", base)
     build_image(
         base,
@@ -216,12 +217,14 @@ def _build_batch(artifact: Artifact, image: str, root: Path, build: Build, label
 
 
 def _attach_sbom(artifact: Artifact, image: str, pushed: str, *, title: str) -> None:
-    """Attach the image's list of packages to the image, and to the model if that is in a registry."""
+    """Attach the image's list of packages to the image, and to the model if that is in a registry.
+
+    What fails is logged: the image is pushed, and its digest must be known.
+    """
     sbom = read_file(image, SBOM)
-    attach_to_image(pushed, sbom, artifact_type=SBOM_TYPE, title=title)
-    if Reference.parse(artifact.identity).host is None:
-        return
     try:
-        attach(find_model(artifact.identity, LocalRegistry.default()), sbom, artifact_type=SBOM_TYPE, title=title)
-    except RegistryDenied as error:
-        _log.warning("the list of packages is attached to the image, but not to the model: %s", error)
+        attach_to_image(pushed, sbom, artifact_type=SBOM_TYPE, title=title)
+        if Reference.parse(artifact.identity).host is not None:
+            attach(find_model(artifact.identity, LocalRegistry.default()), sbom, artifact_type=SBOM_TYPE, title=title)
+    except RegistryError as error:
+        _log.warning("%s is pushed, but its list of packages is not attached to image and model: %s", pushed, error)

@@ -1,6 +1,6 @@
 """Credentials of remote registries, as Docker keeps them.
 
-In this order: `TANDEM_REGISTRY_USERNAME` with `_PASSWORD`; then from Docker's `config.json`: the host's helper
+In this order: `TANDEM_REGISTRY_USERNAME` with `_PASSWORD` or `_PASSWORD_FILE`; then from Docker's `config.json`: the host's helper
 (`credHelpers`), the helper for all hosts (`credsStore`), and the entries of `docker login` (`auths`). Formats: Docker's
 "docker login" reference, and the docker-credential-helpers protocol.
 """
@@ -19,6 +19,8 @@ import msgspec
 
 from classifier.errors import RegistryDenied
 
+PASSWORD_FILE = "TANDEM_REGISTRY_PASSWORD_FILE"  # noqa: S105 # the name of a variable
+"""Names a file with the password, which takes precedence over `TANDEM_REGISTRY_PASSWORD`."""
 _DOCKER_HUB = "https://index.docker.io/v1/"
 """Docker's key for the credentials of docker.io."""
 _HELPER_TIMEOUT_S = 60.0
@@ -75,11 +77,11 @@ def find_credentials(host: str) -> Credentials | None:
     """Return the credentials for the registry `host`; None if there are none, as for public models.
 
     Raises:
-        RegistryDenied: Docker's config can't be used.
+        RegistryDenied: the password's file or Docker's config can't be used.
         HelperFailed: the helper in it can't be used.
     """
     if username := os.environ.get("TANDEM_REGISTRY_USERNAME"):
-        return Credentials(username=username, password=os.environ.get("TANDEM_REGISTRY_PASSWORD", ""))
+        return Credentials(username=username, password=_password())
     path = docker_config_path()
     config = _read_config(path)
     for name in _names(host):
@@ -93,6 +95,22 @@ def find_credentials(host: str) -> Credentials | None:
         if login := config.auths.get(name):
             return _from_login(login, name, path)
     return None
+
+
+def _password() -> str:
+    file = os.environ.get(PASSWORD_FILE)
+    if not file:
+        return os.environ.get("TANDEM_REGISTRY_PASSWORD", "")
+    try:
+        lines = Path(file).expanduser().read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise RegistryDenied(
+            f"{PASSWORD_FILE} names '{file}', which can't be read ({why}): give the path of a file with the password"
+        ) from error
+    if not lines or not lines[0]:
+        raise RegistryDenied(f"{PASSWORD_FILE} names '{file}', which is empty: write the password into it")
+    return lines[0]
 
 
 def docker_config_path() -> Path:

@@ -39,14 +39,14 @@ class StoppingServer(uvicorn.Server):
 
     For `drain_s` it goes on answering: readiness says 503, and each answer closes its connection, so that proxies and
     clients go elsewhere without losing a request. Then it refuses new connections, and answers the requests in flight.
-    Those that take longer than `limits.STOP_WITHIN_S` are cut off. SIGINT, and a second SIGTERM, skip the first part.
+    Those that take longer than `limits.stop_within_s` are cut off. SIGINT, and a second SIGTERM, skip the first part.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
         # `service.access` reads forwarded headers; uvicorn would believe those of everybody on this machine.
         config.proxy_headers = False
         if config.timeout_graceful_shutdown is None:
-            config.timeout_graceful_shutdown = limits.STOP_WITHIN_S
+            config.timeout_graceful_shutdown = math.ceil(limits.stop_within_s())
         super().__init__(config)
         self._drain_s = limits.drain_s()
         self._drained_at = math.inf

@@ -1,4 +1,4 @@
-"""The images of the batch command and of the Bento, in a real Docker.
+"""The images of the bulk run and of the service, in a real Docker.
 
 Each container runs as in production: as a user that owns nothing in it, with a read-only root, without a network if
 it needs none, and with images and registry mounted read-only.
@@ -260,6 +260,7 @@ class TestServiceImage:
         for options, arguments in (
             (("--env", "PORT=3000", "--env", "BENTOML_PORT=1"), ()),
             (("--env", "PORT=1"), ("--port", "3000")),
+            ((), ("-p3000",)),
         ):
             name = f"tandem-service-health-{os.getpid()}"
             every = ("--health-interval", "1s")
@@ -267,10 +268,16 @@ class TestServiceImage:
                 wait_until_healthy(name)
                 assert docker("exec", name, "tandem-service", "health").stdout.strip() == "HTTP/1.1 200 OK"
 
-    def test_a_request_that_does_not_end_outlives_no_docker_stop(self, service_image: str) -> None:
-        """`docker stop` kills after 10 s; the service has answered, logged and ended by then, with exit code 0."""
+    @pytest.mark.parametrize("made_by", ["service_image", "containerized_image"])
+    def test_a_docker_stop_in_the_worst_case(self, made_by: str, request: pytest.FixtureRequest, image: bytes) -> None:
+        """A request that does not end, and a prediction log that nobody takes, don't outlive the 10 s until it kills."""
         name = f"tandem-service-slow-{os.getpid()}"
-        with running(service_image, name=name) as url:
+        log = (
+            "--env",
+            "TANDEM_LOG_URL=postgresql+psycopg://tandem@192.0.2.1/tandem",
+        )  # an address that is no machine's
+        with running(request.getfixturevalue(made_by), *log, name=name) as url:
+            assert httpx.post(f"{url}/classify", content=image).status_code == 200
             host, port = url.removeprefix("http://").split(":")
             with socket.create_connection((host, int(port))) as connection:
                 connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
@@ -285,7 +292,7 @@ class TestServiceImage:
             (("--env", "PORT=abc"), (), "PORT is 'abc', which is not a port"),
             (("--env", "BENTOML_PORT=70000"), (), "BENTOML_PORT is '70000', which is not a port"),
             ((), ("--port", "0"), "--port is '0', which is not a port"),
-            (("--env", "TANDEM_STOP_WITHIN=soon"), (), "TANDEM_STOP_WITHIN is 'soon', which is not a time"),
+            (("--env", "TANDEM_STOP_WITHIN=soon"), (), "TANDEM_STOP_WITHIN is 'soon'"),
             (("--memory", "64m", "--memory-swap", "64m"), (), "does not fit into this container's memory of 67 MB"),
             (("--env", "TANDEM_DEVICE=cuda"), (), "device 'cuda:0' is not available"),
             (("--env", "TANDEM_MODEL=127.0.0.1:9/acme/digits:1"), (), "nothing accepts connections on 127.0.0.1:9"),
@@ -309,9 +316,20 @@ class TestServiceImage:
         assert done.stderr.splitlines() == ["Error: /tmp can't be written, but BentoML works in it: add --tmpfs /tmp"]
 
     def test_less_than_one_cpu(self, service_image: str) -> None:
-        """It starts, with one thread, and answers."""
-        with running(service_image, "--cpus", "0.4") as url:
-            assert get(f"{url}/readyz") == 200
+        """It starts, and takes itself to have one."""
+        name = f"tandem-service-cpu-{os.getpid()}"
+        with running(service_image, "--cpus", "0.4", name=name):
+            limit = (
+                "import sys; sys.path.insert(0, 'src'); from classifier.hardware import cpu_limit; print(cpu_limit())"
+            )
+            assert docker("exec", name, "python", "-c", limit).stdout.strip() == "1"
+
+    def test_its_prediction_log_is_read_in_it(self, service_image: str, image: bytes) -> None:
+        """The image has the command `tandem`, for `tandem log` beside the database that only the service reaches."""
+        name = f"tandem-service-log-{os.getpid()}"
+        with running(service_image, "--env", "TANDEM_LOG_URL=sqlite:////tmp/log.db", name=name) as url:
+            assert httpx.post(f"{url}/classify", content=image).status_code == 200
+            wait_until(lambda: "1 image" in docker("exec", name, "tandem", "log", "summary").stdout, "the row")
 
     def test_every_line_of_its_log_is_json(self, service_image: str) -> None:
         """From the first to the last, of a container that was stopped."""
@@ -336,6 +354,38 @@ class TestServiceImage:
         assert done.returncode == 1
         assert "failed its self-test" in done.stderr
 
+    def test_dead_worker_is_replaced(self, service_image: str) -> None:
+        """A worker that the kernel killed is replaced; the container goes on."""
+        name = f"tandem-service-worker-{os.getpid()}"
+        with running(service_image, name=name) as url:
+            end = "import psutil; psutil.Process(1).children()[0].kill()"
+            docker("exec", name, "python", "-c", end)
+            wait_until(lambda: "ended with exit code -9" in docker("logs", name).stdout, "the line of the log")
+            wait_until(lambda: get(f"{url}/readyz") == 200, "another worker")
+
+    def test_large_images_in_a_small_container(self, service_image: str, test_folder: Path) -> None:
+        """An image that the container's memory can't decode is refused; it doesn't end the service."""
+        name = f"tandem-service-small-{os.getpid()}"
+        limit = ("--memory", "512m", "--memory-swap", "512m")
+        with running(service_image, *limit, name=name) as url:
+            for options in ({}, {"progressive": True}):
+                large = BytesIO()
+                Image.new("RGB", (9950, 9950)).save(large, "JPEG", **options)
+                refused = httpx.post(f"{url}/classify", content=large.getvalue(), timeout=60)
+                assert refused.status_code == 413
+                assert "this container's limit" in refused.json()["error"]["message"]
+            image = min(test_folder.rglob("*.png")).read_bytes()
+            assert httpx.post(f"{url}/classify", content=image).status_code == 200
+            assert "ended with exit code" not in docker("logs", name).stdout
+
+    def test_too_little_memory_ends_with_one_sentence(self, service_image: str) -> None:
+        """A container that not even the model fits into says so, and is not restarted by itself for ever."""
+        limit = ("--memory", "130m", "--memory-swap", "130m")
+        done = docker("run", *HARDENED, *limit, service_image, check=False)
+        assert done.returncode == 1, done.stderr
+        [sentence] = done.stderr.splitlines()
+        assert "does not fit into this container's memory of 136 MB" in sentence
+
 
 @pytest.mark.containers
 class TestImageWithoutAModel:
@@ -346,6 +396,15 @@ class TestImageWithoutAModel:
         options = ("--volume", f"{digits_home}:/tandem:ro", "--env", "TANDEM_MODEL=digits")
         with running(modelless_image, *options) as url:
             assert httpx.post(f"{url}/classify", content=image).status_code == 200
+
+    def test_with_openvino(self, digits_home: Path, image: bytes) -> None:
+        """ENGINE=openvino brings that engine beside ONNX Runtime."""
+        tag = build_image("Dockerfile.service", "tandem-service:test-openvino", "--build-arg", "ENGINE=openvino")
+        options = ("--volume", f"{digits_home}:/tandem:ro", "--env", "TANDEM_MODEL=digits")
+        name = f"tandem-service-openvino-{os.getpid()}"
+        with running(tag, *options, name=name) as url:
+            assert httpx.post(f"{url}/classify", content=image).status_code == 200
+            assert "openvino" in docker("exec", name, "tandem", "doctor", check=False).stdout
 
     def test_without_a_model(self, modelless_image: str) -> None:
         """The sentence says both ways to give it one."""
@@ -391,38 +450,6 @@ class TestContainerizedBento:
         revision = [labels.pop("org.opencontainers.image.revision") for labels in found]
         assert revision[0] == "unknown"
         assert found[0] == found[1]
-
-    def test_dead_worker_is_replaced(self, service_image: str) -> None:
-        """A worker that the kernel killed is replaced; the container goes on."""
-        name = f"tandem-service-worker-{os.getpid()}"
-        with running(service_image, name=name) as url:
-            end = "import psutil; psutil.Process(1).children()[0].kill()"
-            docker("exec", name, "python", "-c", end)
-            wait_until(lambda: "ended with exit code -9" in docker("logs", name).stdout, "the line of the log")
-            wait_until(lambda: get(f"{url}/readyz") == 200, "another worker")
-
-    def test_large_images_in_a_small_container(self, service_image: str, test_folder: Path) -> None:
-        """An image that the container's memory can't decode is refused; it doesn't end the service."""
-        name = f"tandem-service-small-{os.getpid()}"
-        limit = ("--memory", "512m", "--memory-swap", "512m")
-        with running(service_image, *limit, name=name) as url:
-            for options in ({}, {"progressive": True}):
-                large = BytesIO()
-                Image.new("RGB", (9950, 9950)).save(large, "JPEG", **options)
-                refused = httpx.post(f"{url}/classify", content=large.getvalue(), timeout=60)
-                assert refused.status_code == 413
-                assert "this container's limit" in refused.json()["error"]["message"]
-            image = min(test_folder.rglob("*.png")).read_bytes()
-            assert httpx.post(f"{url}/classify", content=image).status_code == 200
-            assert "ended with exit code" not in docker("logs", name).stdout
-
-    def test_too_little_memory_ends_with_one_sentence(self, service_image: str) -> None:
-        """A container that not even the model fits into says so, and is not restarted by itself for ever."""
-        limit = ("--memory", "130m", "--memory-swap", "130m")
-        done = docker("run", *HARDENED, *limit, service_image, check=False)
-        assert done.returncode == 1, done.stderr
-        [sentence] = done.stderr.splitlines()
-        assert "does not fit into this container's memory of 136 MB" in sentence
 
 
 @pytest.mark.cuda_image

@@ -91,6 +91,21 @@ def test_null_beside_a_login(docker_config: Path) -> None:
     assert find_credentials("ghcr.io") == Credentials(username="u", password="p")
 
 
+def test_a_file_with_the_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As containers get secrets; one that can't be used is named."""
+    monkeypatch.setenv("TANDEM_REGISTRY_USERNAME", "u")
+    monkeypatch.setenv("TANDEM_REGISTRY_PASSWORD", "another")
+    monkeypatch.setenv("TANDEM_REGISTRY_PASSWORD_FILE", str(tmp_path / "password"))
+    for content, fact in ((None, "No such file"), (b"", "is empty"), (b"\xff\xfe", "it is not text")):
+        if content is not None:
+            (tmp_path / "password").write_bytes(content)
+        with pytest.raises(RegistryDenied, match=fact) as caught:
+            find_credentials("ghcr.io")
+        assert "TANDEM_REGISTRY_PASSWORD_FILE" in str(caught.value)
+    (tmp_path / "password").write_text("p\n")
+    assert find_credentials("ghcr.io") == Credentials(username="u", password="p")
+
+
 def test_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A container's user may have none: there are no credentials."""
     monkeypatch.chdir(tmp_path)
