@@ -179,14 +179,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _remedy(path: Path, error: OSError) -> str:
-    if error.errno == errno.EROFS and os.environ.get(IMAGE):
+    if os.environ.get(IMAGE) and (error.errno == errno.EROFS or not path.exists()):
         return "mount a writable folder there"
     if isinstance(error, PermissionError) and hasattr(os, "geteuid"):
         with suppress(OSError):
             existing = next(each for each in (path, *path.parents) if each.exists())
-            owner = existing.stat().st_uid
-            if owner != os.geteuid():
-                return f"'{existing}' belongs to user {owner} and this is user {os.geteuid()}: run as its owner"
+            owner, own = existing.stat().st_uid, os.geteuid()
+            if owner != own:
+                return f"'{existing}' belongs to user {owner}: give it to user {own}, or run as its owner"
     return "put that right"
 
 

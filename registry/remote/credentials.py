@@ -1,8 +1,8 @@
 """Credentials of remote registries, as Docker keeps them.
 
-In this order: `TANDEM_REGISTRY_USERNAME` with `_PASSWORD` or `_PASSWORD_FILE`; then from Docker's `config.json`: the host's helper
-(`credHelpers`), the helper for all hosts (`credsStore`), and the entries of `docker login` (`auths`). Formats: Docker's
-"docker login" reference, and the docker-credential-helpers protocol.
+In this order: `TANDEM_REGISTRY_USERNAME` with `_PASSWORD` or `_PASSWORD_FILE`; then from Docker's `config.json`: the
+host's helper (`credHelpers`), the helper for all hosts (`credsStore`), and the entries of `docker login` (`auths`).
+Formats: Docker's "docker login" reference, and the docker-credential-helpers protocol.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def test_named_model_overrides_the_pinned_one(
 
 
 def test_holds_only_what_it_serves_with(bento: Imported) -> None:
-    """The Bento has what answers, the command, the locked requirements and the model; no training, tests or bytecode."""
+    """The Bento has what answers, the command, the locked requirements and the model; no training, no tests."""
     with tarfile.open(bento.file) as archive:
         names = {name.removeprefix("./") for name in archive.getnames() if "." in name.rpartition("/")[2]}
     sources = {name.removeprefix("src/") for name in names if name.startswith("src/")}

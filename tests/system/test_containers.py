@@ -167,7 +167,7 @@ class TestBatchImage:
         command[command.index(USED[1])] = "7777:7777"
         done = docker(*command, check=False)
         assert done.returncode == 1
-        expected = f"'/out' belongs to user {OWNER} and this is user 7777: run as its owner"
+        expected = f"'/out' belongs to user {OWNER}: give it to user 7777, or run as its owner"
         assert expected in done.stderr.splitlines()[-1]
 
     def test_cuda_in_the_cpu_image_is_refused(
@@ -270,7 +270,7 @@ class TestServiceImage:
 
     @pytest.mark.parametrize("made_by", ["service_image", "containerized_image"])
     def test_a_docker_stop_in_the_worst_case(self, made_by: str, request: pytest.FixtureRequest, image: bytes) -> None:
-        """A request that does not end, and a prediction log that nobody takes, don't outlive the 10 s until it kills."""
+        """A request that does not end and a log that nobody takes don't outlive the 10 s until it kills."""
         name = f"tandem-service-slow-{os.getpid()}"
         log = (
             "--env",
