@@ -114,7 +114,7 @@ def summarise(result: Comparison) -> list[str]:
     if result.margin is not None:
         lines.append(
             f"{'passed' if result.passed else 'NOT passed'}: the lower end, {_points(result.low)}, is "
-            f"{'above' if result.passed else 'not above'} -{100 * result.margin:g}"
+            f"{'above' if result.passed else 'not above'} -{100 * result.margin:g} points"
         )
     lines.append("no difference is shown" if result.verdict == "undecided" else f"B is {result.verdict} than A")
     return lines

@@ -78,7 +78,8 @@ def labelled_files(folder: str, labels: Sequence[str], *, model: str) -> Labelle
             truth.append(index)
     if unknown:
         raise DataError(
-            f"{counted(len(unknown), 'folder')} in '{utf8_text(folder)}' not named like a label of {model}: "
+            f"{counted(len(unknown), 'folder')} in '{utf8_text(folder)}' {'is' if len(unknown) == 1 else 'are'} not "
+            f"named like a label of {model}: "
             f"{_some(list(unknown))}; the model's labels are {_some(labels)}; rename or remove the folders, or give "
             "the folder that holds the class folders"
         )
