@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 NAMED_FAILED = 5
 
+SHOWN_CLASSES = 30
+"""Most rows of the table. Of more classes, those with the lowest recall are shown."""
+
 _EXAMPLE = """\b
 Example:
   tandem val digits:production ~/.tandem/datasets/digits/test --report val.html
@@ -70,12 +73,14 @@ def val(
 def summarise(result: Validation) -> list[str]:
     """Return the result as text: the model, a table of the classes with images, and the totals."""
     acc5 = "" if result.acc5 is None else f", acc5 {result.acc5:.2%}"
+    classes = [each for each in result.per_class if each.support]
+    absent, more = len(result.per_class) - len(classes), len(classes) - SHOWN_CLASSES
+    if more > 0:
+        classes = sorted(classes, key=lambda each: each.recall or 0.0)[:SHOWN_CLASSES]
     rows = [
         (each.label, f"{each.support:,}", _share(each.precision), _share(each.recall), _share(each.f1))
-        for each in result.per_class
-        if each.support
+        for each in classes
     ]
-    absent = len(result.per_class) - len(rows)
     totals = (
         f"{counted(result.images, 'image')}: acc1 {result.acc1:.2%} ({result.correct:,} right){acc5}, "
         f"calibration error {result.calibration.ece:.2%}"
@@ -84,6 +89,7 @@ def summarise(result: Validation) -> list[str]:
         result.model,
         f"  {result.engine}",
         *table_lines(("CLASS", "IMAGES", "PRECISION", "RECALL", "F1"), rows),
+        *([f"{more:,} more classes, with a higher recall"] if more > 0 else []),
         *([f"no images of {counted(absent, 'label')} of the model"] if absent else []),
         *name_failed(result.failed),
         totals,

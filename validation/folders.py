@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 from batch.inputs.named import find_inputs
 from batch.inputs.plan import listed_images, require_images
 from classifier.errors import DataError
-from classifier.wording import counted, utf8_text
+from classifier.wording import counted, name_some, utf8_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch.inputs.plan import ImageFile
-
-NAMED_LABELS = 5
-"""How many labels an error names. It counts the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +77,7 @@ def labelled_files(folder: str, labels: Sequence[str], *, model: str) -> Labelle
         raise DataError(
             f"{counted(len(unknown), 'folder')} in '{utf8_text(folder)}' {'is' if len(unknown) == 1 else 'are'} not "
             f"named like a label of {model}: "
-            f"{_some(list(unknown))}; the model's labels are {_some(labels)}; rename or remove the folders, or give "
+            f"{name_some(unknown)}; the model's labels are {name_some(labels)}; rename or remove the folders, or give "
             "the folder that holds the class folders"
         )
     return LabelledFiles(folder=utf8_text(folder), files=tuple(files), labels=tuple(labels), truth=tuple(truth))
@@ -88,8 +85,3 @@ def labelled_files(folder: str, labels: Sequence[str], *, model: str) -> Labelle
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED_LABELS:,} more" if len(names) > NAMED_LABELS else ""
-    return ", ".join(names[:NAMED_LABELS]) + more
