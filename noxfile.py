@@ -44,7 +44,10 @@ NOT_IN_IMAGES = {
 """Packages that others require, and what would import them: nothing that an image runs."""
 
 TORCHLESS_TESTS = [
-    *(f"tests/{package}" for package in ("classifier", "registry", "service", "batch", "parity", "commands", "system")),
+    *(
+        f"tests/{package}"
+        for package in ("classifier", "registry", "service", "batch", "parity", "validation", "commands", "system")
+    ),
     "tests/test_tandem.py",
 ]
 

@@ -17,6 +17,8 @@ COMMANDS: Commands = {
     "train": ("commands.train:train", "Train an image classifier on folders of images."),
     "export": ("commands.export:export", "Export a trained run as a model artifact into the registry."),
     "evaluate": ("commands.evaluate:evaluate", "Measure a model in precisions that its export could not run."),
+    "val": ("commands.val:val", "Measure a model on labelled images."),
+    "compare": ("commands.compare:compare", "Say which of two models is better, and by how much."),
     "models": ("commands.models.group:models", "List, show, tag, push, pull, sign, verify and remove models."),
     "classify": ("commands.classify:classify", "Classify a few images and print the top labels."),
     "batch": ("commands.batch.run:batch", "Classify every image of a folder into Parquet, CSV or JSON Lines."),
@@ -33,6 +35,8 @@ EXTRAS = {
     "train": "train",
     "export": "train",
     "batch": "batch",
+    "val": "batch",
+    "compare": "batch",
     "parity": "batch",
     "log": "log",
     "serve": "service",
@@ -40,7 +44,18 @@ EXTRAS = {
 }
 """The extra that installs a command's packages, beside an engine."""
 
-_OWN = ("tandem", "classifier", "registry", "training", "export", "service", "batch", "parity", "commands")
+_OWN = (
+    "tandem",
+    "classifier",
+    "registry",
+    "training",
+    "export",
+    "service",
+    "batch",
+    "parity",
+    "validation",
+    "commands",
+)
 """Our own packages: if one is missing, that is our bug."""
 
 # An epilog, as in every command: in a docstring, click's \b must be the character itself, not a backslash and a b.

@@ -6,7 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+NAMED_IN_ERRORS = 5
+"""How many names a message lists."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -28,6 +31,13 @@ def duration(seconds: float) -> str:
         if count or units:
             units.append(f"{count:,} {unit}")
     return " ".join(units[:2]) or "0 s"
+
+
+def name_some(names: Iterable[object], *, limit: int = NAMED_IN_ERRORS) -> str:
+    """Return the first few names and the number of the rest, for a message."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - limit:,} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
 
 
 def one_line(text: str) -> str:

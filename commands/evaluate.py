@@ -25,7 +25,7 @@ def evaluate(reference: str, folder: Path, max_accuracy_drop: float | None) -> N
     FOLDER holds a folder of images for each of the model's labels. Every precision that this machine can run and that
     is not measured yet is compared with fp32 on these images. The graphs don't change, and without new evidence there
     is no new version. Aliases don't move: use 'tandem models tag'. The new version of a remote model is local: use
-    'tandem models push'.
+    'tandem models push'. 'tandem val' measures a model as it is.
     """
     from export.evaluating import evaluate_model  # the engines take a second to import
     from export.reporting import report

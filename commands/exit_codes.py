@@ -18,5 +18,8 @@ STOPPED = 6
 NOT_SOUND = 7
 """The output is incomplete or was changed."""
 
+MAYBE_WORSE = 8
+"""Two models were compared, and the second may be worse than was allowed."""
+
 INTERRUPTED = 130
 """Ctrl-C, as in shells."""

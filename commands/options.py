@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -48,6 +49,28 @@ model_option = click.option(
     help="The model: 'digits', 'digits:3', 'digits:production' or 'digits@sha256:…'. One on a remote registry, "
     "'ghcr.io/acme/digits:3', is fetched once. Without this option: the only model in the registry.",
 )
+
+measured_options = all_of(
+    click.option(
+        "--json",
+        "json_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write the result as JSON.",
+    ),
+    click.option(
+        "--report",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write the result as one HTML page, with pictures.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        help="Images per execution of the engine.  [default: the engine's own choice, as in a bulk run]",
+    ),
+)
+"""Options json_file, report and batch_size of the commands that measure models on class folders."""
 
 engine_options = all_of(
     click.option(

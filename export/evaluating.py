@@ -14,6 +14,7 @@ from classifier.engines.selection import describe_refused, describe_way, lack_of
 from classifier.errors import DamagedArtifact, DataError, EngineError
 from classifier.golden import GoldenSet
 from classifier.types import from_json, to_json
+from classifier.wording import name_some
 from export.card import replace_precisions
 from export.entry import check_writable, self_test_files
 from export.images import LabelledImages
@@ -21,7 +22,7 @@ from export.measuring.evaluation import Evaluation
 from export.measuring.precisions import Yardstick, judge, open_way, run_engine, tolerances
 from registry.oci.references import Reference
 from training.data.folders import relabel
-from training.data.scanning import name_some, scan_classes
+from training.data.scanning import scan_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ import pytest
 from tandem import COMMANDS, main
 from tests.conftest import ROOT, Tandem
 
-PACKAGES = ["classifier", "registry", "training", "export", "service", "batch", "parity", "commands"]
+PACKAGES = ["classifier", "registry", "training", "export", "service", "batch", "parity", "validation", "commands"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,23 +1,21 @@
-"""Renders a survey as one self-contained HTML file: no script, no external font, no external image."""
+"""The page of a survey."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batch.review.survey import SCORE_BINS
-from classifier.extras import installed_version
-from classifier.wording import counted, duration, escaped
+from batch.review.templates import Figure, render
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from batch.review.results import Results
     from batch.review.status import Status
-    from batch.review.survey import Survey
+    from batch.review.survey import SeenImage, Survey
     from batch.rows.columns import Score
     from batch.run.record import RunRecord
 
@@ -88,35 +86,40 @@ def render_page(
         top: best labels of the shown images, by position.
         thumbnails: data URIs of the shown images, by position; None for a page without images.
     """
-    import jinja2  # noqa: PLC0415 # no other command needs it
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
-    )
-    numbers = {"number": lambda n: f"{n:,}", "counted": counted, "percent": _percent, "size": _size}
-    environment.filters |= {**numbers, "duration": duration}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    def figures(images: Iterable[SeenImage]) -> list[Figure]:
+        return [_figure(each, top[each.position], (thumbnails or {}).get(each.position)) for each in images]
+
     record = results.record()
-    return template.render(
+    return render(
+        TEMPLATE,
         run=results.run,
         record=record,
         status=status,
         seen=seen,
-        top=top,
         thumbnails=thumbnails,
         engine=str(results.run.engine),
-        least_certain=list(seen.least_certain),
-        surest_mistakes=list(seen.surest_mistakes),
+        least_certain=figures(seen.least_certain),
+        surest_mistakes=figures(seen.surest_mistakes),
         errors=sorted(record.errors.items(), key=lambda item: (-item[1], item[0])),
         labels=seen.labels.most_common(SHOWN_CLASSES),
         all_labels=len(seen.labels),
         bars=_bars(seen),
         elapsed_s=sum(attempt.elapsed_s for attempt in record.attempts),
         attempts=record.attempts[-SHOWN_ATTEMPTS:],
-        version=installed_version("tandem") or "from its sources",
-        now=datetime.now(UTC),
         **confusion(seen),
         **_when(record),
+    )
+
+
+def _figure(image: SeenImage, scores: Sequence[Score], picture: str | None) -> Figure:
+    path, label = image.outcome.path, image.outcome.label
+    return Figure(
+        path=path,
+        place=f"{image.outcome.input}/{path}",
+        picture=picture,
+        guesses=scores[:2],
+        truth=None if image.truth == label else image.truth,
     )
 
 
@@ -168,19 +171,3 @@ def _when(record: RunRecord) -> dict[str, Any]:
     ended = [attempt.ended for attempt in record.attempts if attempt.ended]
     started = [attempt.started for attempt in record.attempts]
     return {"started": min(started, default=None), "ended": max(ended, default=None)}
-
-
-def _visible(value: object) -> object:
-    return value if type(value) is not str or value.isprintable() else escaped(value)
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{share:.{digits}%}"
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"

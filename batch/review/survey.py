@@ -41,6 +41,11 @@ class SeenImage:
     outcome: Outcome
     truth: str | None
 
+    @property
+    def sha256(self) -> str | None:
+        """Of the file, as its row says."""
+        return self.outcome.sha256
+
 
 class Least:
     """The images with the smallest keys; among equal keys, those added first."""

@@ -8,7 +8,7 @@ import io
 import logging
 from contextlib import suppress
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
@@ -20,7 +20,7 @@ from classifier.types import Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from batch.review.survey import SeenImage
+    from batch.inputs.plan import ImageFile
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,23 @@ SIDE = 160
 _SQUARE = Preprocessing(resize_size=SIDE, crop_size=SIDE, interpolation="box")
 
 
-def thumbnails(images: Iterable[SeenImage]) -> dict[int, str]:
+class Pictured(Protocol):
+    """An image that a page shows."""
+
+    @property
+    def position(self) -> int:
+        """Its place in the order of the plan."""
+
+    @property
+    def file(self) -> ImageFile:
+        """Where it is."""
+
+    @property
+    def sha256(self) -> str | None:
+        """What it was; None if it could not be read."""
+
+
+def thumbnails(images: Iterable[Pictured]) -> dict[int, str]:
     """Return the centre of each image, by position. An image that was removed or changed since has none."""
     found: dict[int, str] = {}
     by_place = sorted(images, key=lambda image: image.position)
@@ -45,12 +61,12 @@ def thumbnails(images: Iterable[SeenImage]) -> dict[int, str]:
     return found
 
 
-def _thumbnails_of(images: Sequence[SeenImage], decode: Decoder) -> Iterator[tuple[int, str]]:
+def _thumbnails_of(images: Sequence[Pictured], decode: Decoder) -> Iterator[tuple[int, str]]:
     # In the order of the plan, the only order in which compressed files can be read.
     for image, file in zip(images, with_data(image.file for image in images), strict=True):
         with suppress(ImageError):
             data = read_file(file)
-            if hashlib.sha256(data).hexdigest() == image.outcome.sha256:
+            if hashlib.sha256(data).hexdigest() == image.sha256:
                 yield image.position, _data_uri(Image.fromarray(decode(data).pixels))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from classifier.wording import counted, one_line, table_lines
+from classifier.wording import counted, name_some, one_line, table_lines
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,9 @@ def test_a_table_is_as_wide_as_its_cells() -> None:
         "wide cell  x",
         " [2J",
     ]
+
+
+def test_name_some() -> None:
+    """It names the first few and counts the rest."""
+    assert name_some(["a", "b"]) == "a, b"
+    assert name_some(range(1007)) == "0, 1, 2, 3, 4 and 1,002 more"

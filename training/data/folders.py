@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from classifier.errors import DataError
-from training.data.scanning import composed, is_unprintable, name_some, scan_classes
+from classifier.wording import name_some
+from training.data.scanning import composed, is_unprintable, scan_classes
 from training.data.splits import find_splits
 
 if TYPE_CHECKING:

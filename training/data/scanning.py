@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING
 from classifier.errors import DataError
 from classifier.images import IMAGE_SUFFIXES
 from classifier.images.names import reason_to_skip_name
-from classifier.wording import tally
+from classifier.wording import name_some, tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
-
-NAMED_IN_ERRORS = 5
-"""How many names a message lists."""
 
 _ACCEPTED = f"Tandem reads {', '.join(sorted(IMAGE_SUFFIXES))}"
 
@@ -75,13 +72,6 @@ def list_folders(parent: Path, skipped: Counter[str]) -> list[str]:
             else:
                 skipped["outside the class folders"] += 1
     return sorted(names)
-
-
-def name_some(names: Iterable[object], *, limit: int = NAMED_IN_ERRORS) -> str:
-    """Return the first few names and the number of the rest, for a message."""
-    listed = [str(name) for name in names]
-    more = f" and {len(listed) - limit:,} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
 
 
 def composed(name: str) -> str:

@@ -7,7 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from classifier.errors import DataError
-from training.data.scanning import cannot_be_read, list_folders, name_some
+from classifier.wording import name_some
+from training.data.scanning import cannot_be_read, list_folders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 from classifier.errors import DataError, ImageError
 from classifier.hardware import cpu_limit
 from classifier.images import decode_image, read_image
-from classifier.wording import counted, one_line, utf8_text
+from classifier.wording import NAMED_IN_ERRORS, counted, name_some, one_line, utf8_text
 from training.data.augment import RandomCrop, training_preprocessing
-from training.data.scanning import NAMED_IN_ERRORS, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

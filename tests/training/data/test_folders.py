@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.folders import ImageFolders, hold_out, open_folders
-from training.data.scanning import name_some
 
 ROOT = Path("/data")
 names = st.sets(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1), min_size=2)
@@ -82,9 +81,3 @@ def test_digest_of_a_moved_data_set(my_digits: Path, few_digits: Path) -> None:
     """The digest doesn't depend on the location: a copy has the same digest."""
     copies: list[ImageFolders] = [open_folders(root, val_fraction=None, seed=0) for root in (my_digits, few_digits)]
     assert copies[0].digest() == copies[1].digest()
-
-
-def test_name_some() -> None:
-    """It names the first few and counts the rest."""
-    assert name_some(["a", "b"]) == "a, b"
-    assert name_some(range(1007)) == "0, 1, 2, 3, 4 and 1,002 more"
