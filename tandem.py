@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Any
 
 import click
 
 from classifier.errors import TandemError
-from classifier.extras import install_extra
+from classifier.extras import IMAGE, install_extra
 from commands.lazy import Commands, LazyGroup
 from commands.logs import log_to_stderr
 
@@ -81,6 +82,11 @@ class Tandem(LazyGroup):
         except ModuleNotFoundError as error:
             # A command imports its packages when it runs. importlib.metadata raises this too, for a missing version.
             package = (error.name or "").partition(".")[0]
+            if package in _OWN and os.environ.get(IMAGE):
+                raise click.ClickException(
+                    f"this image does not hold '{package}', which the command needs: run it in the bulk run's image, or "
+                    "in a clone"
+                ) from error
             if package in ("", *_OWN):
                 raise
             extra = EXTRAS.get(ctx.invoked_subcommand or "", "cpu")

@@ -330,6 +330,10 @@ class TestServiceImage:
         with running(service_image, "--env", "TANDEM_LOG_URL=sqlite:////tmp/log.db", name=name) as url:
             assert httpx.post(f"{url}/classify", content=image).status_code == 200
             wait_until(lambda: "1 image" in docker("exec", name, "tandem", "log", "summary").stdout, "the row")
+            refused = docker("exec", name, "tandem", "val", "digits", "/tmp", check=False)
+            assert refused.returncode == 1
+            [sentence] = refused.stderr.splitlines()
+            assert "this image does not hold 'validation'" in sentence
 
     def test_every_line_of_its_log_is_json(self, service_image: str) -> None:
         """From the first to the last, of a container that was stopped."""
