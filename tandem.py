@@ -84,8 +84,8 @@ class Tandem(LazyGroup):
             package = (error.name or "").partition(".")[0]
             if package in _OWN and os.environ.get(IMAGE):
                 raise click.ClickException(
-                    f"this image does not hold '{package}', which the command needs: run it in the bulk run's image, or "
-                    "in a clone"
+                    f"this image does not hold '{package}', which the command needs: run it in the bulk run's image "
+                    "or in a clone"
                 ) from error
             if package in ("", *_OWN):
                 raise

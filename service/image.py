@@ -23,7 +23,7 @@ _SEAL = r"""find /app /home/bentoml -user bentoml -exec chown -h root:root {{}} 
  && find /app -perm /022 ! -type l -exec chmod go-w {{}} +
 COPY --chown=root:root --chmod=755 . ./
 STOPSIGNAL SIGTERM
-ENV TANDEM_STOP_WITHIN=2
+ENV TANDEM_STOP_WITHIN=1
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-I", "src/service/container/health.py"]
 ARG REVISION=unknown
