@@ -87,7 +87,9 @@ def test_a_body_over_65_mib_is_refused(running: Stack) -> None:
 
 def test_health_checks_are_not_logged(running: Stack) -> None:
     """Docker's health check of nginx, every 2 s, leaves no line in its log."""
-    assert "127.0.0.1" not in running.compose("logs", "--no-color", "nginx").stdout
+    logged = running.compose("logs", "--no-color", "nginx").stdout
+    assert '"path":"/classify"' in logged
+    assert '"client":"127.0.0.1"' not in logged
 
 
 def test_only_nginx_is_published(running: Stack) -> None:
@@ -184,9 +186,9 @@ def test_tandem_log_reads_the_log_in_a_replica(running: Stack) -> None:
 def test_batch_classifies_a_mounted_folder(running: Stack, test_folder: Path, tmp_path: Path) -> None:
     """`run batch` classifies the folder TANDEM_IMAGES with the registry's model."""
     shutil.copytree(test_folder / "3", tmp_path / "in")
-    (tmp_path / "out").mkdir(mode=0o777)
-    (tmp_path / "out").chmod(0o777)
+    (tmp_path / "out").mkdir()
     settings = {"TANDEM_IMAGES": str(tmp_path / "in"), "TANDEM_OUTPUT": str(tmp_path / "out")}
+    settings["TANDEM_USER"] = f"{os.getuid()}:{os.getgid()}"
     running.compose("run", "--rm", "-T", "batch", **settings)
     assert (tmp_path / "out" / "_SUCCESS").exists()
 
@@ -263,6 +265,17 @@ def test_a_lost_cache_costs_no_request(running: Stack, digits: list[bytes]) -> N
     assert seen.failures == []
 
 
+def test_replicas_start_without_database_and_cache(running: Stack, digits: list[bytes]) -> None:
+    """With PostgreSQL and Redis down, restarted replicas become healthy and answer."""
+    running.compose("stop", "db", "cache")
+    running.compose("restart", "api")
+    running.wait_healthy("api", 3)
+    assert classify(running, digits[0]).status_code == 200
+    running.compose("start", "db", "cache")
+    for service in ("db", "cache"):
+        running.wait_healthy(service, 1)
+
+
 @pytest.fixture(scope="module")
 def second_version(running: Stack, digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Push a second version into the stack's registry as docs/deploy/compose.md says, and return its digest."""
@@ -319,9 +332,7 @@ def test_a_second_new_replica_that_fails_leaves_all_old_ones(running: Stack, dig
     with load(running.url, digits) as seen, ThreadPoolExecutor() as pool:
         rolling = pool.submit(running.roll, check=False)
         wait_until(lambda: len(running.ids("api")) == len(before) + 2, "a second new replica")
-        newest = next(
-            found for found in running.ids("api") if found not in before
-        )  # `docker ps` shows the newest first
+        newest, *_ = running.ids("api")  # `docker ps` lists the newest first
         docker("kill", newest)
         done = rolling.result()
         seen.wait_for(20)
