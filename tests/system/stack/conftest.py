@@ -18,9 +18,10 @@ NAME = f"tandem-stack-{os.getpid()}"
 
 
 @pytest.fixture(scope="session")
-def images(seed_image: str) -> None:
+def images(seed_image: str, notebook_image: str) -> None:
     """Build all images of the stack; Docker keeps what has not changed."""
     docker("tag", seed_image, IMAGES["TANDEM_SEED_IMAGE"])
+    docker("tag", notebook_image, IMAGES["TANDEM_NOTEBOOK_IMAGE"])
     for name in ("registry", "postgres", "redis", "nginx", "prometheus"):
         tag = IMAGES[f"TANDEM_{name.upper()}_IMAGE"]
         docker("build", "--file", STANDINS / f"{name}.Dockerfile", "--tag", tag, STANDINS, timeout=600)

@@ -27,7 +27,7 @@ PROFILES = ("batch", "gpu", "monitoring", "notebook")
 MODEL = "registry:5000/tandem/digits"
 IMAGES = {
     f"TANDEM_{name.upper()}_IMAGE": f"tandem-stack-{name}:test"
-    for name in ("registry", "postgres", "redis", "nginx", "prometheus", "seed", "service", "batch")
+    for name in ("registry", "postgres", "redis", "nginx", "prometheus", "seed", "service", "batch", "notebook")
 }
 
 CLIENTS = 4
@@ -61,7 +61,8 @@ class Stack:
     ) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ, **IMAGES, "DOCKER_BUILDKIT": "1", "COMPOSE_PROJECT_NAME": self.name,
-            "TANDEM_PORT": f"127.0.0.1:{self.port}", **self.settings, **settings,
+            "TANDEM_PORT": f"127.0.0.1:{self.port}", "TANDEM_FRONT_SUBNET": f"172.16.{self.port % 256}.0/24",
+            **self.settings, **settings,
         }  # fmt: skip
         done = subprocess.run(
             [str(part) for part in command],

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import httpx
@@ -75,6 +78,20 @@ def test_a_client_cannot_claim_another_address(running: Stack, digits: list[byte
     assert "203.0.113.9" not in running.compose("logs", "api", "nginx").stdout
 
 
+def test_a_body_over_65_mib_is_refused(running: Stack) -> None:
+    """nginx answers 413 with a reason in the service's own form."""
+    answer = httpx.post(f"{running.url}/classify", content=b"\0" * (66 << 20), timeout=60)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["reason"] == "too_large"
+
+
+def test_health_checks_are_not_logged(running: Stack) -> None:
+    """Docker's health check of nginx, every 2 s, leaves no line in its log."""
+    logged = running.compose("logs", "--no-color", "nginx").stdout
+    assert '"path":"/classify"' in logged
+    assert '"client":"127.0.0.1"' not in logged
+
+
 def test_only_nginx_is_published(running: Stack) -> None:
     """Nothing but nginx's port can be reached from outside."""
     published = {service: running.inspect(service)["HostConfig"]["PortBindings"] or {} for service in SERVED}
@@ -91,6 +108,45 @@ def test_nginx_reaches_only_the_replicas(running: Stack, service: str, network: 
         command = ("exec", "-T", "nginx", "curl", "-s", "--max-time", "2", f"telnet://{host}:{port}")
         assert running.compose(*command, check=False).returncode != 0
     assert running.python("api", f"import socket; print(bool(socket.create_connection(('{service}', {port}), 5)))")
+
+
+def test_replicas_believe_only_the_network_of_nginx(running: Stack) -> None:
+    """TANDEM_TRUSTED_PROXIES is the network `front`, and nginx's address is in it."""
+    trusted = ip_network(running.python("api", "import os; print(os.environ['TANDEM_TRUSTED_PROXIES'])"))
+    networks = running.inspect("nginx")["NetworkSettings"]["Networks"]
+    assert ip_address(networks[f"{running.name}_front"]["IPAddress"]) in trusted
+    for service in ("db", "cache", "registry"):
+        networks = running.inspect(service)["NetworkSettings"]["Networks"]
+        assert not any(ip_address(network["IPAddress"]) in trusted for network in networks.values())
+
+
+def test_the_notebook_works_and_reaches_no_replica(running: Stack) -> None:
+    """The profile notebook answers 200 to its token. It reaches the registry, but no replica by name or address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running.compose("--profile", "notebook", "up", "-d", "--no-deps", "notebook", TANDEM_NOTEBOOK_PORT=str(port))
+    running.wait_healthy("notebook", 1)
+    token = running.python("notebook", "print(open('/run/tokens/jupyter').read())")
+    url = f"http://127.0.0.1:{port}/api/status"
+    assert httpx.get(url).status_code == 403
+    assert httpx.get(url, headers={"Authorization": f"token {token}"}).status_code == 200
+    assert running.python("notebook", connect("registry", 5000)) == "reached"
+    replicas = [network["IPAddress"] for network in running.inspect("api")["NetworkSettings"]["Networks"].values()]
+    for host in ("api", *replicas):
+        assert running.python("notebook", connect(host, 3000)) != "reached"
+
+
+def connect(host: str, port: int) -> str:
+    """Return a program that prints whether it can connect."""
+    return f"""
+import socket
+try:
+    socket.create_connection(('{host}', {port}), 2)
+    print('reached')
+except OSError as error:
+    print(error)
+"""
 
 
 @pytest.mark.parametrize("service", SERVED)
@@ -120,19 +176,28 @@ def test_no_password_is_in_an_environment_or_a_command(running: Stack) -> None:
         assert not any(password in shown for password in passwords)
 
 
+def test_tandem_log_reads_the_log_in_a_replica(running: Stack) -> None:
+    """`exec api tandem log summary` needs no further setting."""
+    summary = running.compose("exec", "-T", "api", "tandem", "log", "summary").stdout
+    assert "images" in summary.splitlines()[0]
+    assert "digits@" in summary
+
+
 def test_batch_classifies_a_mounted_folder(running: Stack, test_folder: Path, tmp_path: Path) -> None:
     """`run batch` classifies the folder TANDEM_IMAGES with the registry's model."""
     shutil.copytree(test_folder / "3", tmp_path / "in")
-    (tmp_path / "out").mkdir(mode=0o777)
-    (tmp_path / "out").chmod(0o777)
+    (tmp_path / "out").mkdir()
     settings = {"TANDEM_IMAGES": str(tmp_path / "in"), "TANDEM_OUTPUT": str(tmp_path / "out")}
+    settings["TANDEM_USER"] = f"{os.getuid()}:{os.getgid()}"
     running.compose("run", "--rm", "-T", "batch", **settings)
     assert (tmp_path / "out" / "_SUCCESS").exists()
 
 
 def test_scales_and_prometheus_finds_each_replica(running: Stack) -> None:
-    """`--scale api=3`: nginx spreads requests over three replicas, and Prometheus scrapes each."""
-    running.compose("up", "-d", "--scale", "api=3")
+    """TANDEM_API_REPLICAS=3: nginx spreads requests over three replicas, and Prometheus scrapes each."""
+    with (running.deploy / ".env").open("a") as settings:
+        settings.write("TANDEM_API_REPLICAS=3\n")
+    running.compose("up", "-d")
     running.compose("--profile", "monitoring", "up", "-d", "--no-deps", "prometheus")
     running.wait_healthy("api", 3)
 
@@ -200,6 +265,17 @@ def test_a_lost_cache_costs_no_request(running: Stack, digits: list[bytes]) -> N
     assert seen.failures == []
 
 
+def test_replicas_start_without_database_and_cache(running: Stack, digits: list[bytes]) -> None:
+    """With PostgreSQL and Redis down, restarted replicas become healthy and answer."""
+    running.compose("stop", "db", "cache")
+    running.compose("restart", "api")
+    running.wait_healthy("api", 3)
+    assert classify(running, digits[0]).status_code == 200
+    running.compose("start", "db", "cache")
+    for service in ("db", "cache"):
+        running.wait_healthy(service, 1)
+
+
 @pytest.fixture(scope="module")
 def second_version(running: Stack, digits_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Push a second version into the stack's registry as docs/deploy/compose.md says, and return its digest."""
@@ -232,8 +308,8 @@ def test_rolls_to_a_second_version_without_a_lost_request(
     assert not {*before} & {*running.ids("api")}
     assert {*seen.digests[rolled + 4 :]} == {second_version}
     rolled_ids = running.ids("api")
-    running.compose("up", "-d", "--scale", "api=3")
-    assert running.ids("api") == rolled_ids  # `up` keeps the new model
+    running.compose("up", "-d")
+    assert running.ids("api") == rolled_ids  # `up` keeps the new model, and the number
 
 
 def test_a_version_that_cannot_start_is_taken_back(running: Stack, digits: list[bytes], second_version: str) -> None:
@@ -244,10 +320,26 @@ def test_a_version_that_cannot_start_is_taken_back(running: Stack, digits: list[
         seen.wait_for(20)
     assert seen.failures == []
     assert done.returncode == 1
-    assert done.stderr.startswith(f"Error: the new replica did not become healthy, the old ones serve {MODEL}:2: ")
+    assert done.stderr.startswith(f"Error: a new replica did not become healthy, the old ones serve {MODEL}:2: ")
     assert f"{MODEL}:9" in done.stderr
     assert running.ids("api") == before
     assert f"TANDEM_MODEL={MODEL}:2\n" in (running.deploy / ".env").read_text()
+
+
+def test_a_second_new_replica_that_fails_leaves_all_old_ones(running: Stack, digits: list[bytes]) -> None:
+    """deploy/roll without a model: if the second new replica dies, the old ones go on, and no request is lost."""
+    before = running.ids("api")
+    with load(running.url, digits) as seen, ThreadPoolExecutor() as pool:
+        rolling = pool.submit(running.roll, check=False)
+        wait_until(lambda: len(running.ids("api")) == len(before) + 2, "a second new replica")
+        newest, *_ = running.ids("api")  # `docker ps` lists the newest first
+        docker("kill", newest)
+        done = rolling.result()
+        seen.wait_for(20)
+    assert seen.failures == []
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: a new replica did not become healthy, the old ones serve ")
+    assert running.ids("api") == before
 
 
 def test_too_many_requests_of_one_address_are_refused(running: Stack) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from tests.registry.servers import free_port
 from tests.system.docker import docker
-from tests.system.stack.running import IMAGES, MODEL, PROFILES, Stack, stack
+from tests.system.stack.running import DEPLOY, IMAGES, MODEL, PROFILES, Stack, stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +34,31 @@ def partial(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_every_profile_is_valid(partial: Stack) -> None:
     """`config` accepts the file with all profiles; nothing but nginx is published on all addresses."""
     profiles = [part for profile in PROFILES for part in ("--profile", profile)]
-    shown = partial.compose(*profiles, "config").stdout
-    assert "api-gpu:" in shown
-    assert "capabilities:" in shown
+    services = yaml.safe_load(partial.compose(*profiles, "config").stdout)["services"]
+    assert services["api-gpu"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    ports = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert ports.pop("nginx") == [f"127.0.0.1:{partial.port}:8080/tcp"]
+    assert set(ports) == {"grafana", "notebook"}
+    assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)
+
+
+def test_each_variable_is_explained() -> None:
+    """deploy/.env.example has every variable that deploy/compose.yaml reads, and no other."""
+    read = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text())) | {"TANDEM_BASE_IMAGE"}
+    explained = re.findall(r"^#(\w+)=", (DEPLOY / ".env.example").read_text(), flags=re.MULTILINE)
+    assert sorted(explained) == sorted(read | {"COMPOSE_PROJECT_NAME"})
+
+
+def test_the_registrys_password_is_a_file(partial: Stack, tmp_path: Path) -> None:
+    """What talks to a registry has the file of TANDEM_REGISTRY_PASSWORD_FILE, and no password in its environment."""
+    (tmp_path / "password").write_text("a-password-of-mine")
+    settings = {"TANDEM_REGISTRY_PASSWORD_FILE": str(tmp_path / "password"), "TANDEM_REGISTRY_PASSWORD": "in-a-shell"}
+    show = ("import os; print(open(os.environ['TANDEM_REGISTRY_PASSWORD_FILE']).read(), *os.environ.values())",)
+    for service in ("api", "batch", "seed"):
+        command = ("run", "--rm", "-T", "--no-deps", "--entrypoint", "python", service, "-c", *show)
+        shown = partial.compose(*command, **settings).stdout
+        assert shown.startswith("a-password-of-mine ")
+        assert "in-a-shell" not in shown
 
 
 def test_a_model_that_the_registry_lacks_ends_a_replica_with_one_sentence(partial: Stack) -> None:
@@ -93,6 +118,15 @@ def test_roll_explains_itself(partial: Stack) -> None:
     wrong = partial.roll(check=False, TANDEM_ROLL_TIMEOUT="soon")
     assert wrong.returncode == 2
     assert wrong.stderr == "Error: TANDEM_ROLL_TIMEOUT is 'soon', which is not a number of seconds\n"
+
+
+def test_roll_runs_once_at_a_time(partial: Stack) -> None:
+    """While one deploy/roll runs, a second one says so."""
+    with (partial.deploy / "compose.yaml").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = partial.roll(check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: another deploy/roll replaces the replicas: wait until it has ended\n"
 
 
 def test_roll_needs_a_running_stack(partial: Stack) -> None:

@@ -1,4 +1,4 @@
-# Stands in for nginx:1.29-bookworm: `server … resolve` came with nginx 1.27.3, and the first Debian with a newer one is 14.
+# Stands in for nginx:1.29-trixie: `server … resolve` came with nginx 1.27.3, and the first Debian with a newer one is 14.
 FROM debian:bookworm-slim
 ENV DEBIAN_FRONTEND=noninteractive
 # Between the two releases, a file moved from one package of OpenSSL to another.
