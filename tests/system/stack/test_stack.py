@@ -342,6 +342,20 @@ def test_a_second_new_replica_that_fails_leaves_all_old_ones(running: Stack, dig
     assert running.ids("api") == before
 
 
+def test_a_single_replica_is_rolled_without_a_lost_request(
+    running: Stack, digits: list[bytes], second_version: str
+) -> None:
+    """While it is replaced, and in the seconds after, when nginx may still ask the address that is gone."""
+    running.compose("up", "-d", TANDEM_API_REPLICAS="1")
+    with load(running.url, digits) as seen:
+        seen.wait_for(20)
+        running.roll(f"{MODEL}:2")
+        seen.wait_for(300)
+    assert seen.failures == []
+    assert len(running.ids("api")) == 1
+    running.compose("up", "-d", TANDEM_API_REPLICAS="3")
+
+
 def test_too_many_requests_of_one_address_are_refused(running: Stack) -> None:
     """nginx answers 429 with a reason to an address above TANDEM_PROXY_RATE."""
     running.compose("up", "-d", "--no-deps", "nginx", TANDEM_PROXY_RATE="1r/s")

@@ -88,6 +88,13 @@ def test_a_taken_port_is_named(partial: Stack) -> None:
     assert f"127.0.0.1:{port}" in done.stderr
 
 
+def test_a_folder_without_certificate_is_named(partial: Stack, tmp_path: Path) -> None:
+    """With TANDEM_TLS, nginx never falls back to plain HTTP."""
+    done = partial.compose("run", "--rm", "-T", "--no-deps", "nginx", check=False, TANDEM_TLS=str(tmp_path))
+    assert done.returncode == 1
+    assert f"Error: TANDEM_TLS is '{tmp_path}', but tls.crt is not in that folder" in done.stderr + done.stdout
+
+
 def test_passwords_of_your_own_are_used(partial: Stack, tmp_path: Path) -> None:
     """TANDEM_SECRETS names a folder: what is there stays, what is missing is made."""
     (tmp_path / "db").write_text("a-password-of-mine")
