@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
 ANY_UID = ("--user", f"{OWNER}:0")
-WORK = "/home/notebook/work"
+WORK = "/home/notebook/files"
 
 
 @pytest.fixture
