@@ -1,9 +1,10 @@
-"""Numbers that users set in environment variables."""
+"""Numbers, and files with passwords, that users set in environment variables."""
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 _UNITS = {
     unit.lower(): size
@@ -94,3 +95,24 @@ def part_in(variable: str, default: float) -> float:
     if not 0 < part <= 1:
         raise ValueError(f"{variable} is '{text}', which is not a part of 1: set it to a number such as {default:g}")
     return part
+
+
+def password_in(variable: str) -> str | None:
+    """Return the first line of the file that an environment variable names; None if it is not set.
+
+    Raises:
+        ValueError: the file can't be read, or is empty; the message is one for users.
+    """
+    path = os.environ.get(variable)
+    if not path:
+        return None
+    try:
+        lines = Path(path).expanduser().read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ValueError(
+            f"{variable} names '{path}', which can't be read ({why}): give the path of a file with the password"
+        ) from error
+    if not lines or not lines[0]:
+        raise ValueError(f"{variable} names '{path}', which is empty: write the password into it")
+    return lines[0]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from classifier.environment import password_in
 from classifier.errors import RegistryDenied
 
 PASSWORD_FILE = "TANDEM_REGISTRY_PASSWORD_FILE"  # noqa: S105 # the name of a variable
@@ -98,19 +99,10 @@ def find_credentials(host: str) -> Credentials | None:
 
 
 def _password() -> str:
-    file = os.environ.get(PASSWORD_FILE)
-    if not file:
-        return os.environ.get("TANDEM_REGISTRY_PASSWORD", "")
     try:
-        lines = Path(file).expanduser().read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise RegistryDenied(
-            f"{PASSWORD_FILE} names '{file}', which can't be read ({why}): give the path of a file with the password"
-        ) from error
-    if not lines or not lines[0]:
-        raise RegistryDenied(f"{PASSWORD_FILE} names '{file}', which is empty: write the password into it")
-    return lines[0]
+        return password_in(PASSWORD_FILE) or os.environ.get("TANDEM_REGISTRY_PASSWORD", "")
+    except ValueError as error:
+        raise RegistryDenied(str(error)) from error
 
 
 def docker_config_path() -> Path:

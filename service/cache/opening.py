@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from classifier.environment import bytes_in, seconds_in
+from classifier.environment import bytes_in, password_in, seconds_in
 from classifier.errors import InvalidSetting
 from classifier.extras import install_extra
 from classifier.shaping import Shaping
@@ -111,17 +110,7 @@ def _check(url: str) -> SplitResult:
 
 
 def _password() -> str | None:
-    """Return the first line of the password's file; None if the variable is not set."""
-    path = os.environ.get(PASSWORD_FILE)
-    if not path:
-        return None
     try:
-        lines = Path(path).expanduser().read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise InvalidSetting(
-            f"{PASSWORD_FILE} names '{path}', which can't be read ({why}): give the path of a file with the password"
-        ) from error
-    if not lines or not lines[0]:
-        raise InvalidSetting(f"{PASSWORD_FILE} names '{path}', which is empty: write the password into it")
-    return lines[0]
+        return password_in(PASSWORD_FILE)
+    except ValueError as error:
+        raise InvalidSetting(str(error)) from error
