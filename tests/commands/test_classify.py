@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def home(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TANDEM_HOME", str(digits_home))
-    return digits_home
-
-
-@pytest.fixture
 def images(test_folder: Path) -> list[Path]:
     return sorted(test_folder.rglob("*.png"))[::60]
 

@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def home(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TANDEM_HOME", str(digits_home))
-    return digits_home
-
-
-@pytest.fixture
 def images(test_folder: Path, tmp_path: Path) -> Path:
     """Return a copy of the test images that a test may change."""
     return shutil.copytree(test_folder, tmp_path / "images")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -16,62 +14,15 @@ import pytest
 
 from classifier.artifact import CARD
 from registry import LocalRegistry
+from tests.load import CLIENTS, load
 from tests.registry.servers import free_port
 from tests.service.nginx import needs_nginx, nginx
 from tests.serving import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.serving import Server
-
-CLIENTS = 4
-PAUSE_S = 0.03
-
-
-@dataclass(slots=True)
-class Load:
-    """What clients were answered that ask all the time."""
-
-    models: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def wait_for(self, answers: int) -> None:
-        """Wait until so many more requests have been answered."""
-        wanted, deadline = len(self.models) + answers, time.monotonic() + 60
-        while len(self.models) < wanted:
-            assert time.monotonic() < deadline, self.failures
-            time.sleep(0.05)
-
-
-@contextmanager
-def load(url: str, image: bytes) -> Iterator[Load]:
-    """Yield what clients are answered; half of them use a new connection for each request."""
-    seen, ended = Load(), threading.Event()
-
-    def ask(number: int) -> None:
-        with httpx.Client(timeout=90) as client:
-            while not ended.wait(PAUSE_S):
-                try:
-                    asking = httpx if number % 2 else client
-                    answer = asking.post(f"{url}/classify", content=image, timeout=90)
-                    if answer.status_code == 200:
-                        seen.models.append(answer.json()["digest"])
-                    else:
-                        seen.failures.append(answer.text)
-                except httpx.TransportError as error:
-                    seen.failures.append(repr(error))
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
 
 
 class Replica(ThreadingHTTPServer):
@@ -131,7 +82,7 @@ def test_rolling_restart_and_a_killed_replica(tandem_home: Path, image: bytes, t
         replicas = [stack.enter_context(ExitStack()) for _ in ports]
         servers = [start(replica, number, "digits:1") for number, replica in enumerate(replicas)]
         url = stack.enter_context(nginx(tmp_path / "nginx", *ports))
-        with load(url, image) as seen:
+        with load(url, [image]) as seen:
             seen.wait_for(20)
             for number, replica in enumerate(replicas):
                 servers[number].process.send_signal(signal.SIGTERM)
@@ -139,10 +90,10 @@ def test_rolling_restart_and_a_killed_replica(tandem_home: Path, image: bytes, t
                 replica.close()
                 servers[number] = start(replica, number, "digits:2")
                 seen.wait_for(20)
-            restarted = len(seen.models)
+            restarted = len(seen.digests)
             seen.wait_for(20)
             os.killpg(servers[0].process.pid, signal.SIGKILL)
             seen.wait_for(100)
         assert seen.failures == []
-        assert {*seen.models} == {old.digest, new.digest}
-        assert {*seen.models[restarted + CLIENTS :]} == {new.digest}
+        assert {*seen.digests} == {old.digest, new.digest}
+        assert {*seen.digests[restarted + CLIENTS :]} == {new.digest}

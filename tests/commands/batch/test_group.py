@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 TANDEM = Path(sys.executable).with_name("tandem")
 
 
-@pytest.fixture
-def home(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TANDEM_HOME", str(digits_home))
-    return digits_home
-
-
 def test_a_folder_named_like_a_command(tandem: Tandem, home: Path, few: Path, tmp_path: Path) -> None:
     """The name of a command is the command; a folder of that name is written with ./ before it."""
     for name in COMMANDS:

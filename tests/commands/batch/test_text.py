@@ -19,12 +19,6 @@ HOSTILE = "\x1b]0;owned\x07\x1b[31m\x9b2J\u202e"
 
 
 @pytest.fixture
-def home(digits_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TANDEM_HOME", str(digits_home))
-    return digits_home
-
-
-@pytest.fixture
 def formulas(few: Path, tmp_path: Path) -> Path:
     """Return a folder of images whose names begin as formulas do; one of them is empty."""
     (tmp_path / "in").mkdir()

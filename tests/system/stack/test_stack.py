@@ -17,8 +17,9 @@ import trustme
 
 from classifier.artifact import CARD
 from registry import LocalRegistry
+from tests.load import load
 from tests.system.docker import docker, wait_until
-from tests.system.stack.running import IMAGES, MODEL, load
+from tests.system.stack.running import IMAGES, MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
