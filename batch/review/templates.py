@@ -25,7 +25,7 @@ class Figure:
 
     Attributes:
         place: the path with the input that it is below.
-        picture: a data URI; None if there is no picture.
+        picture: a data URI, or None.
         guesses: labels with their scores; the first is in bold.
         truth: the label that the image has; None to leave it out.
     """

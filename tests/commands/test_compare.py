@@ -93,7 +93,7 @@ def test_bad_images(tandem: Tandem, swapped: str, test_folder: Path, tmp_path: P
 
 
 def test_what_can_not_be_compared(tandem: Tandem, tandem_home: Path, test_folder: Path, tmp_path: Path) -> None:
-    """Models with other labels, an unknown model and a margin that is none end with one sentence."""
+    """Models with other labels, an unknown model and a wrong margin end with one sentence."""
     add_relabelled(tandem_home, "words", {"3": "three"})
     (empty := tmp_path / "empty").mkdir()
     for args, code, sentence in (

@@ -272,10 +272,8 @@ class TestServiceImage:
     def test_a_docker_stop_in_the_worst_case(self, made_by: str, request: pytest.FixtureRequest, image: bytes) -> None:
         """A request that does not end and a log that nobody takes don't outlive the 10 s until it kills."""
         name = f"tandem-service-slow-{os.getpid()}"
-        log = (
-            "--env",
-            "TANDEM_LOG_URL=postgresql+psycopg://tandem@192.0.2.1/tandem",
-        )  # an address that is no machine's
+        # 192.0.2.1 is for documentation: nothing answers there.
+        log = ("--env", "TANDEM_LOG_URL=postgresql+psycopg://tandem@192.0.2.1/tandem")
         with running(request.getfixturevalue(made_by), *log, name=name) as url:
             assert httpx.post(f"{url}/classify", content=image).status_code == 200
             host, port = url.removeprefix("http://").split(":")

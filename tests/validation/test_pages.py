@@ -15,7 +15,7 @@ HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}"
 
 
 def test_many_classes() -> None:
-    """Above 30 classes, page and terminal list those with the lowest recall first, and there is no matrix."""
+    """With more than 30 classes, page and terminal list the lowest recalls, and the page has no matrix."""
     labels = [f"label {i}" for i in range(100)]
     given = [0 if i % 10 == 9 else i for i in range(100)]
     scored = scored_files(np.eye(100)[given], list(range(100)), labels)

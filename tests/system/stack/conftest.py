@@ -19,7 +19,7 @@ NAME = f"tandem-stack-{os.getpid()}"
 
 @pytest.fixture(scope="session")
 def images(seed_image: str, notebook_image: str) -> None:
-    """Build all images of the stack; Docker keeps what has not changed."""
+    """Build all images of the stack; Docker reuses unchanged layers."""
     docker("tag", seed_image, IMAGES["TANDEM_SEED_IMAGE"])
     docker("tag", notebook_image, IMAGES["TANDEM_NOTEBOOK_IMAGE"])
     for name in ("registry", "postgres", "redis", "nginx", "prometheus"):
